@@ -1,0 +1,390 @@
+#!/usr/bin/env python3
+"""Takes one task at a time from a RabbitMQ queue, does it, and acknowledges it.
+
+Run it in two or more terminals and send tasks with emitter_of_tasks.py. A task leaves the queue only when a worker
+has finished it: stop a worker in the middle of one, and another worker gets it.
+
+    listening_worker.py                      work is one second of sleep per dot in the task
+    listening_worker.py --run './resize {}'  work is a command; {} becomes the task's text
+
+From Python: `from listening_worker import listen`, then `listen(perform)` with a function `perform(task)`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pika
+from pika.channel import Channel
+
+from task_queue import Connection, EventLog, QueueError, SettingsError
+from task_queue import add_settings, default_name, nodes_in, queue_named
+from task_queue import complain, printable, say, text_of, use_any_text
+
+ACK_TIMEOUT_HOURS = 24.0
+BURST_PATIENCE = 0.1  # seconds without a task before --burst asks RabbitMQ whether the queue is empty
+COMMAND_GRACE = 5.0  # seconds from SIGTERM to SIGKILL for a command that Ctrl+C ends
+
+
+class Task(NamedTuple):
+    """One task as it was delivered.
+
+    Attributes:
+        body: the message's body, whatever its bytes are.
+        message_id: the same at each delivery, to know a task again; None if its sender set none.
+        redelivered: it was handed out before, so it may have been done in part or whole.
+        delivery_count: its failed tries so far, of which RabbitMQ allows 20.
+    """
+
+    body: bytes
+    message_id: str | None
+    redelivered: bool
+    delivery_count: int
+    channel: Channel
+    delivery_tag: int  # good on this channel only
+    received: float  # on the monotonic clock
+
+    @property
+    def text(self) -> str:
+        """The body as text, with escapes for what is not UTF-8 in it."""
+        return text_of(self.body)
+
+    def seconds(self) -> float:
+        """Return how long ago the task was received."""
+        return round(time.monotonic() - self.received, 6)
+
+
+Perform = Callable[[Task], object]
+
+
+class Consumer:
+    """The queue as a worker sees it: the next task, then its acknowledgement.
+
+    Args:
+        nodes, queue, name: as for Connection.
+        ack_timeout: hours a task may take before RabbitMQ takes it back. Honoured from RabbitMQ 3.11.15 on; source:
+            https://www.rabbitmq.com/docs/consumers#per-consumer-delivery-timeouts-using-a-queue-argument
+    """
+
+    def __init__(self, nodes: list[pika.URLParameters], queue: str, name: str, ack_timeout: float) -> None:
+        self.in_hand: Task | None = None
+        self.connection = Connection(nodes, queue, name, self._on_ready, self._on_lost, finish_on_sigterm=True)
+        self._tag = name
+        self._arguments = {"x-consumer-timeout": int(ack_timeout * 3_600_000)}  # milliseconds
+        self._delivered: Task | None = None  # and not in hand yet
+        self._is_hungry = False  # the main thread waits for a task
+        self._is_subscribed = False
+
+    def next(self, burst: bool) -> Task | None:
+        """Wait for a task and return it; None when asked to stop or, with `burst`, when the queue is empty."""
+        with self.connection as connection:
+            self._is_hungry = True
+            self._subscribe()
+            connection.wait(self._has_news, BURST_PATIENCE if burst else float("inf"))
+            empty_looks = 0
+            # Two looks: a task on its way to us has left the queue and is not here yet.
+            while burst and empty_looks < 2 and not self._has_news():
+                empty_looks = empty_looks + 1 if self._queue_is_empty() else 0
+                connection.wait(self._has_news, BURST_PATIENCE)
+            self._is_hungry = False
+            if not connection.stop_asked:
+                self.in_hand, self._delivered = self._delivered, None
+        return self.in_hand
+
+    def acknowledge(self, last: bool) -> bool:
+        """Tell RabbitMQ that the task in hand is done; false if its connection is gone, so that it will come again."""
+        return self._settle(lambda task: task.channel.basic_ack(task.delivery_tag), last)
+
+    def reject(self, last: bool) -> bool:
+        """Give the task in hand back as failed, which counts against its delivery limit."""
+        return self._settle(lambda task: task.channel.basic_reject(task.delivery_tag), last)
+
+    def requeue(self) -> bool:
+        """Give the task in hand back as not done, which from RabbitMQ 4.3 on does not count."""
+        return self._settle(lambda task: task.channel.basic_nack(task.delivery_tag), last=True)
+
+    def close(self) -> None:
+        """Give back a task that came too late, and close the connection."""
+        if self._delivered is not None:
+            self.in_hand = self._delivered
+            self.requeue()
+        self.connection.close()
+
+    def _settle(self, answer: Callable[[Task], None], last: bool) -> bool:
+        with self.connection as connection:
+            task, self.in_hand = self.in_hand, None
+            if task is None or task.channel is not connection.channel:
+                return False
+            if last or connection.stop_asked:  # before the answer, which would bring one more task
+                task.channel.basic_cancel(self._tag)
+            answer(task)
+        return True
+
+    def _has_news(self) -> bool:
+        return self._delivered is not None or self.connection.stop_asked
+
+    def _queue_is_empty(self) -> bool:
+        channel, counts = self.connection.channel, list[int]()
+        if channel is None:
+            return False
+        channel.queue_declare(
+            self.connection.queue, passive=True, callback=lambda frame: counts.append(frame.method.message_count)
+        )
+        self.connection.wait(lambda: counts or self._has_news() or channel is not self.connection.channel)
+        return counts == [0]
+
+    def _subscribe(self) -> None:
+        # Only while the main thread waits for a task: a worker whose connection is made again in the middle of one
+        # must not hold a second.
+        channel = self.connection.channel
+        if channel is not None and self._is_hungry and not self._is_subscribed:
+            self._is_subscribed = True
+            channel.basic_consume(
+                self.connection.queue, self._on_delivery, consumer_tag=self._tag, arguments=self._arguments
+            )
+
+    def _on_ready(self, channel: Channel) -> None:
+        cancelled = QueueError("RabbitMQ cancelled this worker's subscription. Was the queue deleted?")
+        channel.add_on_cancel_callback(lambda _: self.connection.lose(cancelled))
+        channel.basic_qos(prefetch_count=1)
+        self._subscribe()
+
+    def _on_lost(self, why: str) -> None:
+        self._delivered = None
+        self._is_subscribed = False
+        complain(f" [!] {why}\n [*] Reconnecting ...")
+
+    def _on_delivery(
+        self, channel: Channel, method: pika.spec.Basic.Deliver, properties: pika.BasicProperties, body: bytes
+    ) -> None:
+        count = (properties.headers or {}).get("x-delivery-count")
+        self._delivered = Task(
+            body=body,
+            message_id=properties.message_id,
+            redelivered=bool(method.redelivered),
+            delivery_count=count if isinstance(count, int) else 0,
+            channel=channel,
+            delivery_tag=method.delivery_tag or 0,
+            received=time.monotonic(),
+        )
+
+
+def listen(
+    perform: Perform,
+    *,
+    url: str | None = None,
+    queue: str | None = None,
+    name: str | None = None,
+    burst: bool = False,
+    max_tasks: int | None = None,
+    ack_timeout: float = ACK_TIMEOUT_HOURS,
+    log_file: str | None = None,
+) -> None:
+    """Take tasks one at a time and perform them, saying so on the terminal, until Ctrl+C or SIGTERM.
+
+    Args:
+        perform: called with each Task, in this thread. Returning is success, raising is failure.
+        url, queue, name, burst, max_tasks, ack_timeout (in hours), log_file: as the flags of those names.
+
+    Raises:
+        QueueError: RabbitMQ can't be used as asked; the text says why.
+    """
+    name = name or default_name("worker")
+    log = EventLog(log_file, name)
+    consumer = Consumer(nodes_in(url), queue_named(queue), name, ack_timeout)
+    with contextlib.closing(consumer):
+        try:
+            consumer.connection.open()
+            say(f" [*] Waiting for tasks in queue {consumer.connection.queue}. To exit press CTRL+C")
+            taken = 0
+            while taken != max_tasks and (task := consumer.next(burst)):
+                taken += 1
+                do(task, perform, consumer, log, last=taken == max_tasks)
+        except KeyboardInterrupt:
+            hand_back(consumer, log)
+    say(" [*] Stopped.")
+
+
+def do(task: Task, perform: Perform, consumer: Consumer, log: EventLog, last: bool) -> None:
+    """Perform one task, and tell RabbitMQ, the person and the log how it went."""
+
+    def record(event: str, **more: object) -> None:
+        log.record(event, task.message_id, task.text, **more)
+
+    say(f" [x] Received {printable(task.text)}{' (redelivered)' if task.redelivered else ''}")
+    record("received", redelivered=task.redelivered, delivery_count=task.delivery_count)
+    try:
+        perform(task)
+    except (Exception, SystemExit) as error:  # whatever a task raises is its failure, and not the end of the worker
+        why = reason_of(error)
+        consumer.reject(last)
+        say(f" [!] Failed: {printable(why)}")
+        record("failed", error=why, seconds=task.seconds())
+        return
+    if consumer.acknowledge(last):
+        say(" [x] Done.")
+        record("done", seconds=task.seconds())
+    else:
+        complain(" [!] Done, but the connection was lost meanwhile: RabbitMQ will hand this task out again.")
+        record("ack-lost", seconds=task.seconds())
+
+
+def hand_back(consumer: Consumer, log: EventLog) -> None:
+    """Put the task in hand, if any, back into the queue, where another worker finds it."""
+    task = consumer.in_hand
+    say("")
+    if task is not None:
+        consumer.requeue()
+        say(f" [*] Not finished, so it goes back to the queue: {printable(task.text)}")
+        log.record("requeued", task.message_id, task.text, seconds=task.seconds())
+
+
+# ---- The work
+
+
+class CommandFailed(Exception):
+    """The text says how."""
+
+
+def reason_of(error: BaseException) -> str:
+    """Return in one line why a task failed; of an error in Python code with its place."""
+    if isinstance(error, CommandFailed):
+        return str(error)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({os.path.basename(place.filename)}, line {place.lineno})"
+
+
+def sleeping(seconds_per_dot: float) -> Perform:
+    """Return the tutorial's stand-in for work: a sleep for each dot in the task, counted off on screen."""
+
+    def perform(task: Task) -> None:
+        dots = task.body.count(b".")
+        for dot in range(1, dots + 1):
+            time.sleep(max(0.0, dot * seconds_per_dot - task.seconds()))
+            say(f"     . {dot} of {dots}")
+
+    return perform
+
+
+def running(command: str) -> Perform:
+    """Return work that is a command: `{}` in it becomes the task as (part of) one argument, and no shell sees it.
+
+    Raises:
+        SettingsError: there is no such command.
+    """
+    try:
+        words = shlex.split(command)
+        program = words[0]
+    except (ValueError, IndexError) as error:
+        raise SettingsError(f"--run '{command}' is not a command ({error}).") from None
+    if shutil.which(program) is None:
+        raise SettingsError(f"--run: there is no command {program} here that may be executed.")
+
+    def perform(task: Task) -> None:
+        arguments = [os.fsencode(word).replace(b"{}", task.body) for word in words]
+        # A session of its own: Ctrl+C reaches it only through us, and then with all its children.
+        process = subprocess.Popen(arguments, stdin=subprocess.PIPE, start_new_session=True)
+        try:
+            process.communicate(task.body)
+        except BaseException:
+            end(process)
+            raise
+        if process.returncode < 0:
+            raise CommandFailed(f"{program} was killed by {signal.Signals(-process.returncode).name}")
+        if process.returncode > 0:
+            raise CommandFailed(f"{program} ended with exit status {process.returncode}")
+
+    return perform
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a command with its children: asked at first, then, after a while or a second Ctrl+C, killed."""
+    try:
+        signal_all(process, "SIGTERM")
+        process.wait(COMMAND_GRACE)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        pass
+    finally:
+        signal_all(process, "SIGKILL")
+        process.wait()
+
+
+def signal_all(process: subprocess.Popen[bytes], number: str) -> None:
+    """Send a signal to a command and its children; where the system has no process groups, end the command."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, getattr(signal, number))
+        else:
+            process.kill()
+
+
+# ---- The command line
+
+
+def number(text: str) -> float:
+    """Read a number that is not negative."""
+    value = float(text)
+    if not 0 <= value <= 1e9:
+        raise ValueError
+    return value
+
+
+def count(text: str) -> int:
+    """Read a whole number from 1 on."""
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+def settings(arguments: list[str] | None) -> argparse.Namespace:
+    """Return what the command line asks for."""
+    parser = argparse.ArgumentParser(
+        description="Take one task at a time from a RabbitMQ queue, do it, and acknowledge it."
+    )
+    flag = parser.add_argument
+    add_settings(parser)
+    flag("--name", help="the worker's name in the admin panel and in the log (default: worker-HOST-PID)")
+    flag("--seconds-per-dot", type=number, default=1.0, metavar="S", help="(default: 1)")
+    flag("--run", metavar="COMMAND", help="the work: {} becomes the task's text, its body is on standard input")
+    flag("--burst", action="store_true", help="stop when the queue is empty")
+    flag("--max-tasks", type=count, metavar="N", help="stop after N tasks")
+    ack_help = "how long a task may take before RabbitMQ takes it back (default: 24)"
+    flag("--ack-timeout", type=number, default=ACK_TIMEOUT_HOURS, metavar="HOURS", help=ack_help)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the worker and return its exit status."""
+    use_any_text()
+    chosen = settings(arguments)
+    try:
+        listen(
+            sleeping(chosen.seconds_per_dot) if chosen.run is None else running(chosen.run),
+            url=chosen.url,
+            queue=chosen.queue,
+            name=chosen.name,
+            burst=chosen.burst,
+            max_tasks=chosen.max_tasks,
+            ack_timeout=chosen.ack_timeout,
+            log_file=chosen.log_file,
+        )
+    except QueueError as error:
+        complain(f" [!] {error}")
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,514 @@
+"""What the emitter and the worker must agree on: settings, queues, the connection, and words for errors.
+
+One thread at a time drives pika's I/O loop. The main thread drives it while it waits for RabbitMQ; while the main
+thread is elsewhere (a task, a person at a prompt, a slow pipe) the keeper thread does, so that heartbeats go out,
+confirms come in, and a lost connection is noticed and made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import random
+import re
+import signal
+import socket
+import ssl
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import Any, TextIO
+
+import pika
+import pika.exceptions
+from pika.adapters.select_connection import IOLoop
+from pika.channel import Channel
+
+DEFAULT_URL = "amqp://guest:guest@localhost:5672/%2F"
+DEFAULT_QUEUE = "tasks"
+DELIVERY_LIMIT = 20  # failed tries; the default of RabbitMQ 4, which 3.x has to be told
+
+KEEPER_DELAY = 0.02  # seconds the main thread may be elsewhere before the keeper drives; shorter tasks never wake it
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0  # seconds between attempts to reconnect
+CLOSE_WITHIN = 3.0  # seconds; a broker that is blocked or frozen never answers connection.close
+SHOWN_CHARACTERS = 500  # of a task's text, on the terminal
+
+# pika logs what it also raises, with tracebacks; without a handler Python would print that on the terminal.
+logging.getLogger("pika").addHandler(logging.NullHandler())
+
+
+class QueueError(Exception):
+    """RabbitMQ can't be used as asked; the text says why, and what mends it."""
+
+    exit_code = 1
+
+
+class SettingsError(QueueError):
+    """A flag or a variable of the environment makes no sense; the text says which and why."""
+
+    exit_code = 2
+
+
+# ---- Settings
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of both scripts. Their defaults are read elsewhere, so that `--help` shows no password."""
+    url_help = (
+        "where RabbitMQ is; several nodes of a cluster are tried in turn; amqps:// is TLS "
+        f"(default: AMQP_URL of the environment, else {DEFAULT_URL})"
+    )
+    parser.add_argument("--url", metavar="URL[,URL...]", help=url_help.replace("%", "%%"))
+    queue_help = f"(default: TASK_QUEUE of the environment, else {DEFAULT_QUEUE})"
+    parser.add_argument("--queue", metavar="NAME", help=queue_help)
+    parser.add_argument("--log-file", metavar="FILE", help="append one JSON object a line for each event")
+
+
+def nodes_in(urls: str | None) -> list[pika.URLParameters]:
+    """Return pika's parameters for each of the comma-separated URLs, or those of AMQP_URL, or for this machine.
+
+    Raises:
+        SettingsError: one is no AMQP URL. The text holds no part of it, which may be a password.
+    """
+    urls = (urls or os.environ.get("AMQP_URL") or DEFAULT_URL).strip()
+    try:
+        if not re.match("amqps?://", urls):
+            raise ValueError
+        return [pika.URLParameters(url) for url in re.split(r"\s*,\s*(?=amqps?://)", urls)]
+    except (ValueError, TypeError, AttributeError):
+        raise SettingsError(
+            "--url or AMQP_URL is not a URL like amqp://user:password@host:5672/virtual-host "
+            "(percent-encode special characters: / is %2F, @ is %40)."
+        ) from None
+
+
+def queue_named(name: str | None) -> str:
+    """Return the name, or that in TASK_QUEUE, or `tasks`.
+
+    Raises:
+        SettingsError: RabbitMQ would not take it.
+    """
+    name = name or os.environ.get("TASK_QUEUE") or DEFAULT_QUEUE
+    if len(os.fsencode(dead_letters_of(name))) > 255 or name.startswith("amq.") or not name.isprintable():
+        raise SettingsError("--queue or TASK_QUEUE: a queue's name is printable, short, and does not begin with amq.")
+    return name
+
+
+def default_name(role: str) -> str:
+    """Return a name that tells this process from its like on every machine: ROLE-HOST-PID."""
+    return f"{role}-{socket.gethostname()}-{os.getpid()}"
+
+
+# ---- Queues
+
+
+def dead_letters_of(queue: str) -> str:
+    """Return the name of the queue for tasks that failed too often."""
+    return f"{queue}.dead-letters"
+
+
+def declare_queues(channel: Channel, queue: str, then: Callable[[], None]) -> None:
+    """Declare the queue and its dead letters, and call back. Declaring what is there already changes nothing.
+
+    Quorum queues, because they count failed tries: a task that kills every worker ends in the dead letters instead
+    of going round for ever. Source: https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling
+    """
+    arguments = {
+        "x-queue-type": "quorum",
+        "x-delivery-limit": DELIVERY_LIMIT,
+        "x-dead-letter-exchange": "",
+        "x-dead-letter-routing-key": dead_letters_of(queue),
+        # The queue keeps a task until the dead letters have confirmed it. RabbitMQ wants reject-publish for that.
+        "x-dead-letter-strategy": "at-least-once",
+        "x-overflow": "reject-publish",
+    }
+    kept = {"x-queue-type": "quorum", "x-delivery-limit": -1}
+    channel.queue_declare(dead_letters_of(queue), durable=True, arguments=kept, callback=lambda _: None)
+    # pika sends it when the first is answered.
+    channel.queue_declare(queue, durable=True, arguments=arguments, callback=lambda _: then())
+
+
+# ---- The connection
+
+
+class Connection:
+    """A connection to RabbitMQ that stays alive while its owner is busy, and is made again when it is lost.
+
+    Call pika only inside `with connection:`, which takes pika's loop back from the keeper thread, and holds Ctrl+C
+    back until pika is in good order again. `wait()` drives the loop meanwhile.
+
+    Args:
+        nodes: where RabbitMQ is; the nodes of a cluster are tried in turn.
+        queue: the queue to declare, with its dead letters, on every new connection.
+        name: the connection's name in the admin panel.
+        on_ready: called on every new connection, when the queues are declared, with the channel.
+        on_lost: called when a connection is lost, with the reason in words. Another one will be made.
+        background: called in the keeper thread, outside of pika, after each step of the loop that it drove.
+        finish_on_sigterm: the first SIGTERM only sets `stop_asked`. Otherwise SIGTERM is like Ctrl+C.
+    """
+
+    def __init__(
+        self,
+        nodes: list[pika.URLParameters],
+        queue: str,
+        name: str,
+        on_ready: Callable[[Channel], None],
+        on_lost: Callable[[str], None],
+        background: Callable[[], None] = lambda: None,
+        finish_on_sigterm: bool = False,
+    ) -> None:
+        for node in nodes:
+            node.client_properties = {"connection_name": name}
+        self.queue = queue
+        self.channel: Channel | None = None  # None while there is no connection
+        self.stop_asked = False
+        self._nodes, self._on_ready, self._on_lost, self._background = nodes, on_ready, on_lost, background
+        self._finish_on_sigterm = finish_on_sigterm
+
+        self._pika: pika.SelectConnection | None = None
+        self._attempts = 0
+        self._pause = FIRST_PAUSE
+        self._was_ready = False
+        self._refusals: list[str] = []  # why no node could be used so far
+        self._why_lost: Exception | None = None  # if it was the channel's end that ended the connection
+        self._failure: BaseException | None = None  # for the main thread to raise, whichever thread met it
+
+        self._loop = IOLoop()
+        self._loop.activate_poller()
+        self._lock = threading.Lock()  # of the thread that drives the loop or calls pika
+        self._keeper = threading.Thread(target=self._keep_alive, name="keeper", daemon=True)
+        self._main_left = threading.Event()  # the main thread has been in pika and left it
+        self._main_waits = False  # the main thread drives the loop
+        self._main_wants = False  # the main thread wants the lock
+        self._steps = 0  # of the loop
+        self._closing = threading.Event()
+        # A byte here ends a poll: Python sends one at each signal, and the main thread one to the keeper.
+        self._bell, self._bell_push = socket.socketpair()
+        self._bell.setblocking(False)
+        self._bell_push.setblocking(False)
+        self._loop.add_handler(self._bell.fileno(), self._silence_bell, IOLoop.READ)
+        self._in_pika = False  # the main thread is, and must not be interrupted
+        self._interrupted = False  # and was
+        self._restore_signals: Callable[[], None] = lambda: None
+
+    # What the main thread calls.
+
+    def open(self) -> None:
+        """Connect to the first node that takes us, and declare the queues.
+
+        Raises:
+            QueueError: none did.
+        """
+        if threading.current_thread() is threading.main_thread():
+            self._catch_signals()
+        self._keeper.start()
+        with self:
+            self._connect()
+            self.wait(lambda: self.channel or self.stop_asked)
+
+    def wait(self, until: Callable[[], object], seconds: float = float("inf")) -> None:
+        """Drive the loop until `until()` is true, the time is up, or Ctrl+C was pressed. Only inside `with`.
+
+        Raises:
+            QueueError: the connection is lost and can't be made again as things are.
+        """
+        deadline = time.monotonic() + seconds
+        if seconds != float("inf"):
+            self._loop.call_later(seconds, lambda: None)
+        self._main_waits = True
+        try:
+            while not until() and not self._interrupted and time.monotonic() < deadline:
+                if self._failure is not None:
+                    raise self._failure
+                self._step()
+        finally:
+            self._main_waits = False
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
+        """Have the loop call back in a while. Only inside `with` or a callback."""
+        self._loop.call_later(seconds, callback)
+
+    def lose(self, why: Exception) -> None:
+        """Give this connection up and make a new one: the one way back from every trouble. Only inside a callback."""
+        self.channel = None
+        if self._pika is not None and self._pika.is_open:
+            self._why_lost = why
+            self._pika.close()
+
+    def close(self) -> None:
+        """Send what is still to be sent, such as the last acknowledgement, and close."""
+        self._closing.set()
+        with contextlib.suppress(KeyboardInterrupt), self:
+            self._interrupted = False
+            if self._pika is not None and self._pika.is_open:
+                self._pika.close()
+                self.wait(lambda: self._pika is None, CLOSE_WITHIN)
+        if self._keeper.is_alive():
+            self._main_left.set()
+            self._keeper.join()
+        self._restore_signals()
+        self._loop.close()
+        self._bell.close()
+        self._bell_push.close()
+
+    def __enter__(self) -> Connection:
+        self._in_pika = True
+        if not self._lock.acquire(blocking=False):
+            self._main_wants = True
+            self._bell_push.send(b"\0")
+            self._lock.acquire()
+            self._main_wants = False
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+        self._in_pika = False
+        if not self._main_left.is_set():
+            self._main_left.set()
+        if self._interrupted:
+            self._interrupted = False
+            raise KeyboardInterrupt
+
+    def _catch_signals(self) -> None:
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores it
+            numbers.append(signal.SIGHUP)
+        handlers = {number: signal.signal(number, self._on_signal) for number in numbers}
+        wakeup = signal.set_wakeup_fd(self._bell_push.fileno(), warn_on_full_buffer=False)
+
+        def restore() -> None:
+            signal.set_wakeup_fd(wakeup)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+        self._restore_signals = restore
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        finish_first = number == signal.SIGTERM and self._finish_on_sigterm and not self.stop_asked
+        self.stop_asked = True
+        if finish_first:
+            return
+        if not self._in_pika:
+            raise KeyboardInterrupt
+        self._interrupted = True
+
+    # Who drives the loop.
+
+    def _step(self) -> None:
+        # The steps of which pika's BlockingConnection is made.
+        self._steps += 1
+        self._loop.poll()
+        self._loop.process_timeouts()
+
+    def _silence_bell(self, *_: object) -> None:
+        self._bell.recv(4096)
+
+    def _keep_alive(self) -> None:
+        try:
+            while not self._closing.is_set():
+                self._main_left.wait()
+                steps = self._steps
+                self._closing.wait(KEEPER_DELAY)
+                if self._main_waits:
+                    self._main_left.clear()
+                    if not self._main_waits:  # it left between these two lines
+                        self._main_left.set()
+                elif self._steps == steps:
+                    self._drive_until_main_is_back()
+        except BaseException as error:
+            self._failure = error
+
+    def _drive_until_main_is_back(self) -> None:
+        # Never waits for the lock: when the main thread has it, the main thread is back.
+        while not self._closing.is_set() and self._lock.acquire(blocking=False):
+            try:
+                if self._main_wants or self._failure is not None:
+                    return
+                self._step()
+            finally:
+                self._lock.release()
+            self._background()
+
+    # The life of a connection, as pika tells it to the thread that drives the loop.
+
+    def _connect(self) -> None:
+        self._node = self._nodes[self._attempts % len(self._nodes)]
+        self._attempts += 1
+        self._pika = pika.SelectConnection(
+            self._node,
+            on_open_callback=self._on_open,
+            on_open_error_callback=self._on_gone,
+            on_close_callback=self._on_gone,
+            custom_ioloop=self._loop,
+        )
+
+    def _on_open(self, connection: Any) -> None:
+        connection.add_on_connection_blocked_callback(
+            lambda _, frame: complain(f" [*] RabbitMQ takes no tasks for now: {frame.method.reason}. Waiting ...")
+        )
+        connection.add_on_connection_unblocked_callback(lambda *_: complain(" [*] RabbitMQ takes tasks again."))
+        connection.channel(on_open_callback=self._on_channel_open)
+
+    def _on_channel_open(self, channel: Channel) -> None:
+        channel.add_on_close_callback(lambda _, why: self.lose(why))
+        declare_queues(channel, self.queue, then=lambda: self._on_declared(channel))
+
+    def _on_declared(self, channel: Channel) -> None:
+        self.channel = channel
+        self._was_ready = True
+        self._pause = FIRST_PAUSE
+        self._on_ready(channel)
+
+    def _on_gone(self, _connection: Any, why: BaseException) -> None:
+        self.channel = self._pika = None
+        if self._closing.is_set():
+            return
+        words, is_final = in_words(self._why_lost or why, self._node, self.queue)
+        self._why_lost = None
+        if self._was_ready and not is_final:
+            self._on_lost(words)
+            # With jitter, so that a hundred workers do not all come back in the same moment.
+            self._loop.call_later(self._pause * random.uniform(0.5, 1), self._connect)
+            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+            return
+        self._refusals.append(words)
+        if self._was_ready or len(self._refusals) == len(self._nodes):
+            self._failure = QueueError("\n".join(dict.fromkeys(self._refusals)))
+        else:
+            self._connect()
+
+
+# ---- Words for errors
+
+
+def in_words(error: BaseException, node: pika.URLParameters, queue: str) -> tuple[str, bool]:
+    """Say what went wrong and what mends it; and whether it is final, so that trying again is of no use."""
+    error = root_cause(error)
+    host, at, vhost = node.host, f"{node.host}:{node.port}", node.virtual_host
+    is_local = host in ("localhost", "127.0.0.1", "::1")
+    user = getattr(node.credentials, "username", "")
+    reply = re.search(r"\((\d{3})\) ['\"](.*)['\"]", repr(error))
+    code, text = (int(reply[1]), printable(reply[2])) if reply else (0, "")
+    allow = f"Allow it with:  rabbitmqctl set_permissions -p '{vhost}' {user} '.*' '.*' '.*'"
+
+    if isinstance(error, QueueError):
+        return str(error), False
+    if isinstance(error, socket.gaierror):
+        return f"No machine named {host} is known: check the host in --url or AMQP_URL.", False
+    if isinstance(error, ConnectionRefusedError):
+        start = "\nStart one with:  python3 tools/rabbitmq.py" if is_local else ""
+        return f"Nothing listens at {at}: is RabbitMQ running there?{start}", False
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"The certificate of {at} is not accepted: {error.verify_message}.", False
+    if isinstance(error, ssl.SSLError):
+        return f"No TLS with {at} ({error.reason}): is that its TLS port? amqp:// is without TLS.", False
+    if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
+        return f"{at} does not answer: a firewall in between, or a RabbitMQ that hangs?", False
+    if isinstance(error, pika.exceptions.IncompatibleProtocolError):
+        return f"{at} does not speak AMQP 0-9-1. Is it a TLS port? Then the URL begins with amqps://", False
+    if code == 403 and "Login" in text:
+        mend = f"Set the password with:  rabbitmqctl change_password {user} PASSWORD"
+        if user == "guest" and not is_local:
+            mend = "guest may log in on the same machine only. Add a user:  rabbitmqctl add_user NAME PASSWORD"
+        return f"RabbitMQ at {at} refused user {user} with this password.\n{mend}", True
+    if code == 403:
+        return f"User {user} may not do this ({text}).\n{allow}", True
+    if code == 530 and "not found" in text:
+        return f"RabbitMQ at {at} has no virtual host {vhost}.\nAdd it with:  rabbitmqctl add_vhost '{vhost}'", True
+    if code == 530:
+        return f"RabbitMQ at {at} lets user {user} not into virtual host {vhost} ({text}).\n{allow}", True
+    if code == 406 and "inequivalent" in text:
+        delete = f"rabbitmqctl -p '{vhost}' delete_queue {queue}"
+        mend = f"Take another one with --queue NAME, or, if nothing in it is needed, delete it:  {delete}"
+        return f"A queue of that name has other settings ({text}).\n{mend}", True
+    if code == 406 and "acknowledgement" in text:
+        return f"A task took longer than RabbitMQ waits for its acknowledgement: see --ack-timeout ({text}).", False
+    if code:
+        return f"RabbitMQ at {at} closed the connection ({code} {text}).", False
+    return f"The connection to RabbitMQ at {at} was lost ({printable(str(error)) or type(error).__name__}).", False
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """Return the innermost of the exceptions that pika wraps around each other when it can't connect."""
+    inner = [*error.args[:1], getattr(error, "exception", None), *getattr(error, "exceptions", [])]
+    causes = [cause for cause in inner if isinstance(cause, BaseException)]
+    return root_cause(causes[-1]) if causes else error
+
+
+# ---- What is shown and logged
+
+
+def say(text: str, stream: TextIO | None = None, end: str = "\n") -> None:
+    """Print a line at once. When nobody reads any more (`| head -1`), go on in silence: tasks matter more."""
+    stream = stream or sys.stdout
+    if stream is None:  # as in `>&-`
+        return
+    try:
+        stream.write(text + end)
+        stream.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def complain(text: str) -> None:
+    """Print a line on standard error at once."""
+    say(text, sys.stderr)
+
+
+def use_any_text() -> None:
+    """Have an escape printed for what the terminal's encoding can't show, instead of raising UnicodeEncodeError."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
+
+def text_of(body: bytes) -> str:
+    """Return a task's text, with escapes for what is not UTF-8 in it."""
+    return body.decode("utf-8", "backslashreplace")
+
+
+def printable(text: str) -> str:
+    """Return the text fit for a terminal: control characters as escapes, and cut where it is very long."""
+    if len(text) > SHOWN_CHARACTERS:
+        text = f"{text[:SHOWN_CHARACTERS]} ... ({len(text):,} characters)"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+class EventLog:
+    """Appends one JSON object a line for each event to a file that several processes may share.
+
+    Args:
+        path: the file; None for no log.
+        name: of this process, in each record.
+
+    Raises:
+        SettingsError: the file can't be opened.
+    """
+
+    def __init__(self, path: str | None, name: str) -> None:
+        self._name = name
+        try:
+            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666) if path else None
+        except OSError as error:
+            raise SettingsError(f"The log file {path} can't be opened: {error.strerror}.") from None
+
+    def record(self, event: str, message_id: str | None, task: str, **more: object) -> None:
+        """Write one record in one write, so that lines of several processes never mix."""
+        if self._file is None:
+            return
+        import json  # only here: most runs keep no log, and start faster without it
+
+        now = datetime.now(timezone.utc).isoformat(timespec="microseconds")
+        entry = {"time": now, "event": event, "name": self._name, "message_id": message_id, "task": task, **more}
+        try:
+            os.write(self._file, json.dumps(entry).encode() + b"\n")
+        except OSError as error:
+            complain(f" [!] The log file can't be written: {error.strerror}. The tasks go on without it.")
+            self._file = None

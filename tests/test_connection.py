@@ -1,0 +1,307 @@
+"""The connection: explained when it can't be had, made again when it is lost; and nothing confirmed goes with it."""
+
+import contextlib
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Broker, Scripts, eventually
+
+SCRIPTS = ["emitter_of_tasks.py", "listening_worker.py"]
+
+
+def refused(scripts: Scripts, script: str, url: str, *arguments: str, status: int = 1) -> str:
+    """Run a script that can't start, and return what it says of it: in one or two lines, on standard error."""
+    task = ["task"] if script == "emitter_of_tasks.py" else []
+    run = scripts.start(script, *arguments, *task, env={"AMQP_URL": url}).ends(status)
+    assert run.out == ""
+    assert 1 <= len(run.err.splitlines()) <= 2
+    assert "secret" not in run.err
+    return run.err
+
+
+# ---- First connections that fail
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_nothing_listens_there(scripts: Scripts, script: str) -> None:
+    said = refused(scripts, script, "amqp://localhost:1/%2F")
+    assert said == (
+        " [!] Nothing listens at localhost:1: is RabbitMQ running there?\nStart one with:  python3 tools/rabbitmq.py\n"
+    )
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_wrong_password(scripts: Scripts, script: str) -> None:
+    said = refused(scripts, script, scripts.broker.url.replace(":guest@", ":secret@"))
+    assert "refused user guest with this password" in said
+    assert "rabbitmqctl change_password guest" in said
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_unknown_host(scripts: Scripts, script: str) -> None:
+    assert "No machine named no-such-host.invalid is known" in refused(scripts, script, "amqp://no-such-host.invalid")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_unknown_virtual_host(scripts: Scripts, script: str) -> None:
+    said = refused(scripts, script, scripts.broker.url.replace("%2F", "nowhere"))
+    assert "has no virtual host nowhere" in said
+    assert "rabbitmqctl add_vhost 'nowhere'" in said
+
+
+def test_a_user_without_permission(scripts: Scripts) -> None:
+    scripts.broker.api("PUT", "users/stranger", {"password": "secret", "tags": ""})
+    url = scripts.broker.url.replace("guest:guest", "stranger:secret")
+    said = refused(scripts, "listening_worker.py", url)
+    assert "lets user stranger not into virtual host /" in said
+    assert "rabbitmqctl set_permissions -p '/' stranger '.*' '.*' '.*'" in said
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_queue_with_other_settings(scripts: Scripts, script: str) -> None:
+    scripts.broker.declare(scripts.queue)
+    said = refused(scripts, script, scripts.broker.url)
+    assert "A queue of that name has other settings" in said
+    assert f"rabbitmqctl -p '/' delete_queue {scripts.queue}" in said
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost", "http://localhost", "amqp://u:se/cret@h:x", "amqp://guest@h", "amqp://h?secret=1"]
+)
+def test_what_is_no_url(scripts: Scripts, url: str) -> None:
+    assert "is not a URL like amqp://" in refused(scripts, "emitter_of_tasks.py", url, status=2)
+
+
+@pytest.mark.parametrize("name", ["amq.tasks", "x" * 250, "a\nb"])
+def test_what_is_no_queue_name(scripts: Scripts, name: str) -> None:
+    assert "a queue's name" in refused(scripts, "listening_worker.py", scripts.broker.url, "--queue", name, status=2)
+
+
+def test_tls_on_a_port_without_it(scripts: Scripts) -> None:
+    url = scripts.broker.url.replace("amqp:", "amqps:")
+    assert "is that its TLS port?" in refused(scripts, "emitter_of_tasks.py", url)
+
+
+def test_a_server_that_is_not_rabbitmq(scripts: Scripts) -> None:
+    url = f"amqp://localhost:{scripts.broker.node.management_port}"
+    assert "does not speak AMQP 0-9-1" in refused(scripts, "emitter_of_tasks.py", url)
+
+
+def test_a_file_that_can_not_be_read(scripts: Scripts) -> None:
+    assert "no.txt can't be read: No such file" in scripts.emit("--file", "no.txt", status=2).err
+    assert "can't be read: Is a directory" in scripts.emit("--file", scripts.folder, status=2).err
+
+
+def test_a_log_file_that_can_not_be_written(scripts: Scripts) -> None:
+    for script in SCRIPTS:
+        said = refused(scripts, script, scripts.broker.url, "--log-file", "no/log", status=2)
+        assert "The log file no/log can't be opened: No such file or directory." in said
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("emitter_of_tasks.py", "--file", "a", "word"),
+        ("emitter_of_tasks.py", ""),
+        ("emitter_of_tasks.py", b"\xff"),
+        ("emitter_of_tasks.py", "--retry-dead-letters", "word"),
+        ("listening_worker.py", "--max-tasks", "0"),
+        ("listening_worker.py", "--seconds-per-dot", "-1"),
+        ("listening_worker.py", "--ack-timeout", "nan"),
+        ("listening_worker.py", "--run", "'"),
+        ("listening_worker.py", "--run", ""),
+        ("listening_worker.py", "word"),
+    ],
+)
+def test_usage(scripts: Scripts, arguments: tuple[str, ...]) -> None:
+    command = scripts.command(arguments[0])
+    done = subprocess.run(
+        [*command, *arguments[1:]], env=scripts.environment, stdin=subprocess.DEVNULL, capture_output=True
+    )
+    assert done.returncode == 2
+    assert done.stdout == b""
+    assert b"Traceback" not in done.stderr
+
+
+def test_the_password_is_in_no_process_list_and_no_help(scripts: Scripts) -> None:
+    worker = scripts.worker()
+    assert b"guest" not in Path(f"/proc/{worker.process.pid}/cmdline").read_bytes()
+    environment = {**scripts.environment, "AMQP_URL": "amqp://user:secret@host"}
+    for script in SCRIPTS:
+        assert "secret" not in subprocess.check_output([*scripts.command(script), "--help"], env=environment, text=True)
+
+
+# ---- Connections that are lost
+
+
+class Relay:
+    """A TCP relay between script and broker, to cut the connection from outside."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"amqp://guest:guest@127.0.0.1:{self.listener.getsockname()[1]}/%2F"
+        self.sockets: list[socket.socket] = []
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self) -> None:
+        while True:
+            try:
+                here = self.listener.accept()[0]
+            except OSError:
+                return
+            there = socket.create_connection(("127.0.0.1", self.port))
+            self.sockets += [here, there]
+            for pair in ((here, there), (there, here)):
+                threading.Thread(target=self.copy, args=pair, daemon=True).start()
+
+    def copy(self, source: socket.socket, target: socket.socket) -> None:
+        try:
+            while data := source.recv(65536):
+                target.sendall(data)
+        except OSError:
+            pass
+        self.shut(source, target)
+
+    def shut(self, *sockets: socket.socket) -> None:
+        for each in sockets:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def cut(self) -> None:
+        self.shut(*self.sockets)
+        self.close_sockets()
+
+    def close_sockets(self) -> None:
+        for each in self.sockets:
+            each.close()
+        self.sockets.clear()
+
+    def close(self) -> None:
+        self.shut(self.listener)
+        self.listener.close()
+        self.cut()
+
+
+@pytest.fixture
+def relay(broker: Broker) -> Iterator[Relay]:
+    it = Relay(broker.node.amqp_port)
+    yield it
+    it.close()
+
+
+def test_an_idle_worker_comes_back(scripts: Scripts, relay: Relay) -> None:
+    worker = scripts.worker("--url", relay.url)
+    relay.cut()
+    worker.shows("Reconnecting")
+    scripts.emit("task")
+    worker.shows("Done.")
+    assert f"The connection to RabbitMQ at 127.0.0.1:{relay.url.split(':')[3][:-4]} was lost" in worker.err
+
+
+def test_a_task_goes_on_when_its_connection_is_lost_and_is_handed_out_again(scripts: Scripts, relay: Relay) -> None:
+    scripts.emit("task....")
+    worker = scripts.worker("--url", relay.url, "--seconds-per-dot", "0.5", "--log-file", scripts.log)
+    worker.shows("1 of 4")
+    relay.cut()
+    worker.shows("Reconnecting")
+    worker.shows("4 of 4")
+    worker.shows("the connection was lost meanwhile: RabbitMQ will hand this task out again")
+    worker.shows("Received task.... (redelivered)")
+    worker.shows(" [x] Done.")
+    worker.send(signal.SIGTERM)
+    worker.ends()
+    assert [event["event"] for event in scripts.events()] == ["received", "ack-lost", "received", "done"]
+    assert scripts.broker.messages(scripts.queue) == []
+
+
+def test_a_worker_that_reconnects_in_the_middle_of_a_task_holds_no_second_one(scripts: Scripts, relay: Relay) -> None:
+    scripts.emit("long" + 100 * ".")
+    first = scripts.worker("--url", relay.url)
+    first.shows("1 of 100")
+    relay.cut()
+    first.shows("Reconnecting")
+    eventually(lambda: relay.sockets, "it is connected again")
+    second = scripts.worker("--seconds-per-dot", "0")
+    second.shows("Received long")
+    scripts.emit("short")
+    second.shows("Received short")
+    assert scripts.broker.counts(scripts.queue)[1] == 1
+
+
+def test_an_emitter_sends_again_what_was_not_confirmed(scripts: Scripts, relay: Relay) -> None:
+    emitter = scripts.emitter("--url", relay.url, "--log-file", scripts.log, stdin=subprocess.PIPE)
+    assert emitter.process.stdin
+    for number in range(1, 20_001):
+        emitter.process.stdin.write(b"%d\n" % number)
+        if number % 4000 == 0:
+            relay.cut()
+    emitter.process.stdin.close()
+    emitter.ends()
+    assert "Reconnecting; what is not confirmed will be sent again" in emitter.err
+    assert "Sent 20,000 tasks" in emitter.out
+    assert sorted(int(event["task"]) for event in scripts.events("confirmed")) == list(range(1, 20_001))
+    assert {int(body) for body in scripts.broker.bodies(scripts.queue)} == set(range(1, 20_001))
+
+
+def test_an_emitter_at_its_prompt_comes_back_by_itself(scripts: Scripts, relay: Relay) -> None:
+    terminal = scripts.at_terminal("emitter_of_tasks.py", "--no-admin", AMQP_URL=relay.url)
+    terminal.expect("Enter new task: ")
+    relay.cut()
+    terminal.expect("Reconnecting")
+    eventually(lambda: relay.sockets, "it is connected again")
+    terminal.sendline("task")
+    terminal.expect(r" \[x\] Sent task\r\n")
+
+
+def test_a_worker_says_so_when_its_queue_is_deleted_and_declares_it_again(scripts: Scripts) -> None:
+    worker = scripts.worker()
+    scripts.broker.drop(scripts.queue)
+    worker.shows("RabbitMQ cancelled this worker's subscription. Was the queue deleted?")
+    eventually(lambda: scripts.broker.counts(scripts.queue)[1], "it has subscribed again")
+    scripts.emit("task")
+    worker.shows("Done.")
+
+
+def test_a_permission_taken_away_is_said_and_ends_it(scripts: Scripts) -> None:
+    scripts.broker.api("PUT", "users/leaver", {"password": "secret", "tags": ""})
+    allowed = {"configure": ".*", "write": ".*", "read": ".*"}
+    scripts.broker.api("PUT", "permissions/%2F/leaver", allowed)
+    worker = scripts.worker(env={"AMQP_URL": scripts.broker.url.replace("guest:guest", "leaver:secret")})
+    scripts.broker.api("PUT", "users/leaver", {"password": "other", "tags": ""})
+    for connection in scripts.broker.api("GET", "connections") or []:
+        if connection["user"] == "leaver":
+            scripts.broker.api("DELETE", f"connections/{connection['name'].replace(' ', '%20').replace('>', '%3E')}")
+    scripts.broker.drop(scripts.queue)  # cancels the consumer, if the panel does not know its connection yet
+    worker.ends(1)
+    assert "refused user leaver with this password" in worker.err
+
+
+def test_confirmed_tasks_survive_a_restart_of_the_broker(own_scripts: Scripts) -> None:
+    """And so do a worker that waits, one that works, and an emitter at its prompt."""
+    node = own_scripts.broker.node
+    own_scripts.emit(stdin=b"\n".join(b"%d" % number for number in range(1, 501)))
+    own_scripts.emit("long" + 100 * ".", "--queue", "other")
+    busy = own_scripts.start("listening_worker.py", "--queue", "other")
+    busy.shows("1 of 100")
+    idle = own_scripts.start("listening_worker.py", "--queue", "idle")
+    idle.shows("Waiting")
+    prompt = own_scripts.at_terminal("emitter_of_tasks.py", "--no-admin", "--queue", "idle")
+    prompt.expect("Enter new task: ")
+
+    node.stop()
+    idle.shows("Reconnecting")
+    busy.shows("Reconnecting")
+    node.start()
+    prompt.sendline("task")
+    prompt.expect(r" \[x\] Sent task\r\n", timeout=60)
+    idle.shows(" [x] Received task", within=60)
+    worker = own_scripts.start("listening_worker.py", "--burst", "--seconds-per-dot", 0).ends(within=60)
+    assert sorted(int(line.split()[-1]) for line in worker.lines if "Received" in line) == list(range(1, 501))
+    busy.send(signal.SIGINT)
+    busy.ends()

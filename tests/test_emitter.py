@@ -1,0 +1,404 @@
+"""What emitter_of_tasks.py promises: every way in, every exit status, nothing sent that is not confirmed."""
+
+import re
+import signal
+import subprocess
+import sys
+import time
+import uuid
+
+import pexpect
+import pytest
+from conftest import Broker, Scripts, eventually
+
+QUESTION = r"Would you like to monitor RabbitMQ queues\? y or n "
+PROMPT = "Enter new task: "
+
+
+def test_a_task_is_a_persistent_text_message_with_an_id(scripts: Scripts) -> None:
+    before = int(time.time())
+    scripts.emit("Größe", "L")
+    (message,) = scripts.broker.messages(scripts.queue)
+    properties = message["properties"]
+    assert message["body"] == "Größe L".encode()
+    assert uuid.UUID(properties.pop("message_id")).version == 4
+    assert before <= properties.pop("timestamp") <= time.time()
+    assert properties.pop("headers", {}).keys() <= {"x-delivery-count"}  # which this look at it has put there
+    assert properties == {"delivery_mode": 2, "content_type": "text/plain", "content_encoding": "utf-8"}
+
+
+def test_both_queues_are_declared_as_promised(scripts: Scripts) -> None:
+    scripts.emit("task")
+    queue, dead_letters = (
+        scripts.broker.api("GET", f"queues/%2F/{name}") for name in (scripts.queue, scripts.dead_letters)
+    )
+    assert queue["durable"]
+    assert queue["arguments"] == {
+        "x-queue-type": "quorum",
+        "x-delivery-limit": 20,
+        "x-dead-letter-exchange": "",
+        "x-dead-letter-routing-key": scripts.dead_letters,
+        "x-dead-letter-strategy": "at-least-once",
+        "x-overflow": "reject-publish",
+    }
+    assert dead_letters["durable"]
+    assert dead_letters["arguments"] == {"x-queue-type": "quorum", "x-delivery-limit": -1}
+
+
+def test_flags_count_before_the_environment(scripts: Scripts) -> None:
+    other = f"{scripts.queue}-other"
+    scripts.emit("task", "--queue", other, "--url", scripts.broker.url, env={"AMQP_URL": "amqp://localhost:1"})
+    assert scripts.broker.bodies(other) == ["task"]
+    scripts.broker.drop(other, f"{other}.dead-letters")
+
+
+def test_the_next_node_is_tried(scripts: Scripts) -> None:
+    scripts.emit("task", "--url", f"amqp://localhost:1/%2F,{scripts.broker.url}")
+    assert scripts.broker.bodies(scripts.queue) == ["task"]
+
+
+# ---- Files and pipes
+
+
+def test_the_rows_of_a_csv_file_are_tasks(scripts: Scripts) -> None:
+    file = scripts.folder / "tasks.CSV"
+    file.write_bytes('\ufeffname,dots\r\n"Smith, J.",..\r\n\r\n"two\nlines",.\n"say ""hi""",\n'.encode())
+    assert "Sent 4 tasks" in scripts.emit("--file", file).out
+    assert scripts.broker.bodies(scripts.queue) == ["name dots", "Smith, J. ..", "two\nlines .", 'say "hi" ']
+
+
+def test_the_lines_of_another_file_are_tasks(scripts: Scripts) -> None:
+    file = scripts.folder / "tasks.txt"
+    file.write_bytes("\ufeffa,b.\n\n ü \t\n".encode())
+    scripts.emit("--file", file)
+    assert scripts.broker.bodies(scripts.queue) == ["a,b.", " ü \t"]
+
+
+def test_a_dash_is_standard_input(scripts: Scripts) -> None:
+    scripts.emit("--file", "-", stdin=b"one\ntwo\n")
+    assert scripts.broker.bodies(scripts.queue) == ["one", "two"]
+
+
+def test_no_input_is_no_task(scripts: Scripts) -> None:
+    assert "Sent 0 tasks" in scripts.emit(stdin=b"").out
+
+
+def test_verbose_names_each_task_of_a_file(scripts: Scripts) -> None:
+    lines = scripts.emit("--verbose", stdin=b"one\ntwo\n").lines
+    assert lines[:2] == [" [x] Sent one", " [x] Sent two"]
+    assert lines[2].startswith(" [x] Sent 2 tasks in ")
+
+
+def test_tasks_of_a_slow_pipe_are_sent_as_they_come(scripts: Scripts) -> None:
+    emitter = scripts.emitter("--verbose", stdin=subprocess.PIPE)
+    assert emitter.process.stdin
+    for word in ("one", "two"):
+        emitter.process.stdin.write(f"{word}\n".encode())
+        emitter.process.stdin.flush()
+        emitter.shows(f" [x] Sent {word}\n", within=5)
+    emitter.process.stdin.close()
+    emitter.ends()
+
+
+def test_a_line_that_is_not_utf8_is_named_and_all_before_it_are_sent(scripts: Scripts) -> None:
+    emitter = scripts.emit(stdin=b"one\ntwo\nGr\xf6\xdfe\nfour\n", status=1)
+    assert "Line 3 of standard input is not UTF-8" in emitter.err
+    assert "2 tasks confirmed. Go on from line 3 of standard input." in emitter.err
+    assert scripts.broker.bodies(scripts.queue) == ["one", "two"]
+
+
+def test_the_lines_of_a_csv_file_are_counted_as_an_editor_does(scripts: Scripts) -> None:
+    file = scripts.folder / "tasks.csv"
+    file.write_bytes(b'"a\nb",1\nc,2\n"d\ne\xff",3\n')
+    emitter = scripts.emit("--file", file, status=1)
+    assert "Line 5 of" in emitter.err
+    assert "2 tasks confirmed. Go on from line 4 of" in emitter.err
+
+
+def test_many_tasks_arrive_in_their_order(scripts: Scripts) -> None:
+    numbers = [str(number) for number in range(5000)]
+    scripts.emit(stdin="\n".join(numbers).encode())
+    assert scripts.broker.bodies(scripts.queue) == numbers
+
+
+def test_a_task_that_is_too_large_is_named_and_the_others_are_sent(scripts: Scripts) -> None:
+    lines = [b"small"] * 5 + [b"x" * 17_000_000] + [b"small"] * 5 + [b"y" * 18_000_000]
+    emitter = scripts.emit("--log-file", scripts.log, stdin=b"\n".join(lines), status=1)
+    assert "Line 6 of standard input is not sent: it has 17,000,000 bytes, and RabbitMQ takes 16,777,216" in emitter.err
+    assert "Line 12 of standard input is not sent" in emitter.err
+    assert "Sent 10 tasks" in emitter.out
+    assert len(scripts.events("confirmed")) == 10
+    assert [event["line"] for event in scripts.events("refused")] == [6, 12]
+    assert len(scripts.broker.messages(scripts.queue)) == 10
+
+
+def test_progress_is_shown_at_a_terminal(scripts: Scripts) -> None:
+    file = scripts.folder / "many.txt"
+    file.write_text("task\n" * 20_000)
+    terminal = scripts.at_terminal("emitter_of_tasks.py", "--no-admin", "--file", file)
+    terminal.expect(r" [\d,]+ sent, [\d,]+/s, \d+% of .*many.txt read, \d+ s left")
+    terminal.expect(r"Sent 20,000 tasks in [\d.]+ s \([\d,]+/s\)\.")
+    terminal.expect(pexpect.EOF)
+
+
+# ---- A person at a terminal
+
+
+def test_the_prompt_asks_again_and_again(scripts: Scripts) -> None:
+    terminal = scripts.at_terminal("emitter_of_tasks.py")
+    terminal.expect(QUESTION)
+    terminal.sendline("n")
+    for text in ("one", "", "two"):
+        terminal.expect(PROMPT)
+        terminal.sendline(text)
+        if text:
+            terminal.expect(f" \\[x\\] Sent {text}\r\n")
+    terminal.expect(PROMPT)
+    terminal.sendeof()
+    terminal.expect(pexpect.EOF)
+    terminal.close()
+    assert terminal.exitstatus == 0
+    assert scripts.broker.bodies(scripts.queue) == ["one", "two"]
+
+
+def test_ctrl_c_ends_the_prompt(scripts: Scripts) -> None:
+    terminal = scripts.at_terminal("emitter_of_tasks.py", "--no-admin")
+    terminal.expect(PROMPT)
+    terminal.sendintr()
+    terminal.expect(pexpect.EOF)
+    terminal.close()
+    assert terminal.exitstatus == 0
+    assert "Traceback" not in terminal.before
+
+
+def test_an_emitter_that_waited_at_its_prompt_sends_at_once(scripts: Scripts) -> None:
+    terminal = scripts.at_terminal("emitter_of_tasks.py", "--no-admin", AMQP_URL=f"{scripts.broker.url}?heartbeat=2")
+    terminal.expect(PROMPT)
+    asked = time.monotonic()
+    eventually(lambda: time.monotonic() > asked + 10, "ten seconds go by")
+    terminal.sendline("late")
+    terminal.expect(" \\[x\\] Sent late\r\n", timeout=2)
+    assert "lost" not in terminal.before
+    terminal.sendeof()
+    terminal.expect(pexpect.EOF)
+
+
+@pytest.mark.parametrize("answer", ["y", "YES", "n", ""])
+def test_y_opens_the_admin_panel_in_the_browser(scripts: Scripts, answer: str) -> None:
+    opened = scripts.folder / "opened"
+    browser = scripts.folder / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {opened}\n')
+    browser.chmod(0o755)
+    panel = f"{scripts.broker.node.admin_url}/#/queues"
+    terminal = scripts.at_terminal("emitter_of_tasks.py", "--admin-url", panel, "task", BROWSER=str(browser))
+    terminal.expect(QUESTION)
+    terminal.sendline(answer)
+    if answer.startswith(("y", "Y")):
+        terminal.expect_exact(panel)
+    terminal.expect(" \\[x\\] Sent task\r\n")
+    terminal.expect(pexpect.EOF)
+    assert "Nothing answers" not in terminal.before
+    assert opened.exists() == answer.startswith(("y", "Y"))
+    if opened.exists():
+        assert opened.read_text() == f"{panel}\n"
+
+
+def test_the_admin_address_comes_from_the_url_without_its_password(scripts: Scripts) -> None:
+    terminal = scripts.at_terminal("emitter_of_tasks.py", "--admin", "task", BROWSER="true")
+    terminal.expect_exact(" [*] RabbitMQ's admin panel: http://localhost:15672/#/queues\r\n")
+    terminal.expect(" \\[x\\] Sent task\r\n")
+    terminal.expect(pexpect.EOF)
+
+
+def test_a_panel_that_does_not_answer_is_explained(scripts: Scripts) -> None:
+    run = scripts.emit("--admin", "--admin-url", "http://localhost:1/#/queues", "task", env={"BROWSER": "false"})
+    assert "rabbitmq-plugins enable rabbitmq_management" in run.err
+    assert "open that address in yours" in run.out
+
+
+def test_no_question_is_asked_when_nobody_is_there(scripts: Scripts) -> None:
+    assert scripts.emit("task").out == " [x] Sent task\n"
+
+
+# ---- Ends
+
+
+def test_ctrl_c_in_the_middle_of_a_pipe_says_how_far_it_came(scripts: Scripts) -> None:
+    emitter = scripts.emitter("--verbose", stdin=subprocess.PIPE)
+    assert emitter.process.stdin
+    emitter.process.stdin.write(b"one\n\ntwo\n")
+    emitter.process.stdin.flush()
+    emitter.shows("Sent two")
+    emitter.send(signal.SIGINT)
+    emitter.ends(130)
+    assert "2 tasks confirmed. Go on from line 4 of standard input." in emitter.err
+    emitter.process.stdin.close()
+
+
+def test_the_line_to_go_on_from_loses_nothing(own_scripts: Scripts) -> None:
+    """A broker that is gone for good in the middle of a file: file from that line + confirmed = everything."""
+    file = own_scripts.folder / "many.txt"
+    file.write_text("".join(f"{number}\n" for number in range(1, 200_001)))
+    emitter = own_scripts.emitter("--file", file, "--log-file", own_scripts.log)
+    eventually(lambda: own_scripts.log.exists() and own_scripts.log.stat().st_size > 1_000_000, "some are sent")
+    own_scripts.broker.node.kill()
+    emitter.shows("Reconnecting")
+    emitter.send(signal.SIGTERM)
+    emitter.ends(130)
+    found = re.search(r"([\d,]+) tasks confirmed. Go on from line (\d+)", emitter.err)
+    assert found
+    confirmed = {int(event["task"]) for event in own_scripts.events("confirmed")}
+    assert len(confirmed) == int(found[1].replace(",", "")) < 200_000
+    assert confirmed >= set(range(1, int(found[2])))
+    assert int(found[2]) not in confirmed
+
+
+def test_a_queue_that_is_full_holds_the_emitter_up_until_there_is_room(scripts: Scripts) -> None:
+    scripts.emit("first")
+    policy = {"pattern": f"^{scripts.queue}$", "definition": {"max-length": 10}, "apply-to": "queues"}
+    scripts.broker.api("PUT", f"policies/%2F/{scripts.queue}", policy)
+    try:
+        eventually(lambda: scripts.broker.api("GET", f"queues/%2F/{scripts.queue}").get("policy"), "the policy holds")
+        scripts.emit(stdin=b"task\n" * 50)  # the limit is noticed from the next publisher on
+        emitter = scripts.emitter(stdin=subprocess.PIPE)
+        assert emitter.process.stdin
+        emitter.process.stdin.write(b"task\n" * 50)
+        emitter.process.stdin.close()
+        emitter.shows("RabbitMQ refuses tasks for now")
+    finally:
+        scripts.broker.api("DELETE", f"policies/%2F/{scripts.queue}")
+    emitter.ends()
+    assert "Sent 50 tasks" in emitter.out
+    assert len(scripts.broker.messages(scripts.queue)) == 101
+
+
+def test_a_queue_deleted_under_the_emitter_is_declared_again(scripts: Scripts) -> None:
+    emitter = scripts.emitter("--verbose", stdin=subprocess.PIPE)
+    assert emitter.process.stdin
+    for word in ("one", "two"):
+        emitter.process.stdin.write(f"{word}\n".encode())
+        emitter.process.stdin.flush()
+        emitter.shows(f"Sent {word}")
+        if word == "one":
+            scripts.broker.drop(scripts.queue)
+    emitter.process.stdin.close()
+    emitter.ends()
+    assert f"Queue {scripts.queue} is gone; it will be declared again." in emitter.err
+    assert scripts.broker.bodies(scripts.queue) == ["two"]
+
+
+def test_a_memory_alarm_is_waited_for(own_broker: Broker, own_scripts: Scripts) -> None:
+    own_broker.node.ctl("set_vm_memory_high_watermark", "absolute", "1")
+    emitter = own_scripts.emitter("task")
+    emitter.shows("RabbitMQ takes no tasks for now: low on memory")
+    assert "Sent" not in emitter.out
+    own_broker.node.ctl("set_vm_memory_high_watermark", "0.4")
+    emitter.ends()
+    assert "RabbitMQ takes tasks again" in emitter.err
+    assert emitter.lines == [" [x] Sent task"]
+
+
+def test_a_reader_that_goes_away_costs_no_task(scripts: Scripts) -> None:
+    command = " ".join(scripts.command("emitter_of_tasks.py", "--verbose"))
+    shell = f"seq 3000 | {command} | head -1; exit ${{PIPESTATUS[1]}}"
+    done = subprocess.run(["bash", "-c", shell], env=scripts.environment, capture_output=True, text=True)
+    assert (done.stdout, done.stderr, done.returncode) == (" [x] Sent 1\n", "", 0)
+    assert len(scripts.broker.messages(scripts.queue)) == 3000
+
+
+# ---- The log
+
+
+def test_the_log_names_what_is_confirmed(scripts: Scripts) -> None:
+    scripts.emit("--log-file", scripts.log, stdin=b"one\n\ntwo\n")
+    ids = [message["properties"]["message_id"] for message in scripts.broker.messages(scripts.queue)]
+    first, second = scripts.events()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00", first.pop("time"))
+    assert first.pop("name").startswith("emitter-")
+    assert first == {"event": "confirmed", "message_id": ids[0], "task": "one", "line": 1}
+    assert (second["message_id"], second["task"], second["line"]) == (ids[1], "two", 3)
+
+
+def test_a_log_on_a_full_disk_costs_no_task(scripts: Scripts) -> None:
+    emitter = scripts.emit("--log-file", "/dev/full", stdin=b"one\ntwo\n")
+    assert emitter.err.count("The log file can't be written: No space left on device") == 1
+    assert scripts.broker.bodies(scripts.queue) == ["one", "two"]
+
+
+# ---- Dead letters
+
+
+def fail_often(scripts: Scripts) -> None:
+    """Make dead letters of the tasks `bad` and `ugly`."""
+    scripts.emit("--log-file", scripts.log, stdin=b"good\nbad\nugly\n")
+    scripts.work("--run", "grep -q good")
+    assert scripts.broker.bodies(scripts.queue) == []
+
+
+def test_a_task_that_always_fails_is_a_dead_letter_with_the_reason(scripts: Scripts) -> None:
+    fail_often(scripts)
+    letters = scripts.broker.messages(scripts.dead_letters)
+    assert [letter["properties"]["headers"]["x-death"][0]["reason"] for letter in letters] == ["delivery_limit"] * 2
+    assert sorted(letter["body"] for letter in letters) == [b"bad", b"ugly"]
+
+
+def test_dead_letters_go_back_to_the_queue(scripts: Scripts) -> None:
+    fail_often(scripts)
+    emitter = scripts.emit("--retry-dead-letters", "--log-file", scripts.log)
+    assert sorted(emitter.lines) == [" [x] Sent bad", " [x] Sent ugly"]
+    assert scripts.broker.bodies(scripts.dead_letters) == []
+    again = scripts.broker.messages(scripts.queue)
+    sent, moved = scripts.events()[1:3], scripts.events()[3:]
+    ids = {event["message_id"] for event in sent}
+    assert {event["message_id"] for event in moved} == ids
+    assert {message["properties"]["message_id"] for message in again} == ids
+    assert all("x-death" not in message["properties"].get("headers", {}) for message in again)
+
+
+def test_a_task_that_fails_again_at_once_is_not_moved_for_ever(scripts: Scripts) -> None:
+    fail_often(scripts)
+    worker = scripts.worker("--run", "false")
+    assert len(scripts.emit("--retry-dead-letters").lines) == 2
+    eventually(lambda: len(scripts.broker.messages(scripts.dead_letters)) == 2, "they are dead letters again")
+    worker.send(signal.SIGTERM)
+    worker.ends()
+
+
+def test_no_dead_letters_is_nothing_to_do(scripts: Scripts) -> None:
+    assert scripts.emit("--retry-dead-letters").ends().err == ""
+
+
+def test_a_dead_letter_keeps_any_bytes_and_its_own_headers(scripts: Scripts) -> None:
+    scripts.emit("first")
+    scripts.work()
+    request = {
+        "properties": {"headers": {"tenant": "blue"}, "priority": 3},
+        "routing_key": scripts.dead_letters,
+        "payload": "/wD+",
+        "payload_encoding": "base64",
+    }
+    scripts.broker.api("POST", "exchanges/%2F/amq.default/publish", request)
+    assert scripts.emit("--retry-dead-letters").lines == [r" [x] Sent \xff\x00\xfe"]
+    (message,) = scripts.broker.messages(scripts.queue)
+    assert message["body"] == b"\xff\x00\xfe"
+    assert message["properties"]["headers"]["tenant"] == "blue"
+    assert message["properties"]["priority"] == 3
+    assert message["properties"]["delivery_mode"] == 2
+
+
+# ---- Memory
+
+
+def test_a_large_file_takes_no_more_memory_than_a_small_one(scripts: Scripts) -> None:
+    measure = (
+        "import os, resource, subprocess, sys\n"
+        "subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)\n"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    peaks = []
+    for number in (5_000, 100_000):
+        file = scripts.folder / f"{number}.txt"
+        file.write_text("a task of some forty bytes, as many are\n" * number)
+        command = [sys.executable, "-c", measure, *scripts.command("emitter_of_tasks.py", "--file", file)]
+        peaks.append(int(subprocess.check_output(command, env=scripts.environment)))
+    assert peaks[1] < peaks[0] * 1.1

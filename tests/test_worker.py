@@ -1,0 +1,339 @@
+"""What listening_worker.py promises: one task at a time, acknowledged when it is done, handed back when it is not."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT, Broker, Scripts, eventually
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+STOPPED = " [*] Stopped."
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process runs, and is not just a zombie that nobody has waited for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+# ---- Who gets which task
+
+
+def test_equal_tasks_are_taken_in_turn(scripts: Scripts) -> None:
+    one, two = (scripts.worker("--name", name, "--seconds-per-dot", "0.5", "--log-file", scripts.log) for name in "ab")
+    for number in range(1, 6):
+        scripts.emit(f"{number}.")
+    eventually(lambda: len(scripts.events("done")) == 5, "all are done")
+    got = {name: [e["task"] for e in scripts.events("received") if e["name"] == name] for name in "ab"}
+    assert sorted(got.values()) == [["1.", "3.", "5."], ["2.", "4."]]
+    for worker in (one, two):
+        worker.send(signal.SIGTERM)
+        worker.ends()
+
+
+def test_nobody_waits_while_a_task_is_ready(scripts: Scripts) -> None:
+    for name in ("a", "b"):
+        scripts.worker("--name", name, "--seconds-per-dot", "0.1", "--log-file", scripts.log)
+    lengths = [20, 1, 1, 2, 1, 9, 1, 3, 1, 1]
+    scripts.emit(stdin="\n".join("." * dots for dots in lengths).encode())
+    eventually(lambda: len(scripts.events("done")) == len(lengths), "all are done")
+    shares = {name: [len(e["task"]) for e in scripts.events("received") if e["name"] == name] for name in "ab"}
+    assert sorted(shares.values(), key=len) == [[20], lengths[1:]]  # by turns it would have been 24 and 16 dots
+
+
+def test_a_worker_holds_one_task(scripts: Scripts) -> None:
+    scripts.worker("--seconds-per-dot", "30")
+    scripts.emit(stdin=b"one.\ntwo.\nthree.\n")
+    eventually(lambda: scripts.broker.bodies(scripts.queue) == ["two.", "three."], "the others wait in the queue")
+
+
+def test_a_worker_is_known_by_its_name(scripts: Scripts) -> None:
+    scripts.worker("--name", "anna")
+
+    def consumers() -> list[str]:
+        return [
+            c["consumer_tag"] for c in scripts.broker.api("GET", "consumers") if c["queue"]["name"] == scripts.queue
+        ]
+
+    def connections() -> list[str]:
+        return [c["client_properties"].get("connection_name") for c in scripts.broker.api("GET", "connections")]
+
+    eventually(lambda: consumers() == ["anna"] and "anna" in connections(), "the admin panel shows the name")
+
+
+# ---- Ends
+
+
+def test_ctrl_c_hands_the_task_back_within_a_second(scripts: Scripts) -> None:
+    first = scripts.worker("--name", "first", "--log-file", scripts.log)
+    scripts.emit("task.........")
+    first.shows("1 of 9")
+    second = scripts.worker("--name", "second", "--seconds-per-dot", "0.01")
+    first.send(signal.SIGINT)
+    second.shows(" [x] Received task......... (redelivered)", within=1)
+    second.shows("Done.")
+    first.ends()
+    assert first.lines[-2:] == [" [*] Not finished, so it goes back to the queue: task.........", STOPPED]
+    assert first.err == ""
+    (requeued,) = scripts.events("requeued")
+    assert requeued["task"] == "task........."
+    assert 1 <= requeued["seconds"] < 9
+
+
+def test_ctrl_c_of_an_idle_worker_is_its_end(scripts: Scripts) -> None:
+    worker = scripts.worker()
+    worker.send(signal.SIGINT)
+    worker.ends(within=2)
+    assert worker.err == ""
+
+
+def test_sigterm_lets_the_task_finish_and_takes_no_other(scripts: Scripts) -> None:
+    scripts.emit(stdin=b"first..\nsecond..\n")
+    worker = scripts.worker("--seconds-per-dot", "0.5", "--log-file", scripts.log)
+    worker.shows("1 of 2")
+    worker.send(signal.SIGTERM)
+    worker.ends()
+    assert worker.lines[1:] == [" [x] Received first..", "     . 1 of 2", "     . 2 of 2", " [x] Done.", STOPPED]
+    assert [event["event"] for event in scripts.events()] == ["received", "done"]
+    (message,) = scripts.broker.messages(scripts.queue)
+    assert message["body"] == b"second.."
+    assert not message["redelivered"]
+
+
+def test_a_second_sigterm_is_like_ctrl_c(scripts: Scripts) -> None:
+    scripts.emit("task.........")
+    worker = scripts.worker()
+    worker.shows("1 of 9")
+    worker.send(signal.SIGTERM)
+    worker.shows("2 of 9")
+    worker.send(signal.SIGTERM)
+    worker.ends(within=1)
+    assert "goes back to the queue" in worker.out
+    assert scripts.broker.bodies(scripts.queue) == ["task........."]
+
+
+def test_sigterm_ends_an_idle_worker_at_once(scripts: Scripts) -> None:
+    worker = scripts.worker()
+    worker.send(signal.SIGTERM)
+    worker.ends(within=2)
+
+
+def test_burst_ends_with_the_queue(scripts: Scripts) -> None:
+    assert len(scripts.work().lines) == 2
+    scripts.emit(stdin=b"\n".join(b"%d" % number for number in range(200)))
+    workers = [scripts.start("listening_worker.py", "--burst") for _ in range(3)]
+    assert sum(worker.ends().out.count("Done.") for worker in workers) == 200
+
+
+def test_max_tasks_ends_after_so_many_and_disturbs_no_other(scripts: Scripts) -> None:
+    scripts.emit(stdin=b"one\ntwo\nthree\n")
+    assert scripts.work("--max-tasks", 2).out.count("Done.") == 2
+    (message,) = scripts.broker.messages(scripts.queue)
+    assert message["body"] == b"three"
+    assert not message["redelivered"]
+
+
+# ---- Any task at all
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"\xff\xfe\x00", b"\x1b[2J\x1b]0;title\x07", b"\xc2\x9b31m", b"%d {} $(id)", b"-"]
+)
+def test_a_body_from_another_client_is_done_and_shown_without_control_characters(scripts: Scripts, body: bytes) -> None:
+    scripts.work()
+    amqp_publish(scripts, body)
+    worker = scripts.work("--log-file", scripts.log)
+    assert worker.out.replace("\n", "").isprintable()
+    assert worker.out.count("Done.") == 1
+    (received,) = scripts.events("received")
+    assert received["message_id"] is None
+    assert received["delivery_count"] == 0
+
+
+def amqp_publish(scripts: Scripts, body: bytes) -> None:
+    """Send with Debian's amqp-publish, which sets no property and knows nothing of this project."""
+    url = scripts.broker.url.replace("/%2F", "")
+    subprocess.run(["amqp-publish", "--url", url, "-r", scripts.queue], input=body, check=True)
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(bodies=st.lists(st.binary(max_size=200), min_size=1, max_size=50))
+def test_any_bytes_are_done(scripts: Scripts, bodies: list[bytes]) -> None:
+    scripts.work()
+    for body in bodies:
+        scripts.broker.publish(scripts.queue, body)
+    worker = scripts.work()
+    assert worker.out.count("Done.") == len(bodies)
+    assert worker.out.replace("\n", "").isprintable()
+
+
+def test_a_long_task_is_cut_on_the_terminal_only(scripts: Scripts) -> None:
+    scripts.emit(stdin=b"x" * 100_000)
+    worker = scripts.work("--log-file", scripts.log)
+    assert f" [x] Received {'x' * 500} ... (100,000 characters)" in worker.lines
+    assert scripts.events("done")[0]["task"] == "x" * 100_000
+
+
+def test_a_terminal_that_knows_only_ascii_gets_escapes(scripts: Scripts) -> None:
+    run = scripts.emit("Größe", env={"PYTHONIOENCODING": "ascii"})
+    assert run.lines == [r" [x] Sent Gr\xf6\xdfe"]
+
+
+# ---- Commands
+
+
+def test_the_command_gets_the_text_as_one_argument_and_the_body_on_standard_input(scripts: Scripts) -> None:
+    task = """it's "two  spaces"; $(touch no) `x` *"""
+    scripts.emit(task)
+    out = scripts.work("--run", """sh -c 'printf "%s|" "$@"; cat; echo' sh {} '{}={}' "and 'more'" """).lines
+    assert f"{task}|{task}={task}|and 'more'|{task}" in out
+    assert not (scripts.folder / "no").exists()
+
+
+def test_a_command_without_braces_reads_its_standard_input(scripts: Scripts) -> None:
+    scripts.emit("one two")
+    assert "2" in [line.strip() for line in scripts.work("--run", "wc -w").lines]
+
+
+def test_a_command_may_leave_its_standard_input_unread(scripts: Scripts) -> None:
+    scripts.emit(stdin=b"x" * 1_000_000)
+    assert scripts.work("--run", "true").out.count("Done.") == 1
+
+
+def test_bytes_that_are_no_text_reach_the_command_as_they_are(scripts: Scripts) -> None:
+    scripts.work()
+    scripts.broker.publish(scripts.queue, b"\xff\xe4")
+    scripts.work("--run", f"sh -c 'printf %s \"$1\" > {scripts.folder}/argument; cat > {scripts.folder}/input' sh {{}}")
+    assert (scripts.folder / "argument").read_bytes() == b"\xff\xe4"
+    assert (scripts.folder / "input").read_bytes() == b"\xff\xe4"
+
+
+def test_a_task_behind_two_dashes_is_no_option(scripts: Scripts) -> None:
+    scripts.emit("--", "--version")
+    assert "1" in scripts.work("--run", "grep -c -- {}").lines
+
+
+def test_a_command_that_is_not_there_is_said_before_a_task_is_taken(scripts: Scripts) -> None:
+    scripts.emit("task")
+    worker = scripts.start("listening_worker.py", "--run", "no-such-command {}").ends(2)
+    assert worker.err == " [!] --run: there is no command no-such-command here that may be executed.\n"
+    assert scripts.broker.bodies(scripts.queue) == ["task"]
+
+
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [("sh -c 'exit 3'", "sh ended with exit status 3"), ("sh -c 'kill -9 $$'", "sh was killed by SIGKILL")],
+)
+def test_a_failed_command_is_a_failed_task(scripts: Scripts, command: str, why: str) -> None:
+    scripts.emit("task")
+    worker = scripts.start("listening_worker.py", "--max-tasks", 1, "--run", command, "--log-file", scripts.log).ends()
+    assert f" [!] Failed: {why}" in worker.lines
+    assert scripts.events("failed")[0]["error"] == why
+    assert scripts.broker.bodies(scripts.queue) == ["task"]
+
+
+@pytest.mark.parametrize("stubborn", ["", 'trap "" TERM; '])
+def test_ctrl_c_ends_the_command_with_its_children(scripts: Scripts, stubborn: str) -> None:
+    scripts.emit("task")
+    worker = scripts.worker(
+        "--run", f"sh -c '{stubborn}sleep 1000 & echo child $!; echo self $$; wait; wait; sleep 1000'"
+    )
+    worker.shows("self ")
+    pids = [int(pid) for pid in re.findall(r"(?:child|self) (\d+)", worker.out)]
+    assert len(pids) == 2
+    worker.send(signal.SIGINT)
+    if stubborn:
+        worker.send(signal.SIGINT)  # a second one does not wait for the command
+    worker.ends(within=7)
+    eventually(lambda: not any(map(is_alive, pids)), "both are gone")
+    assert scripts.broker.bodies(scripts.queue) == ["task"]
+
+
+def test_ctrl_c_at_a_terminal_reaches_the_command_through_the_worker(scripts: Scripts) -> None:
+    scripts.emit("task")
+    ended = scripts.folder / "ended"
+    terminal = scripts.at_terminal(
+        "listening_worker.py",
+        "--run",
+        f'sh -c \'trap "echo TERM >> {ended}; exit" TERM; '
+        f'trap "echo INT >> {ended}" INT; echo ready; while :; do sleep 0.1; done\'',
+    )
+    terminal.expect("ready")
+    terminal.sendintr()
+    terminal.expect("Not finished, so it goes back to the queue: task")
+    terminal.expect("Stopped")
+    assert ended.read_text() == "TERM\n"
+
+
+# ---- Python
+
+
+def test_ten_lines_of_python_are_a_worker(scripts: Scripts) -> None:
+    program = scripts.folder / "work.py"
+    program.write_text(
+        "from listening_worker import listen\n"
+        "def perform(task):\n"
+        "    print(type(task.body).__name__, task.text, task.redelivered, task.delivery_count, bool(task.message_id))\n"
+        "    if task.text == 'bad' and task.delivery_count < 2:\n"
+        "        raise ValueError('no good')\n"
+        "    if task.text == 'ugly' and not task.redelivered:\n"
+        "        raise SystemExit(3)\n"
+        "listen(perform, burst=True, name='mine', log_file='events.jsonl', max_tasks=9)\n"
+    )
+    scripts.emit(stdin=b"good\nbad\nugly\n")
+    run = scripts.start(str(program), env={"PYTHONPATH": str(PROJECT)}).ends()
+    assert run.lines.count(" [!] Failed: ValueError: no good (work.py, line 5)") == 2
+    assert " [!] Failed: SystemExit: 3 (work.py, line 7)" in run.lines
+    assert "bytes bad True 2 True" in run.lines
+    assert run.out.count("Done.") == 3
+    assert {event["name"] for event in scripts.events()} == {"mine"}
+
+
+# ---- The log
+
+
+def test_the_log_of_a_worker(scripts: Scripts) -> None:
+    scripts.emit("task")
+    scripts.work("--log-file", scripts.log, "--name", "anna")
+    received, done = scripts.events()
+    message_id = received.pop("message_id")
+    assert message_id
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00", received.pop("time"))
+    assert received == {"event": "received", "name": "anna", "task": "task", "redelivered": False, "delivery_count": 0}
+    assert (done["event"], done["name"], done["message_id"]) == ("done", "anna", message_id)
+    assert 0 <= done["seconds"] < 1
+
+
+# ---- What it costs
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="reads /proc")
+def test_an_idle_worker_costs_nothing_measurable(scripts: Scripts) -> None:
+    worker = scripts.worker()
+    stat = Path(f"/proc/{worker.process.pid}/stat")
+
+    def ticks() -> int:
+        fields = stat.read_text().rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])
+
+    before, since = ticks(), time.monotonic()
+    eventually(lambda: time.monotonic() > since + 5, "five seconds go by")
+    assert ticks() - before <= 1  # of a hundredth of a second
+
+
+def test_the_worker_reads_what_it_says_it_needs() -> None:
+    """Imports run one way: a user's own program may import listening_worker without the emitter."""
+    code = "import sys, listening_worker; assert 'emitter_of_tasks' not in sys.modules"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=PROJECT, check=True)
+
+
+def test_a_broker_of_ones_own_is_a_fixture(broker: Broker) -> None:
+    assert broker.api("GET", "overview")["rabbitmq_version"]

@@ -1,0 +1,239 @@
+#!/usr/bin/env python3
+"""Shows the work queue at work: one emitter, two workers, and who did what.
+
+    python3 tools/demo.py
+    python3 tools/demo.py --workers 4 --file my-tasks.csv
+
+Sets up what is missing first. Uses a queue of its own and deletes it afterwards. Exit status 0 only if each task that
+the emitter reported as sent was done exactly once, and nothing is left in the queue.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import machine
+import rabbitmq
+
+TASKS = Path(__file__).with_name("demo_tasks.csv")
+TIMELINE_WIDTH = 72  # characters
+ENDS_WITHIN = 30.0  # seconds, for a process that was asked to end
+
+Record = dict[str, Any]
+
+
+class DemoError(Exception):
+    """The demo did not go as it should; the text says how."""
+
+
+class Cast:
+    """The processes of the demo, with their lines on this terminal under their names.
+
+    Args:
+        url, queue: of the queue they share; handed on in the environment, where no process list shows it.
+        log: the file that all of them log to.
+    """
+
+    def __init__(self, url: str, queue: str, log: Path) -> None:
+        self._environment = {**machine.clean_environment(), "AMQP_URL": url, "TASK_QUEUE": queue}
+        self._log = log
+        self._processes: dict[str, subprocess.Popen[str]] = {}
+        self._readers: list[threading.Thread] = []
+
+    def start(self, name: str, script: str, *arguments: str) -> subprocess.Popen[str]:
+        """Start a script; its lines appear as they come."""
+        process = subprocess.Popen(
+            [sys.executable, str(machine.PROJECT / script), "--log-file", str(self._log), *arguments],
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,  # so that Ctrl+C is ours to handle
+        )
+        reader = threading.Thread(target=self._relay, args=(name, process), daemon=True)
+        reader.start()
+        self._processes[name] = process
+        self._readers.append(reader)
+        return process
+
+    def check(self) -> None:
+        """Raise DemoError if a process has ended that should still run."""
+        for name, process in self._processes.items():
+            if process.poll() not in (None, 0):
+                raise DemoError(f"{name} ended with exit status {process.returncode}.")
+
+    def stop(self) -> None:
+        """Ask every process to end, and wait until it has."""
+        for process in self._processes.values():
+            process.terminate()
+        for process in self._processes.values():
+            try:
+                process.wait(ENDS_WITHIN)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        for reader in self._readers:
+            reader.join()
+
+    def _relay(self, name: str, process: subprocess.Popen[str]) -> None:
+        for line in process.stdout or ():
+            machine.say(f"{name:9} | {line.rstrip()}")
+
+
+def play(url: str, queue: str, file: Path, workers: int, log: Path) -> None:
+    """Run the emitter and the workers until every task that was sent is done.
+
+    Raises:
+        DemoError: one of them failed.
+    """
+    cast = Cast(url, queue, log)
+    try:
+        for number in range(1, workers + 1):
+            cast.start(f"worker-{number}", "listening_worker.py", "--name", f"worker-{number}")
+        emitter = cast.start("emitter", "emitter_of_tasks.py", "--verbose", "--file", str(file))
+        while emitter.poll() is None or len(events(log, "done")) < len(events(log, "confirmed")):
+            cast.check()
+            time.sleep(0.05)
+        cast.check()
+    finally:
+        cast.stop()
+
+
+def events(log: Path, *names: str) -> list[Record]:
+    """Return the records of these events."""
+    if not log.exists():
+        return []
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    return [record for record in records if record["event"] in names]
+
+
+@contextlib.contextmanager
+def own_queue(url: str) -> Iterator[str]:
+    """Give the name of a new queue, and delete it with what is left in it.
+
+    Raises:
+        DemoError: something was left in it.
+    """
+    from task_queue import Connection, QueueError, dead_letters_of, nodes_in
+
+    queue = f"demo-{uuid.uuid4().hex[:8]}"
+    try:
+        yield queue
+    finally:
+        left: list[int] = []
+        connection = Connection(nodes_in(url), queue, "demo", on_ready=lambda _: None, on_lost=lambda _: None)
+        try:
+            with contextlib.closing(connection):
+                connection.open()
+                with connection:
+                    for name in (queue, dead_letters_of(queue)):
+                        if connection.channel is not None:
+                            connection.channel.queue_delete(
+                                name, callback=lambda frame: left.append(frame.method.message_count or 0)
+                            )
+                    connection.wait(lambda: len(left) == 2, ENDS_WITHIN)
+        except QueueError as error:
+            raise DemoError(str(error)) from None
+    if any(left):
+        raise DemoError(f"{sum(left)} tasks were left in the queue.")
+
+
+def show(log: Path) -> None:
+    """Print which worker did which tasks, and when."""
+    received, done = events(log, "received"), events(log, "done")
+    start = min(when(record) for record in received)
+    end = max(when(record) for record in done)
+    numbers = {record["message_id"]: number for number, record in enumerate(events(log, "confirmed"), 1)}
+    shares = collections.defaultdict(list)
+    for record in done:
+        shares[record["name"]].append(record)
+
+    print(f"\n{'worker':9} | {'tasks':>5} | {'at work':>7} | which, in the order it got them")
+    for name in sorted(shares):
+        busy = sum(record["seconds"] for record in shares[name])
+        which = ", ".join(str(numbers[record["message_id"]]) for record in shares[name])
+        print(f"{name:9} | {len(shares[name]):5} | {busy:5.1f} s | {which}")
+
+    scale = TIMELINE_WIDTH / max(end - start, 0.001)
+    print(f"\nWho did what when (= is {1 / scale:.2f} s, {end - start:.1f} s in all):")
+    for name in sorted(shares):
+        row = [" "] * (TIMELINE_WIDTH + 1)
+        for record in shares[name]:
+            last = int((when(record) - start) * scale)
+            first = min(int((when(record) - record["seconds"] - start) * scale), last)
+            bar = str(numbers[record["message_id"]]).ljust(max(1, last - first), "=")
+            row[first : first + len(bar)] = bar
+        print(f"{name:9} | {''.join(row).rstrip()}")
+
+
+def when(record: Record) -> float:
+    """Return the time of a record, in seconds."""
+    return datetime.fromisoformat(record["time"]).timestamp()
+
+
+def check(log: Path) -> None:
+    """Compare what the emitter reported as sent with what the workers reported as done.
+
+    Raises:
+        DemoError: they differ.
+    """
+    sent = collections.Counter(record["message_id"] for record in events(log, "confirmed"))
+    done = collections.Counter(record["message_id"] for record in events(log, "done"))
+    taken = collections.Counter(record["message_id"] for record in events(log, "received"))
+    if not sent:
+        raise DemoError("No task was sent.")
+    if not sent == done == taken:
+        raise DemoError(f"{len(sent - done)} tasks were not done, {len(done - sent)} were done more than once.")
+    print(f"\nAll {len(sent)} tasks were sent, received and done exactly once. Nothing is left in the queue.")
+
+
+def demonstrate(file: Path, workers: int) -> None:
+    """Play, show and check."""
+    with rabbitmq.found_or_started() as url, tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "events.jsonl"
+        with own_queue(url) as queue:
+            play(url, queue, file, workers, log)
+        show(log)
+        check(log)
+
+
+def main() -> int:
+    """Run the demo and return its exit status."""
+    parser = argparse.ArgumentParser(description="Show one emitter and some workers at work, and who did what.")
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="(default: 2)")
+    parser.add_argument("--file", type=Path, default=TASKS, help="tasks, as for the emitter (default: some of its own)")
+    chosen = parser.parse_args()
+    if chosen.workers < 1:
+        parser.error("--workers: at least one")
+    if not chosen.file.is_file():
+        parser.error(f"--file: there is no file {chosen.file}")
+    machine.end_on_any_signal()
+    try:
+        machine.run_in_venv("requirements.txt")
+        sys.path.insert(0, str(machine.PROJECT))
+        demonstrate(chosen.file, chosen.workers)
+    except (DemoError, rabbitmq.NodeError, machine.SetupError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

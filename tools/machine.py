@@ -1,0 +1,145 @@
+"""What the set-up commands share: the project's virtual environment, and the system's package manager."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+VENV = PROJECT / ".venv"
+VENV_PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+# How each package manager installs without a question, and what RabbitMQ and venv are called there.
+# Debian's is tried in every release of this project; the others are written down from their documentation.
+PACKAGE_MANAGERS = {
+    "apt-get": ["apt-get update -qq", "apt-get install -qq -y --no-install-recommends"],
+    "dnf": ["dnf install -q -y"],
+    "zypper": ["zypper --non-interactive --quiet install"],
+    "pacman": ["pacman -S --noconfirm --needed"],
+    "brew": ["brew install --quiet"],
+}
+OTHER_NAMES = {("pacman", "rabbitmq-server"): "rabbitmq", ("brew", "rabbitmq-server"): "rabbitmq"}
+
+
+class SetupError(Exception):
+    """The machine can't be set up without its owner; the text says what to do."""
+
+
+def say(text: str) -> None:
+    """Print a line at once."""
+    print(text, flush=True)
+
+
+def install(*packages: str) -> None:
+    """Install system packages where that needs no question: as root, or with sudo that asks for no password.
+
+    Raises:
+        SetupError: it is not possible here; the text has the command for this system.
+    """
+    manager = next((name for name in PACKAGE_MANAGERS if shutil.which(name)), None)
+    if manager is None:
+        raise SetupError(
+            f"Please install {' '.join(packages)} (for RabbitMQ: https://www.rabbitmq.com/docs/download), "
+            "or set AMQP_URL to a RabbitMQ that runs elsewhere."
+        )
+    names = [OTHER_NAMES.get((manager, package), package) for package in packages]
+    commands = [*PACKAGE_MANAGERS[manager][:-1], " ".join([PACKAGE_MANAGERS[manager][-1], *names])]
+    sudo = [] if manager == "brew" or is_root() else ["sudo", "-n"]
+    if sudo and not succeeds([*sudo, "true"]):
+        by_hand = " && ".join(f"sudo {command}" for command in commands)
+        raise SetupError(f"{' '.join(names)} is needed. Please run:\n\n    {by_hand}\n\nand then this command again.")
+    say(f"Installing {' '.join(names)} with {manager} (about half a minute) ...")
+    for command in commands:
+        done = subprocess.run(
+            [*sudo, *command.split()],
+            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        if done.returncode != 0:
+            raise SetupError(f"`{command}` failed:\n{done.stdout[-2000:]}")
+
+
+def is_root() -> bool:
+    """Tell whether this process may install packages by itself."""
+    return hasattr(os, "geteuid") and os.geteuid() == 0
+
+
+def succeeds(command: list[str]) -> bool:
+    """Tell whether a command exists and ends with exit status 0."""
+    try:
+        return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
+def run_in_venv(*requirements: str) -> None:
+    """Go on in the project's virtual environment with these requirement files installed; make it first if need be.
+
+    Returns when the calling program already runs there; else that program is started again from its beginning.
+
+    Raises:
+        SetupError: the environment can't be made; the text says why.
+    """
+    if Path(sys.prefix).resolve() == VENV.resolve():
+        return
+    ensure_venv(*requirements)
+    os.execv(VENV_PYTHON, [str(VENV_PYTHON), *sys.argv])
+
+
+def clean_environment() -> dict[str, str]:
+    """Return the environment without the settings of the scripts, for processes that get their own."""
+    return {name: value for name, value in os.environ.items() if name not in ("AMQP_URL", "TASK_QUEUE")}
+
+
+def end_on_any_signal() -> None:
+    """Have `kill` and the closing of the terminal end this program as Ctrl+C does, with all that it started."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), interrupt)
+
+
+def ensure_venv(*requirements: str) -> None:
+    """Make the virtual environment if it is missing or broken, and install what changed in the requirement files."""
+    if not succeeds([str(VENV_PYTHON), "-m", "pip", "--version"]):
+        if not succeeds([sys.executable, "-c", "import ensurepip, venv"]):
+            install("python3-venv")
+        say("Making .venv ...")
+        shutil.rmtree(VENV, ignore_errors=True)
+        run([sys.executable, "-m", "venv", str(VENV)])
+    for name in requirements:
+        file = PROJECT / name
+        mark = VENV / f"installed-{name.replace('/', '-')}"
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        if not mark.exists() or mark.read_text() != digest:
+            say(f"Installing {name} ...")
+            pip_install("-r", str(file))
+            mark.write_text(digest)
+
+
+def pip_install(*arguments: str) -> None:
+    """Install Python packages into the virtual environment."""
+    run([str(VENV_PYTHON), "-m", "pip", "install", "-q", "--disable-pip-version-check", *arguments])
+
+
+def run(command: list[str]) -> None:
+    """Run a step of the set-up.
+
+    Raises:
+        SetupError: it failed; the text is what it printed.
+    """
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+    if done.returncode != 0:
+        raise SetupError(f"`{' '.join(command)}` failed:\n{(done.stdout + done.stderr)[-2000:]}")

@@ -1,0 +1,297 @@
+#!/usr/bin/env python3
+"""A private RabbitMQ: a node of the installed rabbitmq-server with ports and data of its own.
+
+Run by itself it keeps such a node up until Ctrl+C, on RabbitMQ's usual ports when they are free, so that the
+two scripts find it without any flag. Its queues are kept in .rabbitmq/ and are there again at the next start.
+
+    python3 tools/rabbitmq.py
+
+Needs no root, no configuration, and nothing of the system's own RabbitMQ but its program files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import machine
+
+AMQP_PORT, MANAGEMENT_PORT = 5672, 15672
+DATA = machine.PROJECT / ".rabbitmq"
+STARTED_WITHIN = 90.0  # seconds; a loaded machine of two cores takes about ten
+STOPPED_WITHIN = 30.0  # seconds
+
+# The wrapper in /usr/sbin insists on root or the rabbitmq user; the script it wraps runs as anybody.
+SERVER_SCRIPTS = (
+    "/usr/lib/rabbitmq/lib/*/sbin/rabbitmq-server",  # Debian, Ubuntu, Fedora
+    "/usr/lib/rabbitmq/sbin/rabbitmq-server",
+    "/opt/homebrew/opt/rabbitmq/sbin/rabbitmq-server",  # macOS
+    "/usr/local/opt/rabbitmq/sbin/rabbitmq-server",
+    "/opt/rabbitmq/sbin/rabbitmq-server",
+)
+
+
+class NodeError(Exception):
+    """A private node can't be started; the text says why and where its log is."""
+
+
+def find_server() -> Path | None:
+    """Return the script of an installed rabbitmq-server that runs without root, or None."""
+    for pattern in SERVER_SCRIPTS:
+        for script in sorted(Path("/").glob(pattern[1:]), reverse=True):
+            return script
+    return None
+
+
+def ensure_server() -> Path:
+    """Return the script of rabbitmq-server, installed first if need be.
+
+    Raises:
+        machine.SetupError: it is not installed and can't be without a question; the text has the command.
+    """
+    script = find_server()
+    if script is None:
+        machine.install("rabbitmq-server")
+        script = find_server()
+    if script is None:
+        raise machine.SetupError("rabbitmq-server is installed, but not where this program looks for it.")
+    return script
+
+
+def is_rabbitmq(host: str, port: int) -> bool:
+    """Tell whether an AMQP 0-9-1 server answers there: it greets our protocol header with connection.start."""
+    connection_start = b"\x00\x0a\x00\x0a"  # class 10, method 10, seven bytes into a frame
+    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=3) as peer:
+        peer.sendall(b"AMQP\x00\x00\x09\x01")
+        return peer.recv(11)[7:] == connection_start
+    return False
+
+
+def free_port(wanted: int = 0) -> int:
+    """Return the wanted port if it is free on every local address, else one that the system chooses."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with contextlib.suppress(OSError):
+            probe.bind(("", wanted))
+            return int(probe.getsockname()[1])
+    return free_port()
+
+
+class Node:
+    """One RabbitMQ node under this process: start(), then stop() or kill(), and start() again on the same data.
+
+    Args:
+        data: folder for everything the node writes; made if need be.
+        amqp_port, management_port: 0 means any free one.
+        name: the part of the node's name before `@localhost`.
+        config: further lines for rabbitmq.conf.
+    """
+
+    def __init__(
+        self, data: Path, amqp_port: int = 0, management_port: int = 0, name: str = "tasks", config: str = ""
+    ) -> None:
+        self.data = data.resolve()
+        self.amqp_port = amqp_port or free_port()
+        self.management_port = management_port or free_port()
+        self.name = f"{name}@localhost"
+        self.config = config
+        self.url = f"amqp://guest:guest@localhost:{self.amqp_port}/%2F"
+        self.admin_url = f"http://localhost:{self.management_port}"
+        self.log = self.data / "log" / "rabbitmq.log"
+        # An epmd of the node's own, so that none is left behind and no other node on the machine is disturbed.
+        self._epmd_port = free_port()
+        self._distribution_port = free_port()
+        self._epmd: subprocess.Popen[bytes] | None = None
+        self._server: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the node and return when it answers on both its ports.
+
+        Raises:
+            NodeError: it ended, or did not answer in time.
+            machine.SetupError: rabbitmq-server is not installed.
+        """
+        script = ensure_server()
+        self._write_settings()
+        environment = self.environment()
+        self._epmd = subprocess.Popen(
+            [epmd_program(), "-address", "127.0.0.1", "-port", str(self._epmd_port)],
+            env=environment,
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        output = (self.data / "log" / "startup.log").open("ab")
+        # A session of its own, so that Ctrl+C in this terminal is ours to handle.
+        self._server = subprocess.Popen(
+            [str(script)],
+            env=environment,
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+        output.close()
+        try:
+            self._wait_until_up()
+        except BaseException:
+            self.kill()
+            raise
+
+    def stop(self) -> None:
+        """Shut the node down in good order, as a reboot of its machine would."""
+        if self._server is not None:
+            self._server.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._server.wait(STOPPED_WITHIN)
+        self.kill()
+
+    def kill(self) -> None:
+        """End the node at once with SIGKILL, as a power cut would."""
+        for process in (self._server, self._epmd):
+            if process is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        self._server = self._epmd = None
+
+    def has_ended(self) -> bool:
+        """Tell whether the node is not running, stopped or by itself."""
+        return self._server is None or self._server.poll() is not None
+
+    def ctl(self, *arguments: str) -> str:
+        """Run rabbitmqctl against this node and return what it prints."""
+        command = [str(ensure_server().with_name("rabbitmqctl")), *arguments]
+        return subprocess.check_output(command, env=self.environment(), text=True, stderr=subprocess.STDOUT)
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment in which RabbitMQ's own commands (rabbitmqctl ...) reach this node."""
+        return {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "LANG": "C.UTF-8",
+            "HOME": str(self.data),  # for the Erlang cookie
+            "ERL_EPMD_PORT": str(self._epmd_port),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODENAME": self.name,
+            "RABBITMQ_DIST_PORT": str(self._distribution_port),
+            "RABBITMQ_MNESIA_BASE": str(self.data / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(self.data / "log"),
+            "RABBITMQ_LOGS": str(self.log),
+            "RABBITMQ_CONFIG_FILE": str(self.data / "rabbitmq.conf"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(self.data / "none.config"),
+            "RABBITMQ_CONF_ENV_FILE": str(self.data / "none.sh"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.data / "enabled_plugins"),
+            # Idle schedulers that spin would take the processor from the programs beside the node.
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+sbwt none +sbwtdcpu none +sbwtdio none "
+            "-kernel inet_dist_use_interface {127,0,0,1}",
+        }
+
+    def _write_settings(self) -> None:
+        (self.data / "log").mkdir(parents=True, exist_ok=True)
+        (self.data / "enabled_plugins").write_text("[rabbitmq_management].\n")
+        (self.data / "rabbitmq.conf").write_text(
+            f"listeners.tcp.local = 127.0.0.1:{self.amqp_port}\n"
+            "management.tcp.ip = 127.0.0.1\n"
+            f"management.tcp.port = {self.management_port}\n"
+            "collect_statistics_interval = 1000\n"
+            "disk_free_limit.absolute = 50MB\n"
+            "log.file.level = warning\n" + self.config
+        )
+
+    def _wait_until_up(self) -> None:
+        deadline = time.monotonic() + STARTED_WITHIN
+        while not (is_rabbitmq("localhost", self.amqp_port) and is_open("localhost", self.management_port)):
+            if self.has_ended():
+                raise NodeError(f"RabbitMQ ended while it started. Its log: {self.log.parent}")
+            if time.monotonic() > deadline:
+                raise NodeError(
+                    f"RabbitMQ did not answer on port {self.amqp_port} within {STARTED_WITHIN:.0f} s. "
+                    f"Its log: {self.log.parent}"
+                )
+            time.sleep(0.1)
+
+
+def epmd_program() -> str:
+    """Return Erlang's port mapper, which is not on the path on every system."""
+    found = shutil.which("epmd")
+    if found is None:
+        candidates = sorted(Path("/usr/lib/erlang").glob("erts-*/bin/epmd"))
+        found = str(candidates[-1]) if candidates else "epmd"
+    return found
+
+
+def is_open(host: str, port: int) -> bool:
+    """Tell whether anything listens there."""
+    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=3):
+        return True
+    return False
+
+
+def usual_node() -> Node:
+    """Return the node of this checkout, on RabbitMQ's usual ports where they are free."""
+    return Node(DATA, free_port(AMQP_PORT), free_port(MANAGEMENT_PORT))
+
+
+@contextlib.contextmanager
+def found_or_started() -> Iterator[str]:
+    """Give the URL of a RabbitMQ to use: AMQP_URL, one on localhost, or a private node for the time of the block."""
+    if url := os.environ.get("AMQP_URL"):
+        yield url
+    elif is_rabbitmq("localhost", AMQP_PORT):
+        yield f"amqp://guest:guest@localhost:{AMQP_PORT}/%2F"
+    else:
+        node = usual_node()
+        machine.say("Starting a private RabbitMQ (about ten seconds) ...")
+        node.start()
+        try:
+            yield node.url
+        finally:
+            node.stop()
+
+
+def main() -> int:
+    """Keep a private node running until Ctrl+C."""
+    argparse.ArgumentParser(
+        description="Run a private RabbitMQ until Ctrl+C, with its data in .rabbitmq/.",
+    ).parse_args()
+    machine.end_on_any_signal()
+    try:
+        if is_rabbitmq("localhost", AMQP_PORT):
+            print(f"A RabbitMQ already answers on localhost:{AMQP_PORT}; the scripts will use it.")
+            return 0
+        node = usual_node()
+        print("Starting a private RabbitMQ (about ten seconds) ...", flush=True)
+        node.start()
+        print(f"RabbitMQ is up.  Admin panel: {node.admin_url}  (user guest, password guest)")
+        if node.amqp_port != AMQP_PORT:
+            print(f"Port {AMQP_PORT} was taken. In the other terminals first:  export AMQP_URL='{node.url}'")
+        print("Its queues are kept in .rabbitmq/. To stop it press CTRL+C", flush=True)
+        try:
+            while not node.has_ended():
+                time.sleep(0.5)
+            raise NodeError(f"RabbitMQ has ended by itself. Its log: {node.log.parent}")
+        except KeyboardInterrupt:
+            print("\nStopping RabbitMQ ...", flush=True)
+        finally:
+            node.stop()
+    except (NodeError, machine.SetupError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print()
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+#!/usr/bin/env python3
+"""Checks everything: linter, format, types, and the tests against a RabbitMQ that they start themselves.
+
+    python3 tools/test.py                     all of it
+    python3 tools/test.py -k prompt           arguments go to pytest
+
+Sets up what is missing first. Leaves no process behind, and touches no RabbitMQ but its own.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+
+import machine
+import rabbitmq
+
+OLD_PIKA = "1.3.2"  # the oldest that is promised to work
+CHECKS = (
+    ["ruff", "check"],
+    ["ruff", "format", "--check"],
+    ["mypy", "emitter_of_tasks.py", "listening_worker.py", "task_queue.py", "tools"],
+)
+
+
+def set_up() -> None:
+    """Install what the checks need, and go on in the virtual environment.
+
+    Raises:
+        machine.SetupError: something can't be installed without a question.
+    """
+    rabbitmq.ensure_server()
+    if shutil.which("amqp-publish") is None and shutil.which("apt-get"):
+        machine.install("amqp-tools")  # another client, to send tasks that the emitter would not
+    machine.run_in_venv("requirements.txt", "tests/requirements.txt")
+    old_pika = machine.VENV / f"pika-{OLD_PIKA}"
+    if not old_pika.exists():
+        machine.say(f"Installing pika {OLD_PIKA} beside the newest ...")
+        machine.pip_install("--target", str(old_pika), f"pika=={OLD_PIKA}")
+
+
+def main() -> int:
+    """Run the checks and return the exit status of the first that fails."""
+    machine.end_on_any_signal()
+    try:
+        set_up()
+        for check in (*CHECKS, ["pytest", *sys.argv[1:]]):
+            machine.say(f"--- {' '.join(check)}")
+            status = subprocess.run([sys.executable, "-m", *check], cwd=machine.PROJECT).returncode
+            if status != 0:
+                return status
+    except machine.SetupError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -94,7 +94,7 @@ class Publisher:
         self._unconfirmed: dict[int, Task] = {}  # by delivery tag, in the order of publishing
         self._bytes = 0  # in both
         self._letters: list[tuple[Task, int] | None] = []  # a dead letter and how many there are besides, or none
-        self._holds_off = False
+        self._holds_off = self._said_full = False
         self._next_tag = 1
         self._largest = float("inf")  # bytes that RabbitMQ takes in one message, once it has told us
 
@@ -184,6 +184,7 @@ class Publisher:
             channel.basic_publish("", self.connection.queue, task.body, task.properties, mandatory=True)
 
     def _settle(self, task: Task, refused: str | None = None) -> None:
+        self._said_full = False
         self._bytes -= len(task.body)
         self.confirmed += not refused
         self.refused += bool(refused)
@@ -217,8 +218,10 @@ class Publisher:
         self._unsent.append(task)
         if not self._holds_off:
             self._holds_off = True
-            complain(" [*] RabbitMQ refuses tasks for now: is the queue full? Trying again ...")
             self.connection.call_later(REFUSED_PAUSE, self._hold_off_no_more)
+        if not self._said_full:
+            self._said_full = True
+            complain(" [*] RabbitMQ refuses tasks for now: is the queue full? Trying again ...")
 
     def _hold_off_no_more(self) -> None:
         self._holds_off = False

@@ -230,16 +230,23 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     node = Node(tmp_path_factory.mktemp("rabbitmq"), config="max_message_size = 16777216\n")
     node.start()
     yield Broker(node)
-    node.stop()
+    node.kill()
+
+
+@pytest.fixture(scope="session")
+def mortal_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """A second node, which tests may stop and kill."""
+    node = Node(tmp_path_factory.mktemp("mortal"))
+    yield node
+    node.kill()
 
 
 @pytest.fixture
-def own_broker(tmp_path: Path) -> Iterator[Broker]:
-    """A RabbitMQ of the test's own, to be stopped and killed."""
-    node = Node(tmp_path / "rabbitmq")
-    node.start()
-    yield Broker(node)
-    node.kill()
+def own_broker(mortal_node: Node) -> Broker:
+    """A RabbitMQ to be stopped and killed."""
+    if mortal_node.has_ended():
+        mortal_node.start()
+    return Broker(mortal_node)
 
 
 @pytest.fixture
@@ -260,6 +267,6 @@ def scripts(broker: Broker, tmp_path: Path, pika_version: str) -> Iterator[Scrip
 @pytest.fixture
 def own_scripts(own_broker: Broker, tmp_path: Path) -> Iterator[Scripts]:
     """The scripts on a RabbitMQ of the test's own."""
-    it = Scripts(own_broker, "tasks", tmp_path, "newest")
+    it = Scripts(own_broker, f"test-{uuid.uuid4().hex[:12]}", tmp_path, "newest")
     yield it
     it.end_all()

@@ -1,15 +1,13 @@
 """What listening_worker.py promises: one task at a time, acknowledged when it is done, handed back when it is not."""
 
-import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT, Broker, Scripts, eventually
+from conftest import PROJECT, Scripts, eventually
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -315,7 +313,6 @@ def test_the_log_of_a_worker(scripts: Scripts) -> None:
 # ---- What it costs
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="reads /proc")
 def test_an_idle_worker_costs_nothing_measurable(scripts: Scripts) -> None:
     worker = scripts.worker()
     stat = Path(f"/proc/{worker.process.pid}/stat")
@@ -327,13 +324,3 @@ def test_an_idle_worker_costs_nothing_measurable(scripts: Scripts) -> None:
     before, since = ticks(), time.monotonic()
     eventually(lambda: time.monotonic() > since + 5, "five seconds go by")
     assert ticks() - before <= 1  # of a hundredth of a second
-
-
-def test_the_worker_reads_what_it_says_it_needs() -> None:
-    """Imports run one way: a user's own program may import listening_worker without the emitter."""
-    code = "import sys, listening_worker; assert 'emitter_of_tasks' not in sys.modules"
-    subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=PROJECT, check=True)
-
-
-def test_a_broker_of_ones_own_is_a_fixture(broker: Broker) -> None:
-    assert broker.api("GET", "overview")["rabbitmq_version"]

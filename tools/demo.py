@@ -14,6 +14,7 @@ import argparse
 import collections
 import contextlib
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -76,10 +77,10 @@ class Cast:
             if process.poll() not in (None, 0):
                 raise DemoError(f"{name} ended with exit status {process.returncode}.")
 
-    def stop(self) -> None:
-        """Ask every process to end, and wait until it has."""
+    def stop(self, how: signal.Signals) -> None:
+        """Ask every process to end, and wait until it has: SIGTERM after the task in hand, SIGINT at once."""
         for process in self._processes.values():
-            process.terminate()
+            process.send_signal(how)
         for process in self._processes.values():
             try:
                 process.wait(ENDS_WITHIN)
@@ -109,8 +110,11 @@ def play(url: str, queue: str, file: Path, workers: int, log: Path) -> None:
             cast.check()
             time.sleep(0.05)
         cast.check()
-    finally:
-        cast.stop()
+    except BaseException:
+        cast.stop(signal.SIGINT)
+        raise
+    cast.stop(signal.SIGTERM)
+    cast.check()
 
 
 def events(log: Path, *names: str) -> list[Record]:

@@ -251,6 +251,7 @@ def found_or_started() -> Iterator[str]:
         yield f"amqp://guest:guest@localhost:{AMQP_PORT}/%2F"
     else:
         node = usual_node()
+        ensure_server()
         machine.say("Starting a private RabbitMQ (about ten seconds) ...")
         node.start()
         try:

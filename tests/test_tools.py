@@ -1,0 +1,120 @@
+"""The two commands and the private RabbitMQ, run as a person runs them, in copies of the project."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT, Broker, Run
+from rabbitmq import free_port, is_rabbitmq
+
+
+RUNS: list[Run] = []
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Iterator[Path]:
+    """A copy of the project, with the virtual environment of this one, which takes long to make."""
+    target = tmp_path / "copy"
+    shutil.copytree(PROJECT, target, ignore=shutil.ignore_patterns(".*", "__pycache__", "tests"))
+    (target / ".venv").symlink_to(PROJECT / ".venv")
+    yield target
+    left = [run for run in RUNS if run.process.poll() is None]
+    for run in left:
+        run.process.kill()
+        run.process.wait()
+    RUNS.clear()
+    assert left == []
+    assert processes_of(target) == []
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Return the command lines of the processes that run on something in a folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            texts = [(process / name).read_bytes().decode(errors="replace") for name in ("cmdline", "environ")]
+        except OSError:
+            continue
+        if str(folder) in "".join(texts):
+            found.append(texts[0].replace("\0", " "))
+    return found
+
+
+def run_tool(copy: Path, *arguments: str, **environment: str) -> Run:
+    base = {name: value for name, value in os.environ.items() if name not in ("AMQP_URL", "TASK_QUEUE")}
+    python = str(copy / ".venv" / "bin" / "python")
+    RUNS.append(Run([python, str(copy / "tools" / arguments[0]), *arguments[1:]], copy, {**base, **environment}))
+    return RUNS[-1]
+
+
+def demo_queues(broker: Broker) -> list[str]:
+    return [queue["name"] for queue in broker.api("GET", "queues") if queue["name"].startswith("demo-")]
+
+
+def test_the_demo_shows_who_did_what_and_leaves_nothing(copy: Path, broker: Broker) -> None:
+    tasks = copy / "tasks.txt"
+    tasks.write_text("one.\ntwo...\nthree.\nfour.\n")
+    demo = run_tool(copy, "demo.py", "--workers", "2", "--file", str(tasks), AMQP_URL=broker.url).ends()
+    assert demo.err == ""
+    for name in ("worker-1", "worker-2"):
+        assert f"{name}  |  [*] Waiting for tasks in queue demo-" in demo.out
+        assert re.search(rf"^{name}  \|     [1-3] \|   [3-5]\.\d s \| \d", demo.out, re.MULTILINE)
+        assert re.search(rf"^{name}  \| +\d=+", demo.out, re.MULTILINE)
+    assert "emitter   |  [x] Sent two..." in demo.lines
+    assert demo.lines[-1] == ("All 4 tasks were sent, received and done exactly once. Nothing is left in the queue.")
+    assert demo_queues(broker) == []
+
+
+def test_ctrl_c_in_the_demo_leaves_nothing(copy: Path, broker: Broker) -> None:
+    demo = run_tool(copy, "demo.py", AMQP_URL=broker.url)
+    demo.shows("1 of 7")
+    demo.send(signal.SIGINT)
+    demo.ends(130)
+    assert demo_queues(broker) == []
+
+
+def test_the_demo_fails_when_one_of_its_scripts_does(copy: Path, broker: Broker) -> None:
+    tasks = copy / "tasks.txt"
+    tasks.write_bytes(b"one.\nGr\xf6\xdfe\n")
+    demo = run_tool(copy, "demo.py", "--file", str(tasks), AMQP_URL=broker.url).ends(1)
+    assert "emitter   |  [!] Line 2 of" in demo.out
+    assert "emitter ended with exit status 1." in demo.err
+    assert demo_queues(broker) == []
+
+
+def test_what_the_demo_can_not_start_with_is_said(copy: Path) -> None:
+    assert "--file: there is no file no.csv" in run_tool(copy, "demo.py", "--file", "no.csv").ends(2).err
+    assert "--workers: at least one" in run_tool(copy, "demo.py", "--workers", "0").ends(2).err
+    demo = run_tool(copy, "demo.py", AMQP_URL="amqp://localhost:1").ends(1)
+    assert "Nothing listens at localhost:1" in demo.out + demo.err
+
+
+def test_a_private_rabbitmq_serves_the_scripts_and_keeps_their_tasks(copy: Path) -> None:
+    """Started, stopped, started again: the task that was sent before is done after."""
+    tool = copy / "tools" / "rabbitmq.py"
+    amqp_port, management_port = free_port(), free_port()
+    tool.write_text(
+        tool.read_text().replace(
+            "AMQP_PORT, MANAGEMENT_PORT = 5672, 15672", f"AMQP_PORT, MANAGEMENT_PORT = {amqp_port}, {management_port}"
+        )
+    )
+    for script in ("emitter_of_tasks.py --no-admin hello.", "listening_worker.py --burst --seconds-per-dot 0"):
+        broker = run_tool(copy, "rabbitmq.py")
+        broker.shows("RabbitMQ is up.", within=60)
+        url = f"amqp://localhost:{amqp_port}"
+        with urllib.request.urlopen(f"http://localhost:{management_port}/") as panel:
+            assert b"RabbitMQ Management" in panel.read()
+        assert "A RabbitMQ already answers" in run_tool(copy, "rabbitmq.py").ends().out
+        command = [sys.executable, *script.split()]
+        out = subprocess.check_output(command, cwd=copy, env={**os.environ, "AMQP_URL": url}, text=True)
+        broker.send(signal.SIGINT)
+        broker.ends(within=60)
+        assert not is_rabbitmq("localhost", amqp_port)
+    assert " [x] Received hello.\n     . 1 of 1\n [x] Done.\n" in out

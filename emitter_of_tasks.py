@@ -24,12 +24,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple, TextIO
 
-import pika
-from pika.channel import Channel
-
+# Before pika, because it says in words when pika is missing.
 from task_queue import Connection, EventLog, QueueError, SettingsError
 from task_queue import add_settings, dead_letters_of, default_name, nodes_in, queue_named
 from task_queue import complain, printable, say, text_of, use_any_text
+
+import pika
+from pika.channel import Channel
 
 WINDOW = 1000  # unconfirmed tasks; more bring little speed, and more to send again after a lost connection
 WINDOW_BYTES = 16 * 1024 * 1024  # in unconfirmed tasks, so that large ones do not fill the memory

@@ -25,12 +25,13 @@ import traceback
 from collections.abc import Callable
 from typing import NamedTuple
 
-import pika
-from pika.channel import Channel
-
+# Before pika, because it says in words when pika is missing.
 from task_queue import Connection, EventLog, QueueError, SettingsError
 from task_queue import add_settings, default_name, nodes_in, queue_named
 from task_queue import complain, printable, say, text_of, use_any_text
+
+import pika
+from pika.channel import Channel
 
 ACK_TIMEOUT_HOURS = 24.0
 BURST_PATIENCE = 0.1  # seconds without a task before --burst asks RabbitMQ whether the queue is empty

@@ -23,10 +23,16 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any, TextIO
 
-import pika
-import pika.exceptions
-from pika.adapters.select_connection import IOLoop
-from pika.channel import Channel
+try:
+    import pika
+    import pika.exceptions
+    from pika.adapters.select_connection import IOLoop
+    from pika.channel import Channel
+except ModuleNotFoundError:
+    raise SystemExit(
+        " [!] The Python package pika is missing. Install it with:  python3 -m pip install -r requirements.txt\n"
+        "After tools/demo.py it is enough to say:  . .venv/bin/activate"
+    ) from None
 
 DEFAULT_URL = "amqp://guest:guest@localhost:5672/%2F"
 DEFAULT_QUEUE = "tasks"

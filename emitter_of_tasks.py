@@ -231,9 +231,7 @@ class Publisher:
     def _on_lost(self, why: str) -> None:
         too_large = re.search(r"message size \d+ is larger than \D*(\d+)", why)
         if too_large:
-            self._largest = int(too_large[1])  # and all others are sent again
-        else:
-            complain(f" [!] {why}\n [*] Reconnecting; what is not confirmed will be sent again ...")
+            self._largest = int(too_large[1])
 
 
 def without_death(properties: pika.BasicProperties) -> pika.BasicProperties:

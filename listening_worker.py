@@ -161,10 +161,9 @@ class Consumer:
         channel.basic_qos(prefetch_count=1)
         self._subscribe()
 
-    def _on_lost(self, why: str) -> None:
+    def _on_lost(self, _why: str) -> None:
         self._delivered = None
         self._is_subscribed = False
-        complain(f" [!] {why}\n [*] Reconnecting ...")
 
     def _on_delivery(
         self, channel: Channel, method: pika.spec.Basic.Deliver, properties: pika.BasicProperties, body: bytes

@@ -179,6 +179,7 @@ class Connection:
         self._attempts = 0
         self._pause = FIRST_PAUSE
         self._was_ready = False
+        self._said = ""  # why there is no connection
         self._refusals: list[str] = []  # why no node could be used so far
         self._why_lost: Exception | None = None  # if it was the channel's end that ended the connection
         self._failure: BaseException | None = None  # for the main thread to raise, whichever thread met it
@@ -367,6 +368,9 @@ class Connection:
         self.channel = channel
         self._was_ready = True
         self._pause = FIRST_PAUSE
+        if self._said:
+            complain(" [*] Connected again.")
+            self._said = ""
         self._on_ready(channel)
 
     def _on_gone(self, _connection: Any, why: BaseException) -> None:
@@ -377,6 +381,9 @@ class Connection:
         self._why_lost = None
         if self._was_ready and not is_final:
             self._on_lost(words)
+            if words != self._said:
+                complain(f" [!] {words}\n [*] Reconnecting ...")
+                self._said = words
             # With jitter, so that a hundred workers do not all come back in the same moment.
             self._loop.call_later(self._pause * random.uniform(0.5, 1), self._connect)
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
@@ -431,6 +438,8 @@ def in_words(error: BaseException, node: pika.URLParameters, queue: str) -> tupl
         delete = f"rabbitmqctl -p '{vhost}' delete_queue {queue}"
         mend = f"Take another one with --queue NAME, or, if nothing in it is needed, delete it:  {delete}"
         return f"A queue of that name has other settings ({text}).\n{mend}", True
+    if code == 406 and "larger than" in text:
+        return f"RabbitMQ refuses a task that is too large ({text}).", False
     if code == 406 and "acknowledgement" in text:
         return f"A task took longer than RabbitMQ waits for its acknowledgement: see --ack-timeout ({text}).", False
     if code:

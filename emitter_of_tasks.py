@@ -27,14 +27,14 @@ from typing import BinaryIO, NamedTuple, TextIO
 # Before pika, because it says in words when pika is missing.
 from task_queue import Connection, EventLog, QueueError, SettingsError
 from task_queue import add_settings, dead_letters_of, default_name, nodes_in, queue_named
-from task_queue import complain, printable, say, text_of, use_any_text
+from task_queue import complain, printable, run, say, text_of
 
 import pika
 from pika.channel import Channel
 
 WINDOW = 1000  # unconfirmed tasks; more bring little speed, and more to send again after a lost connection
 WINDOW_BYTES = 16 * 1024 * 1024  # in unconfirmed tasks, so that large ones do not fill the memory
-REFUSED_PAUSE = 1.0  # seconds until a task that RabbitMQ refused for now is tried again
+FULL_PAUSE = 1.0  # seconds until tasks are tried again that a full queue did not take
 LAST_CONFIRMS = 1.0  # seconds after Ctrl+C for confirms that are on their way
 PROGRESS_EVERY = 0.2  # seconds
 
@@ -50,13 +50,13 @@ class Task(NamedTuple):
         body: its text in UTF-8; of a dead letter, any bytes.
         properties: the message's; the message_id stays the same when it is sent again.
         line: where it begins in the input, if that is a file or a pipe.
-        settle_letter: of a dead letter, acknowledges it where it came from.
+        acknowledge_letter: of a dead letter, removes it from where it came.
     """
 
     body: bytes
     properties: pika.BasicProperties
     line: int | None = None
-    settle_letter: Callable[[], None] | None = None
+    acknowledge_letter: Callable[[], None] | None = None
 
 
 def new_task(text: str, line: int | None = None) -> Task:
@@ -87,7 +87,7 @@ class Publisher:
         name: str,
         on_settled: Callable[[Task, str | None], None],
     ) -> None:
-        self.connection = Connection(nodes, queue, name, self._on_ready, self._on_lost, background=self._report)
+        self.connection = Connection(nodes, queue, name, self._on_ready, self._on_lost, background=self._hand_on)
         self.confirmed = self.refused = 0
         self._on_settled = on_settled
         self._settled: deque[tuple[Task, str | None]] = deque()  # and not reported yet
@@ -121,9 +121,9 @@ class Publisher:
         deadline = time.monotonic() + seconds
         while not enough() and time.monotonic() < deadline:
             with self.connection as connection:
-                connection.wait(lambda: self._settled or enough(), seconds)
-            self._report()
-        self._report()
+                connection.wait(lambda: self._settled or enough(), deadline - time.monotonic())
+            self._hand_on()
+        self._hand_on()
 
     def pending(self) -> int:
         """Return how many tasks are neither confirmed nor refused for good."""
@@ -139,7 +139,7 @@ class Publisher:
         Raises:
             InputError: some can't be had, because a connection that was lost holds them still.
         """
-        total = None  # counted once, or a task that fails again at once would go round for ever
+        total = None  # taken once, or a task that fails again at once would go round for ever
         while total is None or self.confirmed + self.pending() < total:
             letter = self._fetch_dead_letter()
             if letter is None:
@@ -147,8 +147,10 @@ class Publisher:
             task, others = letter
             total = others + 1 if total is None else total
             yield task
+        if total is None:
+            say(f" [*] No dead letters in {dead_letters_of(self.connection.queue)}.")
         if missing := (total or 0) - self.confirmed - self.pending():
-            raise InputError(f"{tasks(missing)} can't be had for now. Run this again in a minute.")
+            raise InputError(f"{counted(missing)} can't be had for now. Run this again in a minute.")
 
     def _fetch_dead_letter(self) -> tuple[Task, int] | None:
         self._letters.clear()
@@ -164,10 +166,10 @@ class Publisher:
         self, channel: Channel, method: pika.spec.Basic.GetOk, properties: pika.BasicProperties, body: bytes
     ) -> None:
         tag = method.delivery_tag or 0
-        task = Task(body, without_death(properties), settle_letter=lambda: channel.basic_ack(tag))
+        task = Task(body, without_death(properties), acknowledge_letter=lambda: channel.basic_ack(tag))
         self._letters.append((task, method.message_count or 0))
 
-    def _report(self) -> None:
+    def _hand_on(self) -> None:
         with contextlib.suppress(IndexError):  # when there is no more; the other thread may be at it too
             while True:
                 self._on_settled(*self._settled.popleft())
@@ -197,7 +199,7 @@ class Publisher:
         channel.confirm_delivery(self._on_confirm)
         channel.add_callback(lambda _: self._letters.append(None), [pika.spec.Basic.GetEmpty], one_shot=False)
         # A dead letter that was not acknowledged is in its queue again, and will be fetched again.
-        again = [task for task in self.pending_tasks() if task.settle_letter is None]
+        again = [task for task in self.pending_tasks() if task.acknowledge_letter is None]
         self._unsent, self._unconfirmed, self._next_tag = deque(again), {}, 1
         self._bytes = sum(len(task.body) for task in again)
         self._send()
@@ -211,18 +213,18 @@ class Publisher:
             if isinstance(frame.method, pika.spec.Basic.Nack):
                 self._hold_off(task)
                 continue
-            if task.settle_letter is not None:
-                task.settle_letter()
+            if task.acknowledge_letter is not None:
+                task.acknowledge_letter()
             self._settle(task)
 
     def _hold_off(self, task: Task) -> None:
         self._unsent.append(task)
         if not self._holds_off:
             self._holds_off = True
-            self.connection.call_later(REFUSED_PAUSE, self._hold_off_no_more)
+            self.connection.call_later(FULL_PAUSE, self._hold_off_no_more)
         if not self._said_full:
             self._said_full = True
-            complain(" [*] RabbitMQ refuses tasks for now: is the queue full? Trying again ...")
+            complain(" [*] The queue takes no tasks for now: is it full? Trying again ...")
 
     def _hold_off_no_more(self) -> None:
         self._holds_off = False
@@ -368,7 +370,7 @@ class Report:
         if self._source is not None:
             seconds = time.monotonic() - self._started
             margin = "" if self._next_progress == float("inf") else "\x1b[K"
-            say(f"{margin} [x] Sent {tasks(self._sent)} in {seconds:.1f} s ({self._sent / seconds:,.0f}/s).")
+            say(f"{margin} [x] Sent {counted(self._sent)} in {seconds:.1f} s ({self._sent / seconds:,.0f}/s).")
 
     def _show_progress(self) -> None:
         now = time.monotonic()
@@ -386,10 +388,10 @@ def what_is_left(publisher: Publisher, source: Source | None) -> list[str]:
     if source is None:
         return [f"Not confirmed: {printable(text_of(task.body))}" for task in pending]
     line = min([source.next_line, *(task.line for task in pending if task.line)])
-    return [f"{tasks(publisher.confirmed)} confirmed. Go on from line {line} of {source.name}."]
+    return [f"{counted(publisher.confirmed)} confirmed. Go on from line {line} of {source.name}."]
 
 
-def tasks(number: int) -> str:
+def counted(number: int) -> str:
     """Return `1 task`, `2 tasks` and so on."""
     return f"{number:,} task{'' if number == 1 else 's'}"
 
@@ -402,9 +404,13 @@ def is_terminal(stream: TextIO | None) -> bool:
 def offer_admin_panel(answer: bool | None, url: str) -> None:
     """Open the queues' page of RabbitMQ's admin panel, if the person wants it. Without an answer, ask at a terminal."""
     if answer is None and is_terminal(sys.stdin) and is_terminal(sys.stdout):
-        with contextlib.suppress(EOFError, UnicodeError):
-            typed = input("Would you like to monitor RabbitMQ queues? y or n ")
-            answer = typed.strip().lower() in ("y", "yes")
+        typed = "?"
+        while typed not in ("y", "yes", "n", "no", ""):
+            try:
+                typed = input("Would you like to monitor RabbitMQ queues? y or n ").strip().lower()
+            except (EOFError, UnicodeError):
+                typed = ""
+        answer = typed.startswith("y")
     if answer:
         import webbrowser  # only here: it takes long to load
         from urllib.parse import urlsplit
@@ -422,7 +428,7 @@ def offer_admin_panel(answer: bool | None, url: str) -> None:
 # ---- The way of it
 
 
-def settings(arguments: list[str] | None) -> argparse.Namespace:
+def settings() -> argparse.Namespace:
     """Return what the command line asks for."""
     parser = argparse.ArgumentParser(
         description="Send tasks to a RabbitMQ queue, and say so when RabbitMQ has confirmed them.",
@@ -437,7 +443,7 @@ def settings(arguments: list[str] | None) -> argparse.Namespace:
     admin_help = "open RabbitMQ's admin panel, or do not, without asking"
     flag("--admin", action=argparse.BooleanOptionalAction, help=admin_help)
     flag("--admin-url", metavar="URL", help="the panel's address (default: http://HOST:15672/#/queues)")
-    chosen = parser.parse_args(arguments)
+    chosen = parser.parse_args()
     if bool(chosen.words) + bool(chosen.file) + chosen.retry_dead_letters > 1:
         parser.error("give either words, or --file, or --retry-dead-letters")
     chosen.task = " ".join(chosen.words)
@@ -448,31 +454,16 @@ def settings(arguments: list[str] | None) -> argparse.Namespace:
     return chosen
 
 
-def send(publisher: Publisher, todo: Iterator[Task], one_by_one: bool) -> None:
-    """Publish the tasks, and wait until each is confirmed or refused."""
-    with contextlib.closing(publisher.connection) as connection:
-        connection.open()
-        try:
-            for task in todo:
-                publisher.publish(task)
-                if one_by_one:
-                    publisher.wait()
-            publisher.wait()
-        except InputError:
-            publisher.wait()
-            raise
-        except KeyboardInterrupt:
-            publisher.wait(seconds=LAST_CONFIRMS)
-            raise
-
-
 def emit(chosen: argparse.Namespace) -> int:
     """Send what was asked for, say what came of it, and return the exit status."""
-    nodes, name = nodes_in(chosen.url), default_name("emitter")
-    asks = is_terminal(sys.stdin) and not (chosen.words or chosen.file or chosen.retry_dead_letters)
-    source = None if asks or chosen.words or chosen.retry_dead_letters else Source(chosen.file or "-")
-    report = Report(EventLog(chosen.log_file, name), source, chosen.verbose)
-    publisher = Publisher(nodes, queue_named(chosen.queue), name, report.settled)
+    nodes, queue, name = nodes_in(chosen.url), queue_named(chosen.queue), default_name("emitter")
+    log = EventLog(chosen.log_file, name)
+    asks = is_terminal(sys.stdin) and not (chosen.task or chosen.file or chosen.retry_dead_letters)
+    source = None if asks or chosen.task or chosen.retry_dead_letters else Source(chosen.file or "-")
+    offer_admin_panel(chosen.admin, chosen.admin_url or f"http://{nodes[0].host}:15672/#/queues")
+
+    report = Report(log, source, chosen.verbose)
+    publisher = Publisher(nodes, queue, name, report.settled)
     if source is not None:
         todo = source.tasks()
     elif chosen.retry_dead_letters:
@@ -482,8 +473,8 @@ def emit(chosen: argparse.Namespace) -> int:
 
     status = 1
     try:
-        offer_admin_panel(chosen.admin, chosen.admin_url or f"http://{nodes[0].host}:15672/#/queues")
-        send(publisher, todo, one_by_one=asks)
+        with contextlib.closing(publisher.connection):
+            send(publisher, todo, wait_for_each=asks)
         status = 1 if publisher.refused else 0
     except KeyboardInterrupt:
         say("")
@@ -497,10 +488,26 @@ def emit(chosen: argparse.Namespace) -> int:
     return status
 
 
-def main(arguments: list[str] | None = None) -> int:
+def send(publisher: Publisher, todo: Iterator[Task], wait_for_each: bool) -> None:
+    """Publish the tasks, and wait until each is confirmed or refused."""
+    publisher.connection.open()
+    try:
+        for task in todo:
+            publisher.publish(task)
+            if wait_for_each:
+                publisher.wait()
+        publisher.wait()
+    except InputError:
+        publisher.wait()
+        raise
+    except KeyboardInterrupt:
+        publisher.wait(seconds=LAST_CONFIRMS)
+        raise
+
+
+def main() -> int:
     """Run the emitter and return its exit status."""
-    use_any_text()
-    chosen = settings(arguments)
+    chosen = settings()
     try:
         return emit(chosen)
     except SettingsError as error:
@@ -509,4 +516,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -19,7 +19,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -28,7 +27,7 @@ from typing import NamedTuple
 # Before pika, because it says in words when pika is missing.
 from task_queue import Connection, EventLog, QueueError, SettingsError
 from task_queue import add_settings, default_name, nodes_in, queue_named
-from task_queue import complain, printable, say, text_of, use_any_text
+from task_queue import complain, printable, run, say, text_of
 
 import pika
 from pika.channel import Channel
@@ -45,7 +44,8 @@ class Task(NamedTuple):
         body: the message's body, whatever its bytes are.
         message_id: the same at each delivery, to know a task again; None if its sender set none.
         redelivered: it was handed out before, so it may have been done in part or whole.
-        delivery_count: its failed tries so far, of which RabbitMQ allows 20.
+        delivery_count: its tries that ended without acknowledgement; after too many it becomes a dead letter.
+        channel, delivery_tag, received: what this module needs to settle it.
     """
 
     body: bytes
@@ -109,18 +109,18 @@ class Consumer:
 
     def reject(self, last: bool) -> bool:
         """Give the task in hand back as failed, which counts against its delivery limit."""
-        return self._settle(lambda task: task.channel.basic_reject(task.delivery_tag), last)
+        return self._settle(lambda task: task.channel.basic_reject(task.delivery_tag, requeue=True), last)
 
     def requeue(self) -> bool:
-        """Give the task in hand back as not done, which from RabbitMQ 4.3 on does not count."""
-        return self._settle(lambda task: task.channel.basic_nack(task.delivery_tag), last=True)
+        """Give the task in hand back as not done, which counts too before RabbitMQ 4.3."""
+        return self._settle(lambda task: task.channel.basic_nack(task.delivery_tag, requeue=True), last=True)
 
     def close(self) -> None:
         """Give back a task that came too late, and close the connection."""
-        if self._delivered is not None:
-            self.in_hand = self._delivered
-            self.requeue()
-        self.connection.close()
+        with contextlib.closing(self.connection):
+            if self._delivered is not None:
+                self.in_hand = self._delivered
+                self.requeue()
 
     def _settle(self, answer: Callable[[Task], None], last: bool) -> bool:
         with self.connection as connection:
@@ -210,13 +210,13 @@ def listen(
             taken = 0
             while taken != max_tasks and (task := consumer.next(burst)):
                 taken += 1
-                do(task, perform, consumer, log, last=taken == max_tasks)
+                handle(task, perform, consumer, log, last=taken == max_tasks)
         except KeyboardInterrupt:
             hand_back(consumer, log)
     say(" [*] Stopped.")
 
 
-def do(task: Task, perform: Perform, consumer: Consumer, log: EventLog, last: bool) -> None:
+def handle(task: Task, perform: Perform, consumer: Consumer, log: EventLog, last: bool) -> None:
     """Perform one task, and tell RabbitMQ, the person and the log how it went."""
 
     def record(event: str, **more: object) -> None:
@@ -240,6 +240,14 @@ def do(task: Task, perform: Perform, consumer: Consumer, log: EventLog, last: bo
         record("ack-lost", seconds=task.seconds())
 
 
+def reason_of(error: BaseException) -> str:
+    """Return in one line why a task failed; of an error in Python code with its place."""
+    if isinstance(error, CommandFailed):
+        return str(error)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({os.path.basename(place.filename)}, line {place.lineno})"
+
+
 def hand_back(consumer: Consumer, log: EventLog) -> None:
     """Put the task in hand, if any, back into the queue, where another worker finds it."""
     task = consumer.in_hand
@@ -254,15 +262,7 @@ def hand_back(consumer: Consumer, log: EventLog) -> None:
 
 
 class CommandFailed(Exception):
-    """The text says how."""
-
-
-def reason_of(error: BaseException) -> str:
-    """Return in one line why a task failed; of an error in Python code with its place."""
-    if isinstance(error, CommandFailed):
-        return str(error)
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({os.path.basename(place.filename)}, line {place.lineno})"
+    """A command did not succeed; the text says how it ended."""
 
 
 def sleeping(seconds_per_dot: float) -> Perform:
@@ -285,9 +285,9 @@ def running(command: str) -> Perform:
     """
     try:
         words = shlex.split(command)
-        program = words[0]
-    except (ValueError, IndexError) as error:
-        raise SettingsError(f"--run '{command}' is not a command ({error}).") from None
+    except ValueError as error:
+        raise SettingsError(f"--run '{command}' is not a command: {error}.") from None
+    program = words[0] if words else ""
     if shutil.which(program) is None:
         raise SettingsError(f"--run: there is no command {program} here that may be executed.")
 
@@ -298,7 +298,7 @@ def running(command: str) -> Perform:
         try:
             process.communicate(task.body)
         except BaseException:
-            end(process)
+            end_command(process)
             raise
         if process.returncode < 0:
             raise CommandFailed(f"{program} was killed by {signal.Signals(-process.returncode).name}")
@@ -308,47 +308,46 @@ def running(command: str) -> Perform:
     return perform
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
+def end_command(process: subprocess.Popen[bytes]) -> None:
     """End a command with its children: asked at first, then, after a while or a second Ctrl+C, killed."""
+
+    def signal_all(name: str) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if hasattr(os, "killpg"):
+                os.killpg(process.pid, getattr(signal, name))
+            else:  # Windows knows no process groups
+                process.kill()
+
     try:
-        signal_all(process, "SIGTERM")
+        signal_all("SIGTERM")
         process.wait(COMMAND_GRACE)
     except (subprocess.TimeoutExpired, KeyboardInterrupt):
         pass
     finally:
-        signal_all(process, "SIGKILL")
+        signal_all("SIGKILL")
         process.wait()
-
-
-def signal_all(process: subprocess.Popen[bytes], number: str) -> None:
-    """Send a signal to a command and its children; where the system has no process groups, end the command."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        if hasattr(os, "killpg"):
-            os.killpg(process.pid, getattr(signal, number))
-        else:
-            process.kill()
 
 
 # ---- The command line
 
 
-def number(text: str) -> float:
-    """Read a number that is not negative."""
-    value = float(text)
-    if not 0 <= value <= 1e9:
-        raise ValueError
-    return value
+def at_least_0(text: str) -> float:
+    """Read a number."""
+    with contextlib.suppress(ValueError):
+        if 0 <= (value := float(text)) <= 1e9:
+            return value
+    raise argparse.ArgumentTypeError(f"{text} is not a number from 0 on")
 
 
-def count(text: str) -> int:
-    """Read a whole number from 1 on."""
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
+def at_least_1(text: str) -> int:
+    """Read a whole number."""
+    with contextlib.suppress(ValueError):
+        if (value := int(text)) >= 1:
+            return value
+    raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 on")
 
 
-def settings(arguments: list[str] | None) -> argparse.Namespace:
+def settings() -> argparse.Namespace:
     """Return what the command line asks for."""
     parser = argparse.ArgumentParser(
         description="Take one task at a time from a RabbitMQ queue, do it, and acknowledge it."
@@ -356,35 +355,28 @@ def settings(arguments: list[str] | None) -> argparse.Namespace:
     flag = parser.add_argument
     add_settings(parser)
     flag("--name", help="the worker's name in the admin panel and in the log (default: worker-HOST-PID)")
-    flag("--seconds-per-dot", type=number, default=1.0, metavar="S", help="(default: 1)")
+    flag("--seconds-per-dot", type=at_least_0, default=1.0, metavar="S", help="(default: 1)")
     flag("--run", metavar="COMMAND", help="the work: {} becomes the task's text, its body is on standard input")
     flag("--burst", action="store_true", help="stop when the queue is empty")
-    flag("--max-tasks", type=count, metavar="N", help="stop after N tasks")
+    flag("--max-tasks", type=at_least_1, metavar="N", help="stop after N tasks")
     ack_help = "how long a task may take before RabbitMQ takes it back (default: 24)"
-    flag("--ack-timeout", type=number, default=ACK_TIMEOUT_HOURS, metavar="HOURS", help=ack_help)
-    return parser.parse_args(arguments)
+    flag("--ack-timeout", type=at_least_0, default=ACK_TIMEOUT_HOURS, metavar="HOURS", help=ack_help)
+    return parser.parse_args()
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main() -> int:
     """Run the worker and return its exit status."""
-    use_any_text()
-    chosen = settings(arguments)
+    options = vars(settings())
+    seconds_per_dot, command = options.pop("seconds_per_dot"), options.pop("run")
     try:
-        listen(
-            sleeping(chosen.seconds_per_dot) if chosen.run is None else running(chosen.run),
-            url=chosen.url,
-            queue=chosen.queue,
-            name=chosen.name,
-            burst=chosen.burst,
-            max_tasks=chosen.max_tasks,
-            ack_timeout=chosen.ack_timeout,
-            log_file=chosen.log_file,
-        )
+        listen(sleeping(seconds_per_dot) if command is None else running(command), **options)
     except QueueError as error:
         complain(f" [!] {error}")
         return error.exit_code
+    except KeyboardInterrupt:  # one more, while the first was obeyed
+        pass
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

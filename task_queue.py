@@ -15,7 +15,6 @@ import random
 import re
 import signal
 import socket
-import ssl
 import sys
 import threading
 import time
@@ -36,6 +35,8 @@ except ModuleNotFoundError:
 
 DEFAULT_URL = "amqp://guest:guest@localhost:5672/%2F"
 DEFAULT_QUEUE = "tasks"
+# Not -1, which RabbitMQ 4 takes for no limit, but 3.x for one that is passed already: what is given back is gone.
+NO_DELIVERY_LIMIT = 1_000_000_000
 DELIVERY_LIMIT = 20  # failed tries; the default of RabbitMQ 4, which 3.x has to be told
 
 KEEPER_DELAY = 0.02  # seconds the main thread may be elsewhere before the keeper drives; shorter tasks never wake it
@@ -132,7 +133,7 @@ def declare_queues(channel: Channel, queue: str, then: Callable[[], None]) -> No
         "x-dead-letter-strategy": "at-least-once",
         "x-overflow": "reject-publish",
     }
-    kept = {"x-queue-type": "quorum", "x-delivery-limit": -1}
+    kept = {"x-queue-type": "quorum", "x-delivery-limit": NO_DELIVERY_LIMIT}
     channel.queue_declare(dead_letters_of(queue), durable=True, arguments=kept, callback=lambda _: None)
     # pika sends it when the first is answered.
     channel.queue_declare(queue, durable=True, arguments=arguments, callback=lambda _: then())
@@ -248,9 +249,9 @@ class Connection:
 
     def close(self) -> None:
         """Send what is still to be sent, such as the last acknowledgement, and close."""
-        self._closing.set()
-        with contextlib.suppress(KeyboardInterrupt), self:
-            self._interrupted = False
+        self._closing.set()  # from here on, Ctrl+C has nothing to interrupt
+        self._interrupted, self._failure = False, None
+        with self:
             if self._pika is not None and self._pika.is_open:
                 self._pika.close()
                 self.wait(lambda: self._pika is None, CLOSE_WITHIN)
@@ -276,7 +277,7 @@ class Connection:
         self._in_pika = False
         if not self._main_left.is_set():
             self._main_left.set()
-        if self._interrupted:
+        if self._interrupted and not self._closing.is_set():
             self._interrupted = False
             raise KeyboardInterrupt
 
@@ -299,9 +300,9 @@ class Connection:
         self.stop_asked = True
         if finish_first:
             return
-        if not self._in_pika:
+        self._interrupted = self._in_pika or self._closing.is_set()
+        if not self._interrupted:
             raise KeyboardInterrupt
-        self._interrupted = True
 
     # Who drives the loop.
 
@@ -368,6 +369,7 @@ class Connection:
         self.channel = channel
         self._was_ready = True
         self._pause = FIRST_PAUSE
+        self._refusals.clear()
         if self._said:
             complain(" [*] Connected again.")
             self._said = ""
@@ -398,53 +400,53 @@ class Connection:
 # ---- Words for errors
 
 
+# What pika says (of the innermost exception), what we say, and whether it is of no use to try again.
+WORDS: list[tuple[str, str, bool]] = [
+    ("^gaierror", "No machine named {host} is known: check the host in --url or AMQP_URL.", False),
+    ("^ConnectionRefused", "Nothing listens at {at}: is RabbitMQ running there?{start}", False),
+    ("^SSLCertVerification", "The certificate of {at} is not accepted: {why}", False),
+    ("^SSL", "No TLS with {at} ({why}): is that its TLS port? amqp:// is without TLS.", False),
+    ("^[A-Za-z]*[Tt]imeout", "{at} does not answer: a firewall in between, or a RabbitMQ that hangs?", False),
+    ("^Incompatible", "{at} does not speak AMQP 0-9-1. Is it a TLS port? Then the URL begins with amqps://", False),
+    (r"\(403\).*Login was refused", "RabbitMQ at {at} refused user {user} with this password.\n{login}", True),
+    (r"\(403\)", "User {user} may not do this ({why}).\n{allow}", True),
+    (r"\(530\).*not found", "RabbitMQ at {at} has no virtual host {vhost}.\n{add_vhost}", True),
+    (r"\(530\)", "RabbitMQ at {at} lets user {user} not into virtual host {vhost} ({why}).\n{allow}", True),
+    (r"\(406\).*inequivalent", "A queue of that name has other settings ({why}).\n{delete}", True),
+    (r"\(406\).*larger than", "RabbitMQ refuses a task that is too large ({why}).", False),
+    (r"\(406\).*acknowledgement", "RabbitMQ waits no longer for an acknowledgement: see --ack-timeout ({why}).", False),
+    (r"\(\d{3}\)", "RabbitMQ at {at} closed the connection ({why}).", False),
+    ("", "The connection to RabbitMQ at {at} was lost ({why}).", False),
+]
+
+
 def in_words(error: BaseException, node: pika.URLParameters, queue: str) -> tuple[str, bool]:
     """Say what went wrong and what mends it; and whether it is final, so that trying again is of no use."""
     error = root_cause(error)
-    host, at, vhost = node.host, f"{node.host}:{node.port}", node.virtual_host
-    is_local = host in ("localhost", "127.0.0.1", "::1")
-    user = getattr(node.credentials, "username", "")
-    reply = re.search(r"\((\d{3})\) ['\"](.*)['\"]", repr(error))
-    code, text = (int(reply[1]), printable(reply[2])) if reply else (0, "")
-    allow = f"Allow it with:  rabbitmqctl set_permissions -p '{vhost}' {user} '.*' '.*' '.*'"
-
     if isinstance(error, QueueError):
         return str(error), False
-    if isinstance(error, socket.gaierror):
-        return f"No machine named {host} is known: check the host in --url or AMQP_URL.", False
-    if isinstance(error, ConnectionRefusedError):
-        start = "\nStart one with:  python3 tools/rabbitmq.py" if is_local else ""
-        return f"Nothing listens at {at}: is RabbitMQ running there?{start}", False
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"The certificate of {at} is not accepted: {error.verify_message}.", False
-    if isinstance(error, ssl.SSLError):
-        return f"No TLS with {at} ({error.reason}): is that its TLS port? amqp:// is without TLS.", False
-    if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
-        return f"{at} does not answer: a firewall in between, or a RabbitMQ that hangs?", False
-    if isinstance(error, pika.exceptions.IncompatibleProtocolError):
-        return f"{at} does not speak AMQP 0-9-1. Is it a TLS port? Then the URL begins with amqps://", False
-    if code == 403 and "Login" in text:
-        mend = f"Set the password with:  rabbitmqctl change_password {user} PASSWORD"
-        if user == "guest" and not is_local:
-            mend = "guest may log in on the same machine only. Add a user:  rabbitmqctl add_user NAME PASSWORD"
-        return f"RabbitMQ at {at} refused user {user} with this password.\n{mend}", True
-    if code == 403:
-        return f"User {user} may not do this ({text}).\n{allow}", True
-    if code == 530 and "not found" in text:
-        return f"RabbitMQ at {at} has no virtual host {vhost}.\nAdd it with:  rabbitmqctl add_vhost '{vhost}'", True
-    if code == 530:
-        return f"RabbitMQ at {at} lets user {user} not into virtual host {vhost} ({text}).\n{allow}", True
-    if code == 406 and "inequivalent" in text:
-        delete = f"rabbitmqctl -p '{vhost}' delete_queue {queue}"
-        mend = f"Take another one with --queue NAME, or, if nothing in it is needed, delete it:  {delete}"
-        return f"A queue of that name has other settings ({text}).\n{mend}", True
-    if code == 406 and "larger than" in text:
-        return f"RabbitMQ refuses a task that is too large ({text}).", False
-    if code == 406 and "acknowledgement" in text:
-        return f"A task took longer than RabbitMQ waits for its acknowledgement: see --ack-timeout ({text}).", False
-    if code:
-        return f"RabbitMQ at {at} closed the connection ({code} {text}).", False
-    return f"The connection to RabbitMQ at {at} was lost ({printable(str(error)) or type(error).__name__}).", False
+    reply = re.search(r"\(\d{3}\) ['\"](.*)['\"]", repr(error))  # as RabbitMQ gives it: (403) 'ACCESS_REFUSED - ...'
+    user, vhost = getattr(node.credentials, "username", ""), node.virtual_host
+    is_local = node.host in ("localhost", "127.0.0.1", "::1")
+    login = f"Set the password with:  rabbitmqctl change_password {user} PASSWORD"
+    if user == "guest" and not is_local:
+        login = "guest may log in on the same machine only. Add a user:  rabbitmqctl add_user NAME PASSWORD"
+    facts = {
+        "host": node.host,
+        "at": f"{node.host}:{node.port}",
+        "user": user,
+        "vhost": vhost,
+        "why": printable(reply[1] if reply else str(error) or type(error).__name__),
+        "login": login,
+        "start": "\nStart one with:  python3 tools/rabbitmq.py" if is_local else "",
+        "allow": f"Allow it with:  rabbitmqctl set_permissions -p '{vhost}' {user} '.*' '.*' '.*'",
+        "add_vhost": f"Add it with:  rabbitmqctl add_vhost '{vhost}'",
+        "delete": "Take another one with --queue NAME, or, if nothing in it is needed, delete it:  "
+        f"rabbitmqctl -p '{vhost}' delete_queue {queue}",
+    }
+    names = " ".join([type(error).__name__, repr(error)])
+    sentence, is_final = next((words, final) for pattern, words, final in WORDS if re.search(pattern, names))
+    return sentence.format(**facts), is_final
 
 
 def root_cause(error: BaseException) -> BaseException:
@@ -475,11 +477,17 @@ def complain(text: str) -> None:
     say(text, sys.stderr)
 
 
-def use_any_text() -> None:
-    """Have an escape printed for what the terminal's encoding can't show, instead of raising UnicodeEncodeError."""
+def run(main: Callable[[], int]) -> None:
+    """Run a script and end with the exit status it returns; Ctrl+C is never a traceback."""
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
+        if stream is not None:  # an escape for what the terminal's encoding can't show, instead of an error
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        status = main()
+    except KeyboardInterrupt:
+        status = 130
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Python's own way out is nothing to interrupt
+    sys.exit(status)
 
 
 def text_of(body: bytes) -> str:

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -147,6 +148,7 @@ class Relay:
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"amqp://guest:guest@127.0.0.1:{self.listener.getsockname()[1]}/%2F"
         self.sockets: list[socket.socket] = []
+        self.delay = 0.0  # seconds, for what comes from the broker
         threading.Thread(target=self.accept, daemon=True).start()
 
     def accept(self) -> None:
@@ -163,6 +165,8 @@ class Relay:
     def copy(self, source: socket.socket, target: socket.socket) -> None:
         try:
             while data := source.recv(65536):
+                if source.getpeername()[1] == self.port:
+                    time.sleep(self.delay)
                 target.sendall(data)
         except OSError:
             pass
@@ -232,6 +236,12 @@ def test_a_worker_that_reconnects_in_the_middle_of_a_task_holds_no_second_one(sc
     scripts.emit("short")
     second.shows("Received short")
     assert scripts.broker.counts(scripts.queue)[1] == 1
+
+
+def test_burst_does_not_end_early_where_the_network_is_slow(scripts: Scripts, relay: Relay) -> None:
+    scripts.emit(stdin=b"one\ntwo\nthree\n")
+    relay.delay = 0.3
+    assert scripts.work("--url", relay.url).out.count("Done.") == 3
 
 
 def test_an_emitter_sends_again_what_was_not_confirmed(scripts: Scripts, relay: Relay) -> None:

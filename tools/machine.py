@@ -89,10 +89,9 @@ def run_in_venv(*requirements: str) -> None:
     Raises:
         SetupError: the environment can't be made; the text says why.
     """
-    if Path(sys.prefix).resolve() == VENV.resolve():
-        return
     ensure_venv(*requirements)
-    os.execv(VENV_PYTHON, [str(VENV_PYTHON), *sys.argv])
+    if Path(sys.prefix).resolve() != VENV.resolve():
+        os.execv(VENV_PYTHON, [str(VENV_PYTHON), *sys.argv])
 
 
 def clean_environment() -> dict[str, str]:

@@ -17,10 +17,11 @@ import machine
 import rabbitmq
 
 OLD_PIKA = "1.3.2"  # the oldest that is promised to work
+SCRIPTS = ("emitter_of_tasks.py", "listening_worker.py", "task_queue.py")
 CHECKS = (
-    ["ruff", "check"],
-    ["ruff", "format", "--check"],
-    ["mypy", "emitter_of_tasks.py", "listening_worker.py", "task_queue.py", "tools"],
+    ["ruff", "check", *SCRIPTS, "tools", "tests"],
+    ["ruff", "format", "--check", *SCRIPTS, "tools", "tests"],
+    ["mypy", *SCRIPTS, "tools"],
 )
 
 

@@ -50,13 +50,13 @@ class Task(NamedTuple):
         body: its text in UTF-8; of a dead letter, any bytes.
         properties: the message's; the message_id stays the same when it is sent again.
         line: where it begins in the input, if that is a file or a pipe.
-        acknowledge_letter: of a dead letter, removes it from where it came.
+        letter: of a dead letter, the channel that it came by and its delivery tag there.
     """
 
     body: bytes
     properties: pika.BasicProperties
     line: int | None = None
-    acknowledge_letter: Callable[[], None] | None = None
+    letter: tuple[Channel, int] | None = None
 
 
 def new_task(text: str, line: int | None = None) -> Task:
@@ -165,8 +165,7 @@ class Publisher:
     def _on_letter(
         self, channel: Channel, method: pika.spec.Basic.GetOk, properties: pika.BasicProperties, body: bytes
     ) -> None:
-        tag = method.delivery_tag or 0
-        task = Task(body, without_death(properties), acknowledge_letter=lambda: channel.basic_ack(tag))
+        task = Task(body, without_death(properties), letter=(channel, method.delivery_tag or 0))
         self._letters.append((task, method.message_count or 0))
 
     def _hand_on(self) -> None:
@@ -178,6 +177,9 @@ class Publisher:
         channel = self.connection.channel
         while self._unsent and channel is not None and not self._holds_off:
             task = self._unsent.popleft()
+            if task.letter is not None and task.letter[0] is not channel:
+                self._bytes -= len(task.body)  # a lost connection has put it back, and it will be fetched again
+                continue
             if len(task.body) > self._largest:
                 self._settle(task, f"it has {len(task.body):,} bytes, and RabbitMQ takes {self._largest:,} at most")
                 continue
@@ -198,10 +200,7 @@ class Publisher:
         channel.add_on_return_callback(lambda *_: self.connection.lose(gone))
         channel.confirm_delivery(self._on_confirm)
         channel.add_callback(lambda _: self._letters.append(None), [pika.spec.Basic.GetEmpty], one_shot=False)
-        # A dead letter that was not acknowledged is in its queue again, and will be fetched again.
-        again = [task for task in self.pending_tasks() if task.acknowledge_letter is None]
-        self._unsent, self._unconfirmed, self._next_tag = deque(again), {}, 1
-        self._bytes = sum(len(task.body) for task in again)
+        self._unsent, self._unconfirmed, self._next_tag = deque(self.pending_tasks()), {}, 1
         self._send()
 
     def _on_confirm(self, frame: pika.frame.Method[pika.spec.Basic.Ack | pika.spec.Basic.Nack]) -> None:
@@ -213,8 +212,9 @@ class Publisher:
             if isinstance(frame.method, pika.spec.Basic.Nack):
                 self._hold_off(task)
                 continue
-            if task.acknowledge_letter is not None:
-                task.acknowledge_letter()
+            if task.letter is not None:
+                channel, tag = task.letter
+                channel.basic_ack(tag)
             self._settle(task)
 
     def _hold_off(self, task: Task) -> None:

@@ -412,7 +412,7 @@ WORDS: list[tuple[str, str, bool]] = [
     (r"\(403\)", "User {user} may not do this ({why}).\n{allow}", True),
     (r"\(530\).*not found", "RabbitMQ at {at} has no virtual host {vhost}.\n{add_vhost}", True),
     (r"\(530\)", "RabbitMQ at {at} lets user {user} not into virtual host {vhost} ({why}).\n{allow}", True),
-    (r"\(406\).*inequivalent", "A queue of that name has other settings ({why}).\n{delete}", True),
+    (r"\(406\).*inequivalent", "Queue {queue} has other settings ({why}).\n{delete}", True),
     (r"\(406\).*larger than", "RabbitMQ refuses a task that is too large ({why}).", False),
     (r"\(406\).*acknowledgement", "RabbitMQ waits no longer for an acknowledgement: see --ack-timeout ({why}).", False),
     (r"\(\d{3}\)", "RabbitMQ at {at} closed the connection ({why}).", False),
@@ -427,6 +427,8 @@ def in_words(error: BaseException, node: pika.URLParameters, queue: str) -> tupl
         return str(error), False
     reply = re.search(r"\(\d{3}\) ['\"](.*)['\"]", repr(error))  # as RabbitMQ gives it: (403) 'ACCESS_REFUSED - ...'
     user, vhost = getattr(node.credentials, "username", ""), node.virtual_host
+    refused = re.search(r"for queue '(.*?)' in vhost", repr(error))
+    queue = refused[1] if refused else queue
     is_local = node.host in ("localhost", "127.0.0.1", "::1")
     login = f"Set the password with:  rabbitmqctl change_password {user} PASSWORD"
     if user == "guest" and not is_local:
@@ -436,6 +438,7 @@ def in_words(error: BaseException, node: pika.URLParameters, queue: str) -> tupl
         "at": f"{node.host}:{node.port}",
         "user": user,
         "vhost": vhost,
+        "queue": queue,
         "why": printable(reply[1] if reply else str(error) or type(error).__name__),
         "login": login,
         "start": "\nStart one with:  python3 tools/rabbitmq.py" if is_local else "",

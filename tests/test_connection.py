@@ -65,10 +65,12 @@ def test_a_user_without_permission(scripts: Scripts) -> None:
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_queue_with_other_settings(scripts: Scripts, script: str) -> None:
-    scripts.broker.declare(scripts.queue)
-    said = refused(scripts, script, scripts.broker.url)
-    assert "A queue of that name has other settings" in said
-    assert f"rabbitmqctl -p '/' delete_queue {scripts.queue}" in said
+    for name in (scripts.dead_letters, scripts.queue):
+        scripts.broker.declare(name)
+        said = refused(scripts, script, scripts.broker.url)
+        assert f"Queue {name} has other settings" in said
+        assert f"rabbitmqctl -p '/' delete_queue {name}" in said
+        scripts.broker.drop(name)
 
 
 @pytest.mark.parametrize(
@@ -259,6 +261,22 @@ def test_an_emitter_sends_again_what_was_not_confirmed(scripts: Scripts, relay: 
     assert "Sent 6,000 tasks" in emitter.out
     assert sorted(int(event["task"]) for event in scripts.events("confirmed")) == list(range(1, 6_001))
     assert {int(body) for body in scripts.broker.bodies(scripts.queue)} == set(range(1, 6_001))
+
+
+def test_dead_letters_on_their_way_back_when_the_connection_is_lost_are_not_lost(
+    scripts: Scripts, relay: Relay
+) -> None:
+    names = [f"task {number}" for number in range(300)]
+    scripts.work()  # declares both queues
+    for name in names:
+        scripts.broker.publish(scripts.dead_letters, name.encode())
+    relay.delay = 0.01
+    retry = scripts.emitter("--retry-dead-letters", "--url", relay.url)
+    retry.shows("[x] Sent", times=20)
+    relay.cut()
+    retry.process.wait(60)
+    scripts.emit("--retry-dead-letters")
+    assert set(scripts.broker.bodies(scripts.queue)) == set(names)
 
 
 def test_an_emitter_at_its_prompt_comes_back_by_itself(scripts: Scripts, relay: Relay) -> None:

@@ -16,8 +16,10 @@ import argparse
 import contextlib
 import os
 import re
+import select
 import socket
 import sys
+import threading
 import time
 import uuid
 from collections import deque
@@ -49,17 +51,18 @@ class Task(NamedTuple):
     Attributes:
         body: its text in UTF-8; of a dead letter, any bytes.
         properties: the message's; the message_id stays the same when it is sent again.
-        line: where it begins in the input, if that is a file or a pipe.
+        line, next_line: where it begins in a file or a pipe, and where the next one does.
         letter: of a dead letter, the channel that it came by and its delivery tag there.
     """
 
     body: bytes
     properties: pika.BasicProperties
     line: int | None = None
+    next_line: int = 1
     letter: tuple[Channel, int] | None = None
 
 
-def new_task(text: str, line: int | None = None) -> Task:
+def new_task(text: str, line: int | None = None, next_line: int = 1) -> Task:
     """Return a task as a durable message."""
     properties = pika.BasicProperties(
         content_type="text/plain",
@@ -68,7 +71,7 @@ def new_task(text: str, line: int | None = None) -> Task:
         message_id=str(uuid.uuid4()),
         timestamp=int(time.time()),
     )
-    return Task(text.encode(), properties, line)
+    return Task(text.encode(), properties, line, next_line)
 
 
 class Publisher:
@@ -87,10 +90,14 @@ class Publisher:
         name: str,
         on_settled: Callable[[Task, str | None], None],
     ) -> None:
-        self.connection = Connection(nodes, queue, name, self._on_ready, self._on_lost, background=self._hand_on)
+        self.connection = Connection(
+            nodes, queue, name, self._on_ready, self._on_lost, background=self._hand_on_in_background
+        )
         self.confirmed = self.refused = 0
+        self.next_line = 1  # of the input, behind the last task that was published
         self._on_settled = on_settled
         self._settled: deque[tuple[Task, str | None]] = deque()  # and not reported yet
+        self._reporting = threading.Lock()
         self._unsent: deque[Task] = deque()  # because there is no connection, or RabbitMQ wants no tasks now
         self._unconfirmed: dict[int, Task] = {}  # by delivery tag, in the order of publishing
         self._bytes = 0  # in both
@@ -103,6 +110,7 @@ class Publisher:
         """Send a task. Waits for confirms only when too many are missing."""
         with self.connection:
             self._bytes += len(task.body)
+            self.next_line = task.next_line
             self._unsent.append(task)
             self._send()
         if self.pending() >= WINDOW or self._bytes >= WINDOW_BYTES:
@@ -139,18 +147,23 @@ class Publisher:
         Raises:
             InputError: some can't be had, because a connection that was lost holds them still.
         """
-        total = None  # taken once, or a task that fails again at once would go round for ever
-        while total is None or self.confirmed + self.pending() < total:
-            letter = self._fetch_dead_letter()
-            if letter is None:
-                break
-            task, others = letter
-            total = others + 1 if total is None else total
-            yield task
-        if total is None:
-            say(f" [*] No dead letters in {dead_letters_of(self.connection.queue)}.")
-        if missing := (total or 0) - self.confirmed - self.pending():
-            raise InputError(f"{counted(missing)} can't be had for now. Run this again in a minute.")
+        total, finished, rounds = None, 0, 0  # taken once, or a task that fails again would go round for ever
+        while total is None or self.confirmed + self.refused < total:
+            all_are_fetched = total is not None and self.confirmed + self.refused + self.pending() >= total
+            letter = None if all_are_fetched else self._fetch_dead_letter()
+            if letter is not None:
+                task, others = letter
+                total = others + 1 if total is None else total
+                yield task
+                continue
+            self.wait()  # all are on their way; what a connection takes with it is fetched again
+            if total is None:
+                say(f" [*] No dead letters in {dead_letters_of(self.connection.queue)}.")
+                return
+            rounds = rounds + 1 if self.confirmed + self.refused == finished else 0
+            finished = self.confirmed + self.refused
+            if rounds == 3:
+                raise InputError(f"{counted(total - finished)} can't be moved for now. Run this again in a minute.")
 
     def _fetch_dead_letter(self) -> tuple[Task, int] | None:
         self._letters.clear()
@@ -169,9 +182,18 @@ class Publisher:
         self._letters.append((task, method.message_count or 0))
 
     def _hand_on(self) -> None:
-        with contextlib.suppress(IndexError):  # when there is no more; the other thread may be at it too
-            while True:
+        with self._reporting:
+            while self._settled:
                 self._on_settled(*self._settled.popleft())
+
+    def _hand_on_in_background(self) -> None:
+        # Heartbeats depend on this thread: it must not wait for a terminal or a pipe that takes no more.
+        while self._settled and can_write() and self._reporting.acquire(blocking=False):
+            try:
+                if self._settled:
+                    self._on_settled(*self._settled.popleft())
+            finally:
+                self._reporting.release()
 
     def _send(self) -> None:
         channel = self.connection.channel
@@ -238,8 +260,9 @@ class Publisher:
 
 def without_death(properties: pika.BasicProperties) -> pika.BasicProperties:
     """Return a dead letter's properties without what RabbitMQ noted there about its end, fit for a new life."""
+    properties.user_id = None  # RabbitMQ takes it from the user of that name only
     death = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-opt-")
-    headers = {name: value for name, value in (properties.headers or {}).items() if not name.startswith(death)}
+    headers = {name: value for name, value in (properties.headers or {}).items() if not str(name).startswith(death)}
     properties.headers = headers or None
     properties.delivery_mode = pika.DeliveryMode.Persistent.value
     return properties
@@ -260,7 +283,6 @@ class Source:
 
     def __init__(self, name: str) -> None:
         self.name = "standard input" if name == "-" else name
-        self.next_line = 1  # where the first task begins that was not published yet
         self.size = self.bytes_read = 0  # the size of a pipe is 0
         self._line = 0  # the last one read
         self._is_csv = name.lower().endswith(".csv")
@@ -279,10 +301,8 @@ class Source:
         """
         with self._stream:
             for first_line, text in self._csv_rows() if self._is_csv else self._plain_lines():
-                self.next_line = first_line
                 if text.strip():
-                    yield new_task(text, first_line)
-                self.next_line = self._line + 1
+                    yield new_task(text, first_line, self._line + 1)
 
     def _plain_lines(self) -> Iterator[tuple[int, str]]:
         for text in self._lines():
@@ -294,7 +314,7 @@ class Source:
         csv.field_size_limit(2**31 - 1)
         first_line = 1
         try:
-            for cells in csv.reader(self._lines()):
+            for cells in csv.reader(self._lines(), strict=True):
                 yield first_line, " ".join(cells)
                 first_line = self._line + 1
         except csv.Error as error:
@@ -324,7 +344,7 @@ def typed_tasks() -> Iterator[Task]:
                 yield new_task(text)
         except UnicodeError:
             complain(" [!] That is not text in this terminal's encoding. Please type it again.")
-        except EOFError:
+        except (EOFError, OSError, RuntimeError):  # the last two when standard output is closed
             say("")
             return
 
@@ -387,8 +407,16 @@ def what_is_left(publisher: Publisher, source: Source | None) -> list[str]:
     pending = publisher.pending_tasks()
     if source is None:
         return [f"Not confirmed: {printable(text_of(task.body))}" for task in pending]
-    line = min([source.next_line, *(task.line for task in pending if task.line)])
+    line = min([publisher.next_line, *(task.line for task in pending if task.line)])
     return [f"{counted(publisher.confirmed)} confirmed. Go on from line {line} of {source.name}."]
+
+
+def can_write() -> bool:
+    """Tell whether standard output takes a line at once; where the system can't tell (Windows), hope so."""
+    try:
+        return bool(select.select([], [sys.stdout], [], 0)[1])
+    except (OSError, ValueError, TypeError):
+        return True
 
 
 def counted(number: int) -> str:
@@ -408,7 +436,7 @@ def offer_admin_panel(answer: bool | None, url: str) -> None:
         while typed not in ("y", "yes", "n", "no", ""):
             try:
                 typed = input("Would you like to monitor RabbitMQ queues? y or n ").strip().lower()
-            except (EOFError, UnicodeError):
+            except (EOFError, OSError, RuntimeError, UnicodeError):
                 typed = ""
         answer = typed.startswith("y")
     if answer:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -80,7 +81,7 @@ class Consumer:
 
     def __init__(self, nodes: list[pika.URLParameters], queue: str, name: str, ack_timeout: float) -> None:
         self.in_hand: Task | None = None
-        self.connection = Connection(nodes, queue, name, self._on_ready, self._on_lost, finish_on_sigterm=True)
+        self.connection = Connection(nodes, queue, name, self._on_ready, self._on_lost, is_worker=True)
         self._tag = name
         self._arguments = {"x-consumer-timeout": int(ack_timeout * 3_600_000)}  # milliseconds
         self._delivered: Task | None = None  # and not in hand yet
@@ -169,9 +170,10 @@ class Consumer:
         self, channel: Channel, method: pika.spec.Basic.Deliver, properties: pika.BasicProperties, body: bytes
     ) -> None:
         count = (properties.headers or {}).get("x-delivery-count")
+        message_id: str | bytes | None = properties.message_id  # bytes if it is not UTF-8
         self._delivered = Task(
             body=body,
-            message_id=properties.message_id,
+            message_id=text_of(message_id) if isinstance(message_id, bytes) else message_id,
             redelivered=bool(method.redelivered),
             delivery_count=count if isinstance(count, int) else 0,
             channel=channel,
@@ -201,18 +203,17 @@ def listen(
         QueueError: RabbitMQ can't be used as asked; the text says why.
     """
     name = name or default_name("worker")
+    if len(os.fsencode(name)) > 255 or re.search("[\ud800-\udfff]", name):
+        raise SettingsError("--name is too long, or is not text in this terminal's encoding.")
     log = EventLog(log_file, name)
     consumer = Consumer(nodes_in(url), queue_named(queue), name, ack_timeout)
     with contextlib.closing(consumer):
-        try:
-            consumer.connection.open()
-            say(f" [*] Waiting for tasks in queue {consumer.connection.queue}. To exit press CTRL+C")
-            taken = 0
-            while taken != max_tasks and (task := consumer.next(burst)):
-                taken += 1
-                handle(task, perform, consumer, log, last=taken == max_tasks)
-        except KeyboardInterrupt:
-            hand_back(consumer, log)
+        consumer.connection.open()
+        say(f" [*] Waiting for tasks in queue {consumer.connection.queue}. To exit press CTRL+C")
+        taken = 0
+        while taken != max_tasks and (task := consumer.next(burst)):
+            taken += 1
+            handle(task, perform, consumer, log, last=taken == max_tasks)
     say(" [*] Stopped.")
 
 
@@ -225,37 +226,41 @@ def handle(task: Task, perform: Perform, consumer: Consumer, log: EventLog, last
     say(f" [x] Received {printable(task.text)}{' (redelivered)' if task.redelivered else ''}")
     record("received", redelivered=task.redelivered, delivery_count=task.delivery_count)
     try:
+        # Only here does Ctrl+C interrupt: what is done is acknowledged and told, and what is not is handed back.
+        consumer.connection.interruptible = True
         perform(task)
-    except (Exception, SystemExit) as error:  # whatever a task raises is its failure, and not the end of the worker
+        consumer.connection.interruptible = False
+    except KeyboardInterrupt:
+        consumer.connection.interruptible = False
+        consumer.connection.stop_asked = True
+        consumer.requeue()
+        record("requeued", seconds=task.seconds())
+        say(f"\n [*] Not finished, so it goes back to the queue: {printable(task.text)}")
+    except BaseException as error:  # whatever a task raises is its failure, and not the end of the worker
+        consumer.connection.interruptible = False
         why = reason_of(error)
         consumer.reject(last)
-        say(f" [!] Failed: {printable(why)}")
         record("failed", error=why, seconds=task.seconds())
-        return
-    if consumer.acknowledge(last):
-        say(" [x] Done.")
-        record("done", seconds=task.seconds())
+        say(f" [!] Failed: {printable(why)}")
     else:
-        complain(" [!] Done, but the connection was lost meanwhile: RabbitMQ will hand this task out again.")
-        record("ack-lost", seconds=task.seconds())
+        if consumer.acknowledge(last):
+            record("done", seconds=task.seconds())
+            say(" [x] Done.")
+        else:
+            record("ack-lost", seconds=task.seconds())
+            complain(" [!] Done, but the connection was lost meanwhile: RabbitMQ will hand this task out again.")
 
 
 def reason_of(error: BaseException) -> str:
     """Return in one line why a task failed; of an error in Python code with its place."""
     if isinstance(error, CommandFailed):
         return str(error)
+    try:
+        text = str(error)
+    except Exception:
+        text = "and why can't be said"
     place = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({os.path.basename(place.filename)}, line {place.lineno})"
-
-
-def hand_back(consumer: Consumer, log: EventLog) -> None:
-    """Put the task in hand, if any, back into the queue, where another worker finds it."""
-    task = consumer.in_hand
-    say("")
-    if task is not None:
-        consumer.requeue()
-        say(f" [*] Not finished, so it goes back to the queue: {printable(task.text)}")
-        log.record("requeued", task.message_id, task.text, seconds=task.seconds())
+    return f"{type(error).__name__}: {text} ({os.path.basename(place.filename)}, line {place.lineno})"
 
 
 # ---- The work
@@ -301,7 +306,9 @@ def running(command: str) -> Perform:
             end_command(process)
             raise
         if process.returncode < 0:
-            raise CommandFailed(f"{program} was killed by {signal.Signals(-process.returncode).name}")
+            number = -process.returncode
+            name = signal.Signals(number).name if number in [*signal.Signals] else f"signal {number}"
+            raise CommandFailed(f"{program} was killed by {name}")
         if process.returncode > 0:
             raise CommandFailed(f"{program} ended with exit status {process.returncode}")
 
@@ -373,8 +380,6 @@ def main() -> int:
     except QueueError as error:
         complain(f" [!] {error}")
         return error.exit_code
-    except KeyboardInterrupt:  # one more, while the first was obeyed
-        pass
     return 0
 
 

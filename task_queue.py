@@ -8,7 +8,6 @@ confirms come in, and a lost connection is noticed and made again.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
 import os
 import random
@@ -41,6 +40,7 @@ DELIVERY_LIMIT = 20  # failed tries; the default of RabbitMQ 4, which 3.x has to
 
 KEEPER_DELAY = 0.02  # seconds the main thread may be elsewhere before the keeper drives; shorter tasks never wake it
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0  # seconds between attempts to reconnect
+STUCK_AFTER = 5.0  # seconds
 CLOSE_WITHIN = 3.0  # seconds; a broker that is blocked or frozen never answers connection.close
 SHOWN_CHARACTERS = 500  # of a task's text, on the terminal
 
@@ -86,7 +86,7 @@ def nodes_in(urls: str | None) -> list[pika.URLParameters]:
         if not re.match("amqps?://", urls):
             raise ValueError
         return [pika.URLParameters(url) for url in re.split(r"\s*,\s*(?=amqps?://)", urls)]
-    except (ValueError, TypeError, AttributeError):
+    except Exception:  # of any kind, because pika evaluates some of the query as Python
         raise SettingsError(
             "--url or AMQP_URL is not a URL like amqp://user:password@host:5672/virtual-host "
             "(percent-encode special characters: / is %2F, @ is %40)."
@@ -155,8 +155,11 @@ class Connection:
         on_ready: called on every new connection, when the queues are declared, with the channel.
         on_lost: called when a connection is lost, with the reason in words. Another one will be made.
         background: called in the keeper thread, outside of pika, after each step of the loop that it drove.
-        finish_on_sigterm: the first SIGTERM only sets `stop_asked`. Otherwise SIGTERM is like Ctrl+C.
+        is_worker: the owner watches `stop_asked`, which Ctrl+C and SIGTERM set, and is interrupted by Ctrl+C only
+            while it has `interruptible` set. Otherwise either interrupts it, once.
     """
+
+    is_script = False  # set by run()
 
     def __init__(
         self,
@@ -166,7 +169,7 @@ class Connection:
         on_ready: Callable[[Channel], None],
         on_lost: Callable[[str], None],
         background: Callable[[], None] = lambda: None,
-        finish_on_sigterm: bool = False,
+        is_worker: bool = False,
     ) -> None:
         for node in nodes:
             node.client_properties = {"connection_name": name}
@@ -174,7 +177,8 @@ class Connection:
         self.channel: Channel | None = None  # None while there is no connection
         self.stop_asked = False
         self._nodes, self._on_ready, self._on_lost, self._background = nodes, on_ready, on_lost, background
-        self._finish_on_sigterm = finish_on_sigterm
+        self.interruptible = not is_worker
+        self._is_worker = is_worker
 
         self._pika: pika.SelectConnection | None = None
         self._attempts = 0
@@ -201,7 +205,9 @@ class Connection:
         self._loop.add_handler(self._bell.fileno(), self._silence_bell, IOLoop.READ)
         self._in_pika = False  # the main thread is, and must not be interrupted
         self._interrupted = False  # and was
-        self._restore_signals: Callable[[], None] = lambda: None
+        self._interrupted_at = float("inf")  # for the first time
+        self._old_handlers: dict[int, Any] = {}
+        self._pid = os.getpid()
 
     # What the main thread calls.
 
@@ -249,8 +255,9 @@ class Connection:
 
     def close(self) -> None:
         """Send what is still to be sent, such as the last acknowledgement, and close."""
-        self._closing.set()  # from here on, Ctrl+C has nothing to interrupt
-        self._interrupted, self._failure = False, None
+        self._closing.set()
+        self.interruptible = self._interrupted = False
+        self._failure = None
         with self:
             if self._pika is not None and self._pika.is_open:
                 self._pika.close()
@@ -258,7 +265,11 @@ class Connection:
         if self._keeper.is_alive():
             self._main_left.set()
             self._keeper.join()
-        self._restore_signals()
+        if self._old_handlers:
+            signal.set_wakeup_fd(-1)
+            # A script ends now, and another Ctrl+C has nothing to interrupt in it.
+            for number, handler in () if self.is_script else self._old_handlers.items():
+                signal.signal(number, handler)
         self._loop.close()
         self._bell.close()
         self._bell_push.close()
@@ -277,32 +288,37 @@ class Connection:
         self._in_pika = False
         if not self._main_left.is_set():
             self._main_left.set()
-        if self._interrupted and not self._closing.is_set():
-            self._interrupted = False
-            raise KeyboardInterrupt
+        if self._interrupted and self.interruptible:
+            self._interrupt()
 
     def _catch_signals(self) -> None:
         numbers = [signal.SIGINT, signal.SIGTERM]
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores it
             numbers.append(signal.SIGHUP)
-        handlers = {number: signal.signal(number, self._on_signal) for number in numbers}
-        wakeup = signal.set_wakeup_fd(self._bell_push.fileno(), warn_on_full_buffer=False)
-
-        def restore() -> None:
-            signal.set_wakeup_fd(wakeup)
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-
-        self._restore_signals = restore
+        self._old_handlers = {number: signal.signal(number, self._on_signal) for number in numbers}
+        signal.set_wakeup_fd(self._bell_push.fileno(), warn_on_full_buffer=False)
 
     def _on_signal(self, number: int, _frame: object) -> None:
-        finish_first = number == signal.SIGTERM and self._finish_on_sigterm and not self.stop_asked
+        if os.getpid() != self._pid:  # a process forked by a task
+            signal.signal(number, self._old_handlers[number])
+            os.kill(os.getpid(), number)
+            return
+        finish_first = number == signal.SIGTERM and self._is_worker and not self.stop_asked
         self.stop_asked = True
         if finish_first:
             return
-        self._interrupted = self._in_pika or self._closing.is_set()
-        if not self._interrupted:
-            raise KeyboardInterrupt
+        if self.interruptible and not self._in_pika:
+            self._interrupt()
+        self._interrupted = not self._closing.is_set() and (self.interruptible or self._is_worker)
+        # What should end but does not, as when it writes to a pipe that nobody reads, ends when asked once more.
+        self._interrupted_at = min(self._interrupted_at, time.monotonic())
+        if time.monotonic() - self._interrupted_at > STUCK_AFTER:
+            os._exit(130)
+
+    def _interrupt(self) -> None:
+        self._interrupted = False
+        self.interruptible = self._is_worker  # which decides for itself; an emitter is interrupted once
+        raise KeyboardInterrupt
 
     # Who drives the loop.
 
@@ -411,6 +427,7 @@ WORDS: list[tuple[str, str, bool]] = [
     (r"\(403\).*Login was refused", "RabbitMQ at {at} refused user {user} with this password.\n{login}", True),
     (r"\(403\)", "User {user} may not do this ({why}).\n{allow}", True),
     (r"\(530\).*not found", "RabbitMQ at {at} has no virtual host {vhost}.\n{add_vhost}", True),
+    (r"\(530\).* limit ", "RabbitMQ at {at} takes no more connections ({why}).", False),
     (r"\(530\)", "RabbitMQ at {at} lets user {user} not into virtual host {vhost} ({why}).\n{allow}", True),
     (r"\(406\).*inequivalent", "Queue {queue} has other settings ({why}).\n{delete}", True),
     (r"\(406\).*larger than", "RabbitMQ refuses a task that is too large ({why}).", False),
@@ -425,8 +442,9 @@ def in_words(error: BaseException, node: pika.URLParameters, queue: str) -> tupl
     error = root_cause(error)
     if isinstance(error, QueueError):
         return str(error), False
-    reply = re.search(r"\(\d{3}\) ['\"](.*)['\"]", repr(error))  # as RabbitMQ gives it: (403) 'ACCESS_REFUSED - ...'
-    user, vhost = getattr(node.credentials, "username", ""), node.virtual_host
+    # RabbitMQ's own words, which pika puts into the text of some of its exceptions only: (403) 'ACCESS_REFUSED - ...'
+    reply = re.search(r"\(\d{3}\) (['\"])(.*?)\1['\",)]*$", repr(error))
+    user, vhost = printable(getattr(node.credentials, "username", "")), printable(node.virtual_host)
     refused = re.search(r"for queue '(.*?)' in vhost", repr(error))
     queue = refused[1] if refused else queue
     is_local = node.host in ("localhost", "127.0.0.1", "::1")
@@ -434,12 +452,12 @@ def in_words(error: BaseException, node: pika.URLParameters, queue: str) -> tupl
     if user == "guest" and not is_local:
         login = "guest may log in on the same machine only. Add a user:  rabbitmqctl add_user NAME PASSWORD"
     facts = {
-        "host": node.host,
-        "at": f"{node.host}:{node.port}",
+        "host": printable(node.host),
+        "at": printable(f"{node.host}:{node.port}"),
         "user": user,
         "vhost": vhost,
         "queue": queue,
-        "why": printable(reply[1] if reply else str(error) or type(error).__name__),
+        "why": printable(reply[2] if reply else str(error) or type(error).__name__),
         "login": login,
         "start": "\nStart one with:  python3 tools/rabbitmq.py" if is_local else "",
         "allow": f"Allow it with:  rabbitmqctl set_permissions -p '{vhost}' {user} '.*' '.*' '.*'",
@@ -467,12 +485,15 @@ def say(text: str, stream: TextIO | None = None, end: str = "\n") -> None:
     stream = stream or sys.stdout
     if stream is None:  # as in `>&-`
         return
+    encoding = stream.encoding or "utf-8"
     try:
-        stream.write(text + end)
+        # An escape for what the terminal's encoding can't show.
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + end)
         stream.flush()
-    except (OSError, ValueError):
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    except (OSError, ValueError):  # a full disk, a closed file
+        pass
 
 
 def complain(text: str) -> None:
@@ -482,14 +503,11 @@ def complain(text: str) -> None:
 
 def run(main: Callable[[], int]) -> None:
     """Run a script and end with the exit status it returns; Ctrl+C is never a traceback."""
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:  # an escape for what the terminal's encoding can't show, instead of an error
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    Connection.is_script = True
     try:
         status = main()
     except KeyboardInterrupt:
         status = 130
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Python's own way out is nothing to interrupt
     sys.exit(status)
 
 
@@ -534,7 +552,7 @@ class EventLog:
         now = datetime.now(timezone.utc).isoformat(timespec="microseconds")
         entry = {"time": now, "event": event, "name": self._name, "message_id": message_id, "task": task, **more}
         try:
-            os.write(self._file, json.dumps(entry).encode() + b"\n")
+            os.write(self._file, json.dumps(entry, default=str).encode() + b"\n")
         except OSError as error:
             complain(f" [!] The log file can't be written: {error.strerror}. The tasks go on without it.")
             self._file = None

@@ -508,6 +508,8 @@ def run(main: Callable[[], int]) -> None:
         status = main()
     except KeyboardInterrupt:
         status = 130
+    for number in (signal.SIGINT, signal.SIGTERM):  # the exit status is settled
+        signal.signal(number, signal.SIG_IGN)
     sys.exit(status)
 
 

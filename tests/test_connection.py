@@ -119,6 +119,8 @@ def test_a_log_file_that_can_not_be_written(scripts: Scripts) -> None:
         ("listening_worker.py", "--run", "'"),
         ("listening_worker.py", "--run", ""),
         ("listening_worker.py", "word"),
+        ("listening_worker.py", "--name", "x" * 256),
+        ("listening_worker.py", "--url", "amqp://h?ssl_options=("),
     ],
 )
 def test_usage(scripts: Scripts, arguments: tuple[str, ...]) -> None:
@@ -310,6 +312,18 @@ def test_a_permission_taken_away_is_said_and_ends_it(scripts: Scripts) -> None:
     scripts.broker.drop(scripts.queue)  # cancels the consumer, if the panel does not know its connection yet
     worker.ends(1)
     assert "refused user leaver with this password" in worker.err
+
+
+def test_a_limit_on_connections_is_waited_out(own_scripts: Scripts) -> None:
+    """As after a cut that RabbitMQ has not noticed, when the old connection counts still."""
+    worker = own_scripts.start("listening_worker.py")
+    worker.shows("Waiting")
+    ctl = own_scripts.broker.node.ctl
+    ctl("set_vhost_limits", '{"max-connections": 0}')
+    ctl("close_all_connections", "test")
+    worker.shows("takes no more connections")
+    ctl("clear_vhost_limits")
+    worker.shows("Connected again.", within=60)
 
 
 def test_confirmed_tasks_survive_a_restart_of_the_broker(own_scripts: Scripts) -> None:

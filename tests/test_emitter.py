@@ -309,6 +309,43 @@ def test_a_reader_that_goes_away_costs_no_task(scripts: Scripts) -> None:
     assert len(scripts.broker.messages(scripts.queue)) == 3000
 
 
+def test_a_reader_that_is_slow_does_not_stop_the_heartbeats(scripts: Scripts) -> None:
+    """The main thread waits for the full pipe; the keeper must not."""
+    url = f"{scripts.broker.url}?heartbeat=1"
+    emitter = scripts.emitter("--verbose", "--url", url, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert emitter.process.stdin
+    assert emitter.process.stdout
+    for _ in range(1000):
+        emitter.process.stdin.write(b"x" * 300 + b"\n")
+    emitter.process.stdin.close()
+    emitter.process.stdout.readline()
+    since = time.monotonic()
+    eventually(lambda: time.monotonic() > since + 5, "five heartbeats go by")
+    assert emitter.process.stdout.read().count(b"[x] Sent xxx") == 999
+    emitter.process.stdout.close()
+    emitter.ends()
+    assert emitter.err == ""
+
+
+def test_ctrl_c_names_the_next_line_exactly(scripts: Scripts) -> None:
+    numbers = scripts.folder / "numbers.txt"
+    numbers.write_text("".join(f"{number}\n" for number in range(1, 500_001)))
+    emitter = scripts.emitter("--file", numbers, "--log-file", scripts.log)
+    eventually(lambda: scripts.log.exists() and scripts.log.stat().st_size > 200_000, "some are sent")
+    for _ in range(3):
+        emitter.send(signal.SIGINT)
+    emitter.ends(130)
+    confirmed = len(scripts.events("confirmed"))
+    assert f"{confirmed:,} tasks confirmed. Go on from line {confirmed + 1} of" in emitter.err
+
+
+def test_an_unclosed_quote_is_named_and_does_not_swallow_the_file(scripts: Scripts) -> None:
+    file = scripts.folder / "tasks.csv"
+    file.write_text('one,.\n"two,.\nthree,.\n')
+    assert "Line 2 of" in scripts.emit("--file", file, status=1).err
+    assert scripts.broker.bodies(scripts.queue) == ["one ."]
+
+
 # ---- The log
 
 
@@ -386,7 +423,7 @@ def test_a_dead_letter_keeps_any_bytes_and_its_own_headers(scripts: Scripts) -> 
     scripts.emit("first")
     scripts.work()
     request = {
-        "properties": {"headers": {"tenant": "blue"}, "priority": 3},
+        "properties": {"headers": {"tenant": "blue"}, "priority": 3, "user_id": "guest"},
         "routing_key": scripts.dead_letters,
         "payload": "/wD+",
         "payload_encoding": "base64",

@@ -1,11 +1,13 @@
 """What listening_worker.py promises: one task at a time, acknowledged when it is done, handed back when it is not."""
 
+import contextlib
 import re
 import signal
 import subprocess
 import time
 from pathlib import Path
 
+import pika
 import pytest
 from conftest import PROJECT, Scripts, eventually
 from hypothesis import HealthCheck, given, settings
@@ -122,6 +124,22 @@ def test_sigterm_ends_an_idle_worker_at_once(scripts: Scripts) -> None:
     worker = scripts.worker()
     worker.send(signal.SIGTERM)
     worker.ends(within=2)
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_signals_one_after_the_other_stop_it_once_and_in_good_order(scripts: Scripts, first: signal.Signals) -> None:
+    scripts.emit(stdin=b"task .\n" * 1000)
+    for _ in range(5):
+        worker = scripts.worker("--seconds-per-dot", 0.003, "--log-file", scripts.log)
+        worker.shows("Done.", times=3)
+        for number in (first, signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+            worker.send(number)
+        worker.ends(0)
+        assert worker.lines[-1] == STOPPED
+    done = [event["message_id"] for event in scripts.events("done")]
+    assert len(done) == len(set(done))
+    assert len(scripts.events("received")) == len(done) + len(scripts.events("requeued"))
+    assert scripts.broker.counts(scripts.queue)[0] == 1000 - len(done)
 
 
 def test_burst_ends_with_the_queue(scripts: Scripts) -> None:
@@ -295,6 +313,35 @@ def test_ten_lines_of_python_are_a_worker(scripts: Scripts) -> None:
     assert {event["name"] for event in scripts.events()} == {"mine"}
 
 
+def test_a_task_may_start_processes_and_raise_anything(scripts: Scripts) -> None:
+    program = scripts.folder / "work.py"
+    program.write_text(
+        "import asyncio, multiprocessing\n"
+        "from listening_worker import listen\n"
+        "class Mute(Exception):\n"
+        "    def __str__(self):\n"
+        "        raise ValueError\n"
+        "def perform(task):\n"
+        "    if not task.redelivered:\n"
+        "        raise asyncio.CancelledError\n"
+        "    if task.delivery_count == 1:\n"
+        "        raise Mute\n"
+        "    with multiprocessing.get_context('fork').Pool(2) as pool:\n"
+        "        print(pool.map(abs, [-1, -2]))\n"
+        "if __name__ == '__main__':\n"
+        "    listen(perform, burst=True)\n"
+        "    listen(perform, burst=True)\n"
+        "    print('the end')\n"
+    )
+    scripts.emit("Größe")
+    run = scripts.start(str(program), env={"PYTHONPATH": str(PROJECT), "PYTHONIOENCODING": "ascii"}).ends()
+    assert " [!] Failed: CancelledError:  (work.py, line 8)" in run.lines
+    assert " [!] Failed: Mute: and why can't be said (work.py, line 10)" in run.lines
+    assert run.lines.count("[1, 2]") == 1
+    assert r" [x] Received Gr\xf6\xdfe" in run.lines
+    assert run.lines[-1] == "the end"
+
+
 # ---- The log
 
 
@@ -308,6 +355,15 @@ def test_the_log_of_a_worker(scripts: Scripts) -> None:
     assert received == {"event": "received", "name": "anna", "task": "task", "redelivered": False, "delivery_count": 0}
     assert (done["event"], done["name"], done["message_id"]) == ("done", "anna", message_id)
     assert 0 <= done["seconds"] < 1
+
+
+def test_a_message_id_that_is_no_text_is_logged_all_the_same(scripts: Scripts) -> None:
+    scripts.work()
+    with contextlib.closing(pika.BlockingConnection(pika.URLParameters(scripts.broker.url))) as connection:
+        strange = pika.BasicProperties(message_id=b"\xff\x00")  # type: ignore[arg-type]
+        connection.channel().basic_publish("", scripts.queue, b"task", strange)
+    scripts.work("--log-file", scripts.log)
+    assert scripts.events("done")[0]["message_id"] == "\\xff\x00"
 
 
 # ---- What it costs

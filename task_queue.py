@@ -266,9 +266,9 @@ class Connection:
             self._main_left.set()
             self._keeper.join()
         if self._old_handlers:
-            signal.set_wakeup_fd(-1)
-            # A script ends now, and another Ctrl+C has nothing to interrupt in it.
-            for number, handler in () if self.is_script else self._old_handlers.items():
+            signal.set_wakeup_fd(self._old_wakeup)
+        if not self.is_script:  # which ends now, and has nothing left for another Ctrl+C to interrupt
+            for number, handler in self._old_handlers.items():
                 signal.signal(number, handler)
         self._loop.close()
         self._bell.close()
@@ -296,7 +296,7 @@ class Connection:
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores it
             numbers.append(signal.SIGHUP)
         self._old_handlers = {number: signal.signal(number, self._on_signal) for number in numbers}
-        signal.set_wakeup_fd(self._bell_push.fileno(), warn_on_full_buffer=False)
+        self._old_wakeup = signal.set_wakeup_fd(self._bell_push.fileno(), warn_on_full_buffer=False)
 
     def _on_signal(self, number: int, _frame: object) -> None:
         if os.getpid() != self._pid:  # a process forked by a task

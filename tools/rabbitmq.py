@@ -182,6 +182,8 @@ class Node:
             "HOME": str(self.data),  # for the Erlang cookie
             "ERL_EPMD_PORT": str(self._epmd_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
+            # Makes the script become the node, instead of a shell beside it that would be its parent.
+            "RUNNING_UNDER_SYSTEMD": "true",
             "RABBITMQ_NODENAME": self.name,
             "RABBITMQ_DIST_PORT": str(self._distribution_port),
             "RABBITMQ_MNESIA_BASE": str(self.data / "mnesia"),

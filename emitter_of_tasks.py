@@ -184,7 +184,9 @@ class Publisher:
     def _hand_on(self) -> None:
         with self._reporting:
             while self._settled:
-                self._on_settled(*self._settled.popleft())
+                # Taken away afterwards: Ctrl+C in between may have it reported twice, but not left out.
+                self._on_settled(*self._settled[0])
+                self._settled.popleft()
 
     def _hand_on_in_background(self) -> None:
         # Heartbeats depend on this thread: it must not wait for a terminal or a pipe that takes no more.
@@ -385,12 +387,12 @@ class Report:
             self._show_progress()
         self._log.record("confirmed", message_id, text, line=task.line)
 
-    def total(self) -> None:
+    def total(self, sent: int) -> None:
         """Say how many tasks of bulk input were sent."""
         if self._source is not None:
             seconds = time.monotonic() - self._started
             margin = "" if self._next_progress == float("inf") else "\x1b[K"
-            say(f"{margin} [x] Sent {counted(self._sent)} in {seconds:.1f} s ({self._sent / seconds:,.0f}/s).")
+            say(f"{margin} [x] Sent {counted(sent)} in {seconds:.1f} s ({sent / seconds:,.0f}/s).")
 
     def _show_progress(self) -> None:
         now = time.monotonic()
@@ -510,7 +512,7 @@ def emit(chosen: argparse.Namespace) -> int:
     except (InputError, QueueError) as error:
         complain(f" [!] {error}")
     if status == 0 or publisher.confirmed or publisher.pending():
-        report.total()
+        report.total(publisher.confirmed)
         for line in what_is_left(publisher, source) if status else []:
             complain(f" [!] {line}")
     return status

@@ -133,6 +133,10 @@ class Publisher:
             self._hand_on()
         self._hand_on()
 
+    def settled(self) -> int:
+        """Return how many tasks are confirmed or refused for good."""
+        return self.confirmed + self.refused
+
     def pending(self) -> int:
         """Return how many tasks are neither confirmed nor refused for good."""
         return len(self._unconfirmed) + len(self._unsent)
@@ -148,8 +152,8 @@ class Publisher:
             InputError: some can't be had, because a connection that was lost holds them still.
         """
         total, finished, rounds = None, 0, 0  # taken once, or a task that fails again would go round for ever
-        while total is None or self.confirmed + self.refused < total:
-            all_are_fetched = total is not None and self.confirmed + self.refused + self.pending() >= total
+        while total is None or self.settled() < total:
+            all_are_fetched = total is not None and self.settled() + self.pending() >= total
             letter = None if all_are_fetched else self._fetch_dead_letter()
             if letter is not None:
                 task, others = letter
@@ -160,8 +164,8 @@ class Publisher:
             if total is None:
                 say(f" [*] No dead letters in {dead_letters_of(self.connection.queue)}.")
                 return
-            rounds = rounds + 1 if self.confirmed + self.refused == finished else 0
-            finished = self.confirmed + self.refused
+            rounds = rounds + 1 if self.settled() == finished else 0
+            finished = self.settled()
             if rounds == 3:
                 raise InputError(f"{counted(total - finished)} can't be moved for now. Run this again in a minute.")
 

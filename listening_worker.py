@@ -228,16 +228,16 @@ def handle(task: Task, perform: Perform, consumer: Consumer, log: EventLog, last
     try:
         # Only here does Ctrl+C interrupt: what is done is acknowledged and told, and what is not is handed back.
         consumer.connection.interruptible = True
-        perform(task)
-        consumer.connection.interruptible = False
+        try:
+            perform(task)
+        finally:
+            consumer.connection.interruptible = False
     except KeyboardInterrupt:
-        consumer.connection.interruptible = False
         consumer.connection.stop_asked = True
         consumer.requeue()
         record("requeued", seconds=task.seconds())
         say(f"\n [*] Not finished, so it goes back to the queue: {printable(task.text)}")
     except BaseException as error:  # whatever a task raises is its failure, and not the end of the worker
-        consumer.connection.interruptible = False
         why = reason_of(error)
         consumer.reject(last)
         record("failed", error=why, seconds=task.seconds())

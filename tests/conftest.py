@@ -188,6 +188,12 @@ class Scripts:
         with file.open("rb") as pipe:
             return self.emitter(*arguments, stdin=pipe, **popen).ends(status)
 
+    def program(self, text: str, **environment: str) -> Run:
+        """Run a user's own program, which imports the worker, to its end."""
+        file = self.folder / "work.py"
+        file.write_text(text)
+        return self.start(str(file), env={"PYTHONPATH": str(PROJECT), **environment}).ends()
+
     def work(self, *arguments: object, **popen: Any) -> Run:
         """Run a worker until the queue is empty."""
         return self.start("listening_worker.py", "--burst", "--seconds-per-dot", 0, *arguments, **popen).ends()
@@ -249,6 +255,10 @@ def own_broker(mortal_node: Node) -> Broker:
     return Broker(mortal_node)
 
 
+def new_queue_name() -> str:
+    return f"test-{uuid.uuid4().hex[:12]}"
+
+
 @pytest.fixture
 def pika_version() -> str:
     """The pika that the scripts import; test_core.py runs with both."""
@@ -258,7 +268,7 @@ def pika_version() -> str:
 @pytest.fixture
 def scripts(broker: Broker, tmp_path: Path, pika_version: str) -> Iterator[Scripts]:
     """The scripts on a queue of the test's own, which is gone afterwards, as they are."""
-    it = Scripts(broker, f"test-{uuid.uuid4().hex[:12]}", tmp_path, pika_version)
+    it = Scripts(broker, new_queue_name(), tmp_path, pika_version)
     yield it
     it.end_all()
     broker.drop(it.queue, it.dead_letters)
@@ -267,6 +277,6 @@ def scripts(broker: Broker, tmp_path: Path, pika_version: str) -> Iterator[Scrip
 @pytest.fixture
 def own_scripts(own_broker: Broker, tmp_path: Path) -> Iterator[Scripts]:
     """The scripts on a RabbitMQ of the test's own."""
-    it = Scripts(own_broker, f"test-{uuid.uuid4().hex[:12]}", tmp_path, "newest")
+    it = Scripts(own_broker, new_queue_name(), tmp_path, "newest")
     yield it
     it.end_all()

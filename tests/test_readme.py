@@ -60,10 +60,8 @@ def test_every_command_of_the_readme_runs(scripts: Scripts, command: str) -> Non
 
 @pytest.mark.parametrize("program", blocks("python"))
 def test_every_program_of_the_readme_runs(scripts: Scripts, program: str) -> None:
-    file = scripts.folder / "program.py"
-    file.write_text(program.replace("listen(perform", "listen(perform, burst=True"))
     scripts.emit(stdin=b"one\ntwo\n")
-    lines = scripts.start(str(file), env={"PYTHONPATH": str(PROJECT)}).ends().lines
+    lines = scripts.program(program.replace("listen(perform", "listen(perform, burst=True")).lines
     assert [line for line in lines if "working" in line] == ["working on one", "working on two"]
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import PROJECT, Broker, Run
+from machine import clean_environment
 from rabbitmq import free_port, is_rabbitmq
 
 
@@ -48,9 +49,10 @@ def processes_of(folder: Path) -> list[str]:
 
 
 def run_tool(copy: Path, *arguments: str, **environment: str) -> Run:
-    base = {name: value for name, value in os.environ.items() if name not in ("AMQP_URL", "TASK_QUEUE")}
     python = str(copy / ".venv" / "bin" / "python")
-    RUNS.append(Run([python, str(copy / "tools" / arguments[0]), *arguments[1:]], copy, {**base, **environment}))
+    RUNS.append(
+        Run([python, str(copy / "tools" / arguments[0]), *arguments[1:]], copy, {**clean_environment(), **environment})
+    )
     return RUNS[-1]
 
 

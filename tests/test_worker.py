@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pika
 import pytest
-from conftest import PROJECT, Scripts, eventually
+from conftest import Scripts, eventually
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -293,8 +293,7 @@ def test_ctrl_c_at_a_terminal_reaches_the_command_through_the_worker(scripts: Sc
 
 
 def test_ten_lines_of_python_are_a_worker(scripts: Scripts) -> None:
-    program = scripts.folder / "work.py"
-    program.write_text(
+    program = (
         "from listening_worker import listen\n"
         "def perform(task):\n"
         "    print(type(task.body).__name__, task.text, task.redelivered, task.delivery_count, bool(task.message_id))\n"
@@ -305,7 +304,7 @@ def test_ten_lines_of_python_are_a_worker(scripts: Scripts) -> None:
         "listen(perform, burst=True, name='mine', log_file='events.jsonl', max_tasks=9)\n"
     )
     scripts.emit(stdin=b"good\nbad\nugly\n")
-    run = scripts.start(str(program), env={"PYTHONPATH": str(PROJECT)}).ends()
+    run = scripts.program(program)
     assert run.lines.count(" [!] Failed: ValueError: no good (work.py, line 5)") == 2
     assert " [!] Failed: SystemExit: 3 (work.py, line 7)" in run.lines
     assert "bytes bad True 2 True" in run.lines
@@ -314,8 +313,7 @@ def test_ten_lines_of_python_are_a_worker(scripts: Scripts) -> None:
 
 
 def test_a_task_may_start_processes_and_raise_anything(scripts: Scripts) -> None:
-    program = scripts.folder / "work.py"
-    program.write_text(
+    program = (
         "import asyncio, multiprocessing\n"
         "from listening_worker import listen\n"
         "class Mute(Exception):\n"
@@ -334,7 +332,7 @@ def test_a_task_may_start_processes_and_raise_anything(scripts: Scripts) -> None
         "    print('the end')\n"
     )
     scripts.emit("Größe")
-    run = scripts.start(str(program), env={"PYTHONPATH": str(PROJECT), "PYTHONIOENCODING": "ascii"}).ends()
+    run = scripts.program(program, PYTHONIOENCODING="ascii")
     assert " [!] Failed: CancelledError:  (work.py, line 8)" in run.lines
     assert " [!] Failed: Mute: and why can't be said (work.py, line 10)" in run.lines
     assert run.lines.count("[1, 2]") == 1

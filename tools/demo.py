@@ -109,7 +109,6 @@ def play(url: str, queue: str, file: Path, workers: int, log: Path) -> None:
         while emitter.poll() is None or len(events(log, "done")) < len(events(log, "confirmed")):
             cast.check()
             time.sleep(0.05)
-        cast.check()
     except BaseException:
         cast.stop(signal.SIGINT)
         raise

@@ -239,9 +239,13 @@ def is_open(host: str, port: int) -> bool:
     return False
 
 
-def usual_node() -> Node:
-    """Return the node of this checkout, on RabbitMQ's usual ports where they are free."""
-    return Node(DATA, free_port(AMQP_PORT), free_port(MANAGEMENT_PORT))
+def start_usual_node() -> Node:
+    """Start the node of this checkout, on RabbitMQ's usual ports where they are free, and return it."""
+    ensure_server()
+    machine.say("Starting a private RabbitMQ (about ten seconds) ...")
+    node = Node(DATA, free_port(AMQP_PORT), free_port(MANAGEMENT_PORT))
+    node.start()
+    return node
 
 
 @contextlib.contextmanager
@@ -252,10 +256,7 @@ def found_or_started() -> Iterator[str]:
     elif is_rabbitmq("localhost", AMQP_PORT):
         yield f"amqp://guest:guest@localhost:{AMQP_PORT}/%2F"
     else:
-        node = usual_node()
-        ensure_server()
-        machine.say("Starting a private RabbitMQ (about ten seconds) ...")
-        node.start()
+        node = start_usual_node()
         try:
             yield node.url
         finally:
@@ -272,9 +273,7 @@ def main() -> int:
         if is_rabbitmq("localhost", AMQP_PORT):
             print(f"A RabbitMQ already answers on localhost:{AMQP_PORT}; the scripts will use it.")
             return 0
-        node = usual_node()
-        print("Starting a private RabbitMQ (about ten seconds) ...", flush=True)
-        node.start()
+        node = start_usual_node()
         print(f"RabbitMQ is up.  Admin panel: {node.admin_url}  (user guest, password guest)")
         if node.amqp_port != AMQP_PORT:
             print(f"Port {AMQP_PORT} was taken. In the other terminals first:  export AMQP_URL='{node.url}'")

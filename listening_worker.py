@@ -20,9 +20,10 @@ import shlex
 import shutil
 import signal
 import subprocess
+import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 # Before pika, because it says in words when pika is missing.
@@ -298,12 +299,15 @@ def running(command: str) -> Perform:
 
     def perform(task: Task) -> None:
         arguments = [os.fsencode(word).replace(b"{}", task.body) for word in words]
-        # A session of its own: Ctrl+C reaches it only through us, and then with all its children.
-        process = subprocess.Popen(arguments, stdin=subprocess.PIPE, start_new_session=True)
+        process = None
         try:
+            with signals_held_back():  # a command that starts just now could not be ended
+                # A session of its own: Ctrl+C reaches it only through us, and then with all its children.
+                process = subprocess.Popen(arguments, stdin=subprocess.PIPE, start_new_session=True)
             process.communicate(task.body)
         except BaseException:
-            end_command(process)
+            if process is not None:
+                end_command(process)
             raise
         if process.returncode < 0:
             number = -process.returncode
@@ -313,6 +317,27 @@ def running(command: str) -> Perform:
             raise CommandFailed(f"{program} ended with exit status {process.returncode}")
 
     return perform
+
+
+@contextlib.contextmanager
+def signals_held_back() -> Iterator[None]:
+    """Have Ctrl+C and its like take effect only behind the block."""
+    if threading.current_thread() is not threading.main_thread():  # no signal interrupts it
+        yield
+        return
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    # Not those that are ignored, as by nohup: the command inherits that.
+    handlers = {number: handler for number in numbers if callable(handler := signal.getsignal(number))}
+    held_back: list[int] = []
+    for number in handlers:
+        signal.signal(number, lambda number, _frame: held_back.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in held_back:
+            signal.raise_signal(number)
 
 
 def end_command(process: subprocess.Popen[bytes]) -> None:
@@ -332,7 +357,7 @@ def end_command(process: subprocess.Popen[bytes]) -> None:
         pass
     finally:
         signal_all("SIGKILL")
-        process.wait()
+        process.communicate()
 
 
 # ---- The command line

@@ -289,6 +289,24 @@ def test_ctrl_c_at_a_terminal_reaches_the_command_through_the_worker(scripts: Sc
     assert ended.read_text() == "TERM\n"
 
 
+def test_ctrl_c_while_a_command_starts_ends_it_too(scripts: Scripts) -> None:
+    scripts.emit("task")
+    scripts.program(
+        "import os, pathlib, signal, subprocess\n"
+        "from listening_worker import listen, running\n"
+        "execute = subprocess.Popen._execute_child\n"
+        "def execute_and_interrupt(self, *arguments):\n"
+        "    execute(self, *arguments)\n"
+        "    pathlib.Path('pid').write_text(str(self.pid))\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "subprocess.Popen._execute_child = execute_and_interrupt\n"
+        "listen(running('sleep 1000'))\n"
+    )
+    pid = int((scripts.folder / "pid").read_text())
+    eventually(lambda: not is_alive(pid), "it is gone")
+    assert scripts.broker.bodies(scripts.queue) == ["task"]
+
+
 # ---- Python
 
 

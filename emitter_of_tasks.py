@@ -177,6 +177,7 @@ class Publisher:
                 if (channel := connection.channel) is not None:
                     channel.basic_get(dead_letters_of(connection.queue), self._on_letter)
                     connection.wait(lambda: self._letters or connection.channel is not channel)
+        self._hand_on()
         return self._letters[0]
 
     def _on_letter(

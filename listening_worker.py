@@ -23,11 +23,12 @@ import subprocess
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 # Before pika, because it says in words when pika is missing.
-from task_queue import Connection, EventLog, QueueError, SettingsError
+from task_queue import DELIVERY_LIMIT, Connection, EventLog, QueueError, SettingsError
 from task_queue import add_settings, default_name, nodes_in, queue_named
 from task_queue import complain, printable, run, say, text_of
 
@@ -63,6 +64,11 @@ class Task(NamedTuple):
         """The body as text, with escapes for what is not UTF-8 in it."""
         return text_of(self.body)
 
+    @property
+    def is_last_try(self) -> bool:
+        """Whether it becomes a dead letter if it fails this time."""
+        return self.delivery_count >= DELIVERY_LIMIT
+
     def seconds(self) -> float:
         """Return how long ago the task was received."""
         return round(time.monotonic() - self.received, 6)
@@ -85,7 +91,7 @@ class Consumer:
         self.connection = Connection(nodes, queue, name, self._on_ready, self._on_lost, is_worker=True)
         self._tag = name
         self._arguments = {"x-consumer-timeout": int(ack_timeout * 3_600_000)}  # milliseconds
-        self._delivered: Task | None = None  # and not in hand yet
+        self._delivered: deque[Task] = deque()  # and not in hand yet; one, if RabbitMQ keeps to the prefetch
         self._is_hungry = False  # the main thread waits for a task
         self._is_subscribed = False
 
@@ -101,8 +107,8 @@ class Consumer:
                 empty_looks = empty_looks + 1 if self._queue_is_empty() else 0
                 connection.wait(self._has_news, BURST_PATIENCE)
             self._is_hungry = False
-            if not connection.stop_asked:
-                self.in_hand, self._delivered = self._delivered, None
+            if self._delivered and not connection.stop_asked:
+                self.in_hand = self._delivered.popleft()
         return self.in_hand
 
     def acknowledge(self, last: bool) -> bool:
@@ -111,17 +117,25 @@ class Consumer:
 
     def reject(self, last: bool) -> bool:
         """Give the task in hand back as failed, which counts against its delivery limit."""
-        return self._settle(lambda task: task.channel.basic_reject(task.delivery_tag, requeue=True), last)
+
+        def answer(task: Task) -> None:
+            if task.is_last_try and not last:
+                # For a task that it makes a dead letter, RabbitMQ 3.10 grants this subscription a second one beside
+                # each task from now on. Source: https://github.com/rabbitmq/rabbitmq-server/pull/5609
+                task.channel.basic_cancel(self._tag, callback=self._on_unsubscribed)
+            task.channel.basic_reject(task.delivery_tag, requeue=True)
+
+        return self._settle(answer, last)
 
     def requeue(self) -> bool:
         """Give the task in hand back as not done, which counts too before RabbitMQ 4.3."""
         return self._settle(lambda task: task.channel.basic_nack(task.delivery_tag, requeue=True), last=True)
 
     def close(self) -> None:
-        """Give back a task that came too late, and close the connection."""
+        """Give back what came too late, and close the connection."""
         with contextlib.closing(self.connection):
-            if self._delivered is not None:
-                self.in_hand = self._delivered
+            while self._delivered:
+                self.in_hand = self._delivered.popleft()
                 self.requeue()
 
     def _settle(self, answer: Callable[[Task], None], last: bool) -> bool:
@@ -135,7 +149,7 @@ class Consumer:
         return True
 
     def _has_news(self) -> bool:
-        return self._delivered is not None or self.connection.stop_asked
+        return bool(self._delivered) or self.connection.stop_asked
 
     def _queue_is_empty(self) -> bool:
         channel, counts = self.connection.channel, list[int]()
@@ -163,8 +177,12 @@ class Consumer:
         channel.basic_qos(prefetch_count=1)
         self._subscribe()
 
+    def _on_unsubscribed(self, _frame: object) -> None:
+        self._is_subscribed = False
+        self._subscribe()
+
     def _on_lost(self, _why: str) -> None:
-        self._delivered = None
+        self._delivered.clear()
         self._is_subscribed = False
 
     def _on_delivery(
@@ -172,7 +190,7 @@ class Consumer:
     ) -> None:
         count = (properties.headers or {}).get("x-delivery-count")
         message_id: str | bytes | None = properties.message_id  # bytes if it is not UTF-8
-        self._delivered = Task(
+        task = Task(
             body=body,
             message_id=text_of(message_id) if isinstance(message_id, bytes) else message_id,
             redelivered=bool(method.redelivered),
@@ -181,6 +199,7 @@ class Consumer:
             delivery_tag=method.delivery_tag or 0,
             received=time.monotonic(),
         )
+        self._delivered.append(task)
 
 
 def listen(
@@ -243,6 +262,8 @@ def handle(task: Task, perform: Perform, consumer: Consumer, log: EventLog, last
         consumer.reject(last)
         record("failed", error=why, seconds=task.seconds())
         say(f" [!] Failed: {printable(why)}")
+        if task.is_last_try:
+            say(f" [!] It failed too often, and is a dead letter now: {printable(task.text)}")
     else:
         if consumer.acknowledge(last):
             record("done", seconds=task.seconds())

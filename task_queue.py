@@ -457,7 +457,7 @@ def in_words(error: BaseException, node: pika.URLParameters, queue: str) -> tupl
         "user": user,
         "vhost": vhost,
         "queue": queue,
-        "why": printable(reply[2] if reply else str(error) or type(error).__name__),
+        "why": printable(reply[2].replace("\\'", "'") if reply else str(error) or type(error).__name__),
         "login": login,
         "start": "\nStart one with:  python3 tools/rabbitmq.py" if is_local else "",
         "allow": f"Allow it with:  rabbitmqctl set_permissions -p '{vhost}' {user} '.*' '.*' '.*'",
@@ -481,7 +481,7 @@ def root_cause(error: BaseException) -> BaseException:
 
 
 def say(text: str, stream: TextIO | None = None, end: str = "\n") -> None:
-    """Print a line at once. When nobody reads any more (`| head -1`), go on in silence: tasks matter more."""
+    """Print a line at once. When that is impossible (`| head -1`, a full disk), go on in silence: tasks matter more."""
     stream = stream or sys.stdout
     if stream is None:  # as in `>&-`
         return
@@ -490,10 +490,10 @@ def say(text: str, stream: TextIO | None = None, end: str = "\n") -> None:
         # An escape for what the terminal's encoding can't show.
         stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + end)
         stream.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    except (OSError, ValueError):  # a full disk, a closed file
+    except (ValueError, BlockingIOError):  # a closed file; a pipe that takes no more for now
         pass
+    except OSError:  # and Python would try again at its end, and make an error of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def complain(text: str) -> None:

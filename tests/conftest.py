@@ -1,239 +1,19 @@
-"""A real RabbitMQ for the suite, and the two scripts as processes, run as a person runs them."""
+"""A real RabbitMQ for the suite, and the scripts on queues of their own."""
 
 from __future__ import annotations
 
-import base64
-import contextlib
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.parse
-import urllib.request
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import pexpect
-import pika
-import pika.exceptions
 import pytest
+from harness import CONFIG, Broker, Scripts, new_queue_name
 from rabbitmq import Node
-
-PROJECT = Path(__file__).resolve().parent.parent
-OLD_PIKA = PROJECT / ".venv" / "pika-1.3.2"  # put there by tools/test.py
-DEADLINE = 20.0  # seconds for whatever should happen at once; generous, for a loaded machine
-
-
-def eventually(happens: Callable[[], Any], what: str, within: float = DEADLINE) -> Any:
-    """Return the first true value of `happens()`; fail if there is none in time."""
-    deadline = time.monotonic() + within
-    while True:
-        if value := happens():
-            return value
-        assert time.monotonic() < deadline, f"not within {within} s: {what}"
-        time.sleep(0.02)
-
-
-class Broker:
-    """A node, and the tests' own view of it through the admin panel's HTTP interface."""
-
-    def __init__(self, node: Node) -> None:
-        self.node = node
-        self.url = node.url
-
-    def api(self, method: str, path: str, body: object = None) -> Any:
-        request = urllib.request.Request(
-            f"{self.node.admin_url}/api/{path}",
-            method=method,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"Authorization": "Basic " + base64.b64encode(b"guest:guest").decode()},
-        )
-        with urllib.request.urlopen(request, timeout=DEADLINE) as answer:
-            content = answer.read()
-        return json.loads(content) if content else None
-
-    def drop(self, *queues: str) -> None:
-        for name in queues:
-            with contextlib.suppress(urllib.error.HTTPError):
-                self.api("DELETE", f"queues/%2F/{urllib.parse.quote(name, safe='')}")
-
-    def messages(self, queue: str) -> list[dict[str, Any]]:
-        """Return what is ready in the queue, and leave it there."""
-        request = {"count": 100_000, "ackmode": "ack_requeue_true", "encoding": "base64"}
-        found = self.api("POST", f"queues/%2F/{queue}/get", request)
-        for message in found:
-            message["body"] = base64.b64decode(message.pop("payload"))
-        return list(found)
-
-    def bodies(self, queue: str) -> list[str]:
-        return [message["body"].decode() for message in self.messages(queue)]
-
-    def publish(self, queue: str, body: bytes) -> None:
-        """Send a message as another client would: with no properties at all."""
-        request = {
-            "properties": {},
-            "routing_key": queue,
-            "payload": base64.b64encode(body).decode(),
-            "payload_encoding": "base64",
-        }
-        assert self.api("POST", "exchanges/%2F/amq.default/publish", request)["routed"]
-
-    def counts(self, queue: str) -> tuple[int, int]:
-        """Return how many messages wait in a queue, and how many consumers it has, as of now."""
-        with contextlib.closing(pika.BlockingConnection(pika.URLParameters(self.url))) as connection:
-            try:
-                answer = connection.channel().queue_declare(queue, passive=True).method
-            except pika.exceptions.ChannelClosedByBroker:
-                return 0, 0
-        return answer.message_count or 0, answer.consumer_count or 0
-
-    def declare(self, queue: str, **arguments: object) -> None:
-        self.api("PUT", f"queues/%2F/{queue}", {"durable": True, "arguments": arguments})
-
-
-class Run:
-    """A script that runs, with what it prints kept in files, so that nothing waits for a reader.
-
-    Its standard output and standard error are asked for separately; both are also what pytest shows of a failure.
-    """
-
-    def __init__(self, command: list[str], folder: Path, environment: dict[str, str], **popen: Any) -> None:
-        self.out_file = folder / f"{uuid.uuid4().hex}.out"
-        self.err_file = self.out_file.with_suffix(".err")
-        with self.out_file.open("wb") as out, self.err_file.open("wb") as err:
-            popen = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err, "cwd": folder, **popen}
-            self.process = subprocess.Popen(command, env=environment, **popen)
-
-    @property
-    def out(self) -> str:
-        return self.out_file.read_text()
-
-    @property
-    def err(self) -> str:
-        return self.err_file.read_text()
-
-    @property
-    def lines(self) -> list[str]:
-        return self.out.splitlines()
-
-    def shows(self, text: str, times: int = 1, within: float = DEADLINE) -> None:
-        """Wait until the text was printed so many times."""
-        what = f"{times} x {text!r} of {self.process.args}"
-        try:
-            eventually(lambda: (self.out + self.err).count(text) >= times, what, within)
-        except AssertionError as error:
-            raise AssertionError(f"{error}\n--- output:\n{self.out}\n--- errors:\n{self.err}") from None
-
-    def send(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)
-
-    def ends(self, status: int = 0, within: float = DEADLINE) -> Run:
-        """Wait for its end, and check its exit status."""
-        try:
-            assert self.process.wait(within) == status, f"--- output:\n{self.out}\n--- errors:\n{self.err}"
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"still runs\n--- output:\n{self.out}\n--- errors:\n{self.err}") from None
-        assert "Traceback" not in self.err, self.err
-        assert "Warning" not in self.err, self.err
-        return self
-
-
-class Scripts:
-    """Starts the two scripts against one queue of their own, by the environment, as the README does."""
-
-    def __init__(self, broker: Broker, queue: str, folder: Path, pika_version: str) -> None:
-        self.broker, self.queue, self.folder = broker, queue, folder
-        self.dead_letters = f"{queue}.dead-letters"
-        self.log = folder / "events.jsonl"
-        self.environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(folder),
-            "LANG": "C.UTF-8",
-            "AMQP_URL": broker.url,
-            "TASK_QUEUE": queue,
-        }
-        if pika_version != "newest":
-            assert OLD_PIKA.is_dir(), "run the tests with tools/test.py, which installs the old pika"
-            self.environment["PYTHONPATH"] = str(OLD_PIKA)
-        self._started: list[Run | pexpect.spawn] = []
-
-    def command(self, script: str, *arguments: object) -> list[str]:
-        return [sys.executable, "-W", "error", str(PROJECT / script), *map(str, arguments)]
-
-    def start(self, script: str, *arguments: object, env: dict[str, str] | None = None, **popen: Any) -> Run:
-        run = Run(self.command(script, *arguments), self.folder, {**self.environment, **(env or {})}, **popen)
-        self._started.append(run)
-        return run
-
-    def emitter(self, *arguments: object, **popen: Any) -> Run:
-        return self.start("emitter_of_tasks.py", *arguments, **popen)
-
-    def worker(self, *arguments: object, **popen: Any) -> Run:
-        """Start a worker, and return when it waits for tasks and RabbitMQ knows it."""
-        known = self.broker.counts(self.queue)[1]
-        run = self.start("listening_worker.py", *arguments, **popen)
-        run.shows("Waiting for tasks")
-        eventually(lambda: self.broker.counts(self.queue)[1] > known, "the worker subscribes")
-        return run
-
-    def emit(self, *arguments: object, status: int = 0, stdin: bytes = b"", **popen: Any) -> Run:
-        """Run the emitter to its end, with `stdin` piped into it."""
-        file = self.folder / uuid.uuid4().hex
-        file.write_bytes(stdin)
-        with file.open("rb") as pipe:
-            return self.emitter(*arguments, stdin=pipe, **popen).ends(status)
-
-    def program(self, text: str, **environment: str) -> Run:
-        """Run a user's own program, which imports the worker, to its end."""
-        file = self.folder / "work.py"
-        file.write_text(text)
-        return self.start(str(file), env={"PYTHONPATH": str(PROJECT), **environment}).ends()
-
-    def work(self, *arguments: object, **popen: Any) -> Run:
-        """Run a worker until the queue is empty."""
-        return self.start("listening_worker.py", "--burst", "--seconds-per-dot", 0, *arguments, **popen).ends()
-
-    def at_terminal(self, script: str, *arguments: object, **environment: str) -> pexpect.spawn:
-        """Start a script at a terminal of its own."""
-        command = self.command(script, *arguments)
-        terminal = pexpect.spawn(
-            command[0],
-            command[1:],
-            env={**self.environment, "TERM": "xterm", **environment},
-            cwd=str(self.folder),
-            timeout=DEADLINE,
-            encoding="utf-8",
-            dimensions=(50, 200),
-        )
-        self._started.append(terminal)
-        return terminal
-
-    def events(self, *names: str) -> list[dict[str, Any]]:
-        """Return the records of the log file, or those of some events."""
-        if not self.log.exists():
-            return []
-        records = [json.loads(line) for line in self.log.read_text().splitlines()]
-        return [record for record in records if not names or record["event"] in names]
-
-    def end_all(self) -> None:
-        for run in self._started:
-            if isinstance(run, pexpect.spawn):
-                run.close(force=True)
-            elif run.process.poll() is None:
-                run.process.kill()
-                run.process.wait()
 
 
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """The suite's RabbitMQ, for every test that does not stop it."""
-    # The limit that RabbitMQ 4 has by itself.
-    node = Node(tmp_path_factory.mktemp("rabbitmq"), config="max_message_size = 16777216\n")
+    node = Node(tmp_path_factory.mktemp("rabbitmq"), config=CONFIG)
     node.start()
     yield Broker(node)
     node.kill()
@@ -242,7 +22,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 @pytest.fixture(scope="session")
 def mortal_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """A second node, which tests may stop and kill."""
-    node = Node(tmp_path_factory.mktemp("mortal"))
+    node = Node(tmp_path_factory.mktemp("mortal"), config=CONFIG)
     yield node
     node.kill()
 
@@ -253,10 +33,6 @@ def own_broker(mortal_node: Node) -> Broker:
     if mortal_node.has_ended():
         mortal_node.start()
     return Broker(mortal_node)
-
-
-def new_queue_name() -> str:
-    return f"test-{uuid.uuid4().hex[:12]}"
 
 
 @pytest.fixture

@@ -1,16 +1,13 @@
 """The connection: explained when it can't be had, made again when it is lost; and nothing confirmed goes with it."""
 
-import contextlib
 import signal
-import socket
 import subprocess
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Broker, Scripts, eventually
+from harness import Broker, Scripts, eventually
+from relay import Relay
 
 SCRIPTS = ["emitter_of_tasks.py", "listening_worker.py"]
 
@@ -142,58 +139,6 @@ def test_the_password_is_in_no_process_list_and_no_help(scripts: Scripts) -> Non
 
 
 # ---- Connections that are lost
-
-
-class Relay:
-    """A TCP relay between script and broker, to cut the connection from outside."""
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"amqp://guest:guest@127.0.0.1:{self.listener.getsockname()[1]}/%2F"
-        self.sockets: list[socket.socket] = []
-        self.delay = 0.0  # seconds, for what comes from the broker
-        threading.Thread(target=self.accept, daemon=True).start()
-
-    def accept(self) -> None:
-        while True:
-            try:
-                here = self.listener.accept()[0]
-            except OSError:
-                return
-            there = socket.create_connection(("127.0.0.1", self.port))
-            self.sockets += [here, there]
-            for pair in ((here, there), (there, here)):
-                threading.Thread(target=self.copy, args=pair, daemon=True).start()
-
-    def copy(self, source: socket.socket, target: socket.socket) -> None:
-        try:
-            while data := source.recv(65536):
-                if source.getpeername()[1] == self.port:
-                    time.sleep(self.delay)
-                target.sendall(data)
-        except OSError:
-            pass
-        self.shut(source, target)
-
-    def shut(self, *sockets: socket.socket) -> None:
-        for each in sockets:
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-
-    def cut(self) -> None:
-        self.shut(*self.sockets)
-        self.close_sockets()
-
-    def close_sockets(self) -> None:
-        for each in self.sockets:
-            each.close()
-        self.sockets.clear()
-
-    def close(self) -> None:
-        self.shut(self.listener)
-        self.listener.close()
-        self.cut()
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import signal
 
 import pytest
-from conftest import Scripts
+from harness import Scripts
 
 
 @pytest.fixture(params=["newest", "1.3.2"])

@@ -11,7 +11,7 @@ import uuid
 import pexpect
 import pika
 import pytest
-from conftest import Scripts, eventually
+from harness import Scripts, eventually
 
 QUESTION = r"Would you like to monitor RabbitMQ queues\? y or n "
 PROMPT = "Enter new task: "

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT, Scripts
+from harness import PROJECT, Scripts
 
 README = (PROJECT / "README.md").read_text()
 PROGRAMS = ("emitter_of_tasks.py", "listening_worker.py", "tools/demo.py", "tools/rabbitmq.py")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT, Broker, Run
+from harness import PROJECT, Broker, Run
 from machine import clean_environment
 from rabbitmq import free_port, is_rabbitmq
 

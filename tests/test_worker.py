@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pika
 import pytest
-from conftest import Scripts, eventually
+from harness import Scripts, eventually
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -287,6 +287,19 @@ def test_ctrl_c_at_a_terminal_reaches_the_command_through_the_worker(scripts: Sc
     terminal.expect("Not finished, so it goes back to the queue: task")
     terminal.expect("Stopped")
     assert ended.read_text() == "TERM\n"
+
+
+def test_a_worker_that_made_a_dead_letter_holds_one_task_at_a_time_still(scripts: Scripts) -> None:
+    scripts.emit("bad")
+    worker = scripts.worker("--run", "sh -c 'test $1 != bad || exit 1; sleep 1000' sh {}")
+    worker.shows(" [!] It failed too often, and is a dead letter now: bad")
+    assert worker.out.count("Received bad") == 21
+    scripts.emit(stdin=b"one\ntwo\n")
+    worker.shows("Received one")
+    assert "Received two" in scripts.start("listening_worker.py", "--max-tasks", 1, "--seconds-per-dot", 0).ends().out
+    worker.send(signal.SIGINT)
+    worker.ends()
+    assert scripts.broker.bodies(scripts.queue) == ["one"]
 
 
 def test_ctrl_c_while_a_command_starts_ends_it_too(scripts: Scripts) -> None:

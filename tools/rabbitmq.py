@@ -94,10 +94,18 @@ class Node:
         amqp_port, management_port: 0 means any free one.
         name: the part of the node's name before `@localhost`.
         config: further lines for rabbitmq.conf.
+        epmd_port: of an epmd that runs, for nodes of one cluster; 0 means one of the node's own, so that none is left
+            behind and no other node on the machine is disturbed.
     """
 
     def __init__(
-        self, data: Path, amqp_port: int = 0, management_port: int = 0, name: str = "tasks", config: str = ""
+        self,
+        data: Path,
+        amqp_port: int = 0,
+        management_port: int = 0,
+        name: str = "tasks",
+        config: str = "",
+        epmd_port: int = 0,
     ) -> None:
         self.data = data.resolve()
         self.amqp_port = amqp_port or free_port()
@@ -107,8 +115,8 @@ class Node:
         self.url = f"amqp://guest:guest@localhost:{self.amqp_port}/%2F"
         self.admin_url = f"http://localhost:{self.management_port}"
         self.log = self.data / "log" / "rabbitmq.log"
-        # An epmd of the node's own, so that none is left behind and no other node on the machine is disturbed.
-        self._epmd_port = free_port()
+        self._has_own_epmd = not epmd_port
+        self._epmd_port = epmd_port or free_port()
         self._distribution_port = free_port()
         self._epmd: subprocess.Popen[bytes] | None = None
         self._server: subprocess.Popen[bytes] | None = None
@@ -122,20 +130,13 @@ class Node:
         """
         script = ensure_server()
         self._write_settings()
-        environment = self.environment()
-        self._epmd = subprocess.Popen(
-            [epmd_program(), "-address", "127.0.0.1", "-port", str(self._epmd_port)],
-            env=environment,
-            start_new_session=True,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        if self._has_own_epmd:
+            self._epmd = start_epmd(self._epmd_port)
         output = (self.data / "log" / "startup.log").open("ab")
         # A session of its own, so that Ctrl+C in this terminal is ours to handle.
         self._server = subprocess.Popen(
             [str(script)],
-            env=environment,
+            env=self.environment(),
             start_new_session=True,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -223,8 +224,19 @@ class Node:
             time.sleep(0.1)
 
 
+def start_epmd(port: int) -> subprocess.Popen[bytes]:
+    """Start Erlang's port mapper, by which nodes find each other, for this machine only."""
+    return subprocess.Popen(
+        [epmd_program(), "-address", "127.0.0.1", "-port", str(port)],
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
 def epmd_program() -> str:
-    """Return Erlang's port mapper, which is not on the path on every system."""
+    """Return the port mapper's program, which is not on the path on every system."""
     found = shutil.which("epmd")
     if found is None:
         candidates = sorted(Path("/usr/lib/erlang").glob("erts-*/bin/epmd"))

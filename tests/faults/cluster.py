@@ -1,0 +1,76 @@
+"""A cluster of three RabbitMQ nodes on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from urllib.error import URLError
+
+from harness import Broker, eventually
+from rabbitmq import Node, free_port, start_epmd
+from stage import RECOVERY, Stage
+
+NAMES = ("one", "two", "three")
+
+
+class Cluster:
+    """Three nodes that keep each message on two of them at least."""
+
+    def __init__(self, stage: Stage) -> None:
+        epmd_port = free_port()
+        self._epmd: subprocess.Popen[bytes] = start_epmd(epmd_port)
+        config = "cluster_formation.peer_discovery_backend = classic_config\n" + "".join(
+            f"cluster_formation.classic_config.nodes.{number} = {name}@localhost\n"
+            for number, name in enumerate(NAMES, 1)
+        )
+        self.nodes = [stage.node(name, config, epmd_port) for name in NAMES]
+        for node in self.nodes:
+            node.data.mkdir()
+            cookie = node.data / ".erlang.cookie"
+            cookie.write_text("the same for all three")
+            cookie.chmod(0o400)
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(Node.start, self.nodes))
+        eventually(lambda: len(self._ask("nodes")) == len(NAMES), "the nodes find each other", RECOVERY)
+
+    def close(self) -> None:
+        """End the nodes."""
+        for node in self.nodes:
+            node.kill()
+        self._epmd.kill()
+        self._epmd.wait()
+
+    def broker(self) -> Broker:
+        """Return a view of the cluster through a node that is up."""
+        return Broker(next(node for node in self.nodes if not node.has_ended()))
+
+    def leader(self, queue: str) -> Node:
+        """Return the node that leads a queue."""
+        return self._named(self._ask(f"queues/%2F/{queue}")["leader"])
+
+    def node_of_emitter(self, _queue: str) -> Node:
+        """Return the node that the emitter is connected to."""
+
+        def found() -> str | None:
+            connections = self._ask("connections")
+            return next(
+                (each["node"] for each in connections if each["user_provided_name"].startswith("emitter")), None
+            )
+
+        return self._named(eventually(found, "the panel knows the emitter's connection"))
+
+    def wait_until_whole(self, queue: str) -> None:
+        """Wait until each node takes part in a queue again."""
+        eventually(
+            lambda: len(self._ask(f"queues/%2F/{queue}").get("online", [])) == len(NAMES), "all are back", RECOVERY
+        )
+
+    def _named(self, name: str) -> Node:
+        return next(node for node in self.nodes if node.name == name)
+
+    def _ask(self, path: str) -> Any:
+        with contextlib.suppress(URLError):
+            return self.broker().api("GET", path)
+        return {}

@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+"""Puts the scripts through every fault at full load, and closes with a table of what became of the tasks.
+
+    python3 tests/faults/run.py                                   all scenarios, about a quarter of an hour
+    python3 tests/faults/run.py --scenario broker_killed --seed 7 one of them, with the dice of an earlier run
+    python3 tests/faults/run.py --minutes 120                     one after another at random until the time is up
+
+Sets up what is missing first. Exit status 0 only if every promise held.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent.parent
+sys.path[:0] = [str(PROJECT), str(PROJECT / "tools"), str(PROJECT / "tests")]
+
+import machine  # noqa: E402
+import rabbitmq  # noqa: E402
+
+
+class Line:
+    """What one scenario adds to the table."""
+
+    def __init__(self) -> None:
+        self.tasks = self.faults = self.lost = self.twice = 0
+        self.seconds = 0.0
+        self.has_failed = False
+
+    def __str__(self) -> str:
+        return f"{self.tasks:>7,} | {self.faults:>6,} | {self.lost:>4,} | {self.twice:>5,} | {self.seconds:>7.0f}"
+
+
+def play(name: str, seed: int, line: Line) -> None:
+    """Run a scenario on a RabbitMQ of its own, and add what came of it to its line of the table."""
+    # Only here, because they need what is installed by then.
+    from harness import CONFIG, Broker
+    from scenarios import SCENARIOS
+    from stage import Stage
+
+    print(f"{name} --seed {seed} ... ", end="", flush=True)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        node = rabbitmq.Node(Path(folder) / "node", config=CONFIG)
+        stage = Stage(Broker(node), Path(folder), seed, is_full=True)
+        try:
+            node.start()
+            SCENARIOS[name](stage)
+            print("holds", flush=True)
+        except Exception:
+            line.has_failed = True
+            print(f"FAILED\n{traceback.format_exc()}", flush=True)
+        finally:
+            stage.end()
+            node.kill()
+    line.tasks += stage.account.tasks
+    line.faults += stage.faults
+    line.lost += len(stage.account.lost)
+    line.twice += stage.account.twice
+    line.seconds += time.monotonic() - began
+
+
+def main() -> int:
+    """Run the scenarios and return the exit status."""
+    parser = argparse.ArgumentParser(description="Put the scripts through every fault at full load.")
+    parser.add_argument("--scenario", metavar="NAME", help="only this one")
+    parser.add_argument("--seed", type=int, help="the dice of an earlier run")
+    parser.add_argument("--minutes", type=float, help="go on at random until the time is up")
+    options = parser.parse_args()
+    machine.end_on_any_signal()
+    try:
+        rabbitmq.ensure_server()
+        machine.run_in_venv("requirements.txt", "tests/requirements.txt")
+    except machine.SetupError as error:
+        print(error, file=sys.stderr)
+        return 1
+    from scenarios import SCENARIOS
+
+    if options.scenario not in (None, *SCENARIOS):
+        parser.error(f"--scenario is one of {', '.join(SCENARIOS)}")
+    names = [options.scenario] if options.scenario else list(SCENARIOS)
+    seed = random.randrange(10**6) if options.seed is None else options.seed
+    lines: dict[str, Line] = {}
+    try:
+        if options.minutes is None:
+            for name in names:
+                play(name, seed, lines.setdefault(name, Line()))
+        else:
+            deadline = time.monotonic() + 60 * options.minutes
+            while time.monotonic() < deadline:
+                name = random.choice(names)
+                play(name, seed, lines.setdefault(name, Line()))
+                seed += 1
+    except KeyboardInterrupt:
+        print()
+    print("\nscenario         |   tasks | faults | lost | twice | seconds")
+    print("---------------- | ------: | -----: | ---: | ----: | ------:")
+    for name, line in lines.items():
+        print(f"{name:16} | {line}{'  FAILED' if line.has_failed else ''}")
+    return int(any(line.has_failed for line in lines.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

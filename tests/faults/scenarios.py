@@ -1,0 +1,625 @@
+"""The faults. Each scenario puts tasks through them and checks what the README promises.
+
+A scenario asserts what is its own; Stage.settle() asserts for all that nothing confirmed is lost, that nothing is done
+that was never sent, and that no worker reports as done what did not write so itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shlex
+import signal
+import subprocess
+import time
+import unicodedata
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+
+import pika
+import trustme
+from checker import Account
+from cluster import Cluster
+from harness import PROJECT, Broker, eventually
+from hypothesis import Phase, given, seed, settings
+from hypothesis import strategies as st
+from rabbitmq import Node, free_port
+from stage import RECOVERY, SOON, Stage, at_work, seconds_until
+
+from emitter_of_tasks import WINDOW
+
+Scenario = Callable[[Stage], None]
+SCENARIOS: dict[str, Scenario] = {}
+HEARTBEAT = 2  # seconds
+
+
+def scenario(function: Scenario) -> Scenario:
+    """Add a scenario to the list under its own name."""
+    SCENARIOS[function.__name__] = function
+    return function
+
+
+# ---- The scripts end
+
+
+@scenario
+def workers_killed(stage: Stage) -> None:
+    """Workers are killed at random moments, and replaced."""
+    stage.send(stage.load(1000, 60))
+    with at_work(stage, stage.load(8, 3), seconds=stage.load(80, 30) / 1000) as crew:
+        for _ in range(stage.load(100, 8)):
+            stage.pause(0.1)
+            crew.kill_one()
+        stage.wait_for_done()
+    stage.drain()
+    assert stage.account.twice <= stage.faults
+
+
+@scenario
+def rolling_restart(stage: Stage) -> None:
+    """Workers are asked to end while they work, one after the other, again and again."""
+    stage.send(stage.load(500, 60))
+    with at_work(stage, stage.load(6, 3), seconds=stage.load(200, 30) / 1000) as crew:
+        for _ in range(stage.load(5, 2)):
+            for worker in list(crew.workers):
+                stage.pause(0.1)
+                crew.replace(worker, signal.SIGTERM, 0)
+        stage.wait_for_done()
+    stage.drain()
+    assert stage.account.twice == 0
+
+
+@scenario
+def ctrl_c(stage: Stage) -> None:
+    """Workers get Ctrl+C at any moment: in a task, between two, while they acknowledge."""
+    interruptions = stage.load(200, 8)
+    stage.send(100 * interruptions)
+    for number in range(interruptions):
+        worker = stage.book_worker(seconds=0 if number % 2 else 0.005)
+        worker.shows("Waiting for tasks")
+        stage.pause(0.15)
+        for _ in range(stage.random.choice((1, 1, 1, 2))):
+            worker.send(signal.SIGINT)
+            stage.pause(0.002)
+        worker.ends()
+        stage.faults += 1
+    stage.drain()
+    assert stage.account.twice <= stage.faults
+
+
+@scenario
+def emitter_killed(stage: Stage) -> None:
+    """The emitter is killed in the middle of a file, and run again from the first line that its log does not name."""
+    stage.book_worker("--burst").ends()
+    lines = stage.new_tasks(stage.load(20_000, 4000))
+    first, kills = 0, stage.load(5, 2)
+    for count in range(1, kills + 1):
+        rest = stage.folder / "rest.txt"
+        rest.write_text("\n".join(lines[first:]))
+        emitter = stage.emitter("--file", rest, "--log-file", stage.log)
+        goal = stage.random.randrange(first, len(lines) * count // (kills + 1))
+        eventually(lambda: len(lines) if emitter.process.poll() is not None else first_missing(stage) > goal, "goes on")  # noqa: B023
+        emitter.send(signal.SIGKILL)
+        emitter.process.wait()
+        stage.faults += emitter.process.returncode == -signal.SIGKILL
+        first = first_missing(stage)
+    stage.emit(stdin="\n".join(lines[first:]).encode())
+    stage.drain()
+    assert stage.account.sent_twice <= stage.faults * WINDOW
+    assert stage.account.twice == 0
+    done = {entry["task"] for entry in stage.book()}
+    assert done == set(lines)
+
+
+def first_missing(stage: Stage) -> int:
+    """Return the index of the first line that no record of the log names as confirmed."""
+    confirmed = {record["task"] for record in stage.events("confirmed")}
+    return next((index for index, text in enumerate(stage.tasks) if text not in confirmed), len(stage.tasks))
+
+
+@scenario
+def crowd_killed(stage: Stage) -> None:
+    """A crowd of workers is killed at once, and another one started at once."""
+    stage.send(stage.load(2000, 200))
+    size = stage.load(50, 8)
+    with at_work(stage, size, seconds=0.01) as crew:
+        eventually(lambda: stage.done() > len(stage.tasks) // 4, "they are at work", RECOVERY)
+        for worker in crew.workers:
+            worker.send(signal.SIGKILL)
+        for worker in crew.workers:
+            worker.ends(-signal.SIGKILL)
+        stage.faults += size
+        crew.workers.clear()
+    with at_work(stage, size, seconds=0.01):
+        stage.wait_for_done()
+    stage.drain()
+    assert stage.account.twice <= stage.faults
+
+
+@scenario
+def poison(stage: Stage) -> None:
+    """A task kills its worker every time, another always fails; among others that must not wait for them."""
+    ordinary = stage.load(200, 40)
+    poisonous = ["deadly task", "hopeless task"]
+    half = stage.folder / "half.txt"
+    stage.tasks += poisonous
+    half.write_text("\n".join(poisonous))
+    stage.send(ordinary // 2)
+    stage.emit("--file", half, "--log-file", stage.log)
+    stage.send(ordinary // 2)
+    with at_work(stage, 2) as crew:
+        while stage.broker.counts(stage.dead_letters)[0] < len(poisonous):
+            for worker in crew.workers:
+                if worker.process.poll() is not None:
+                    crew.replace(worker, signal.SIGKILL, -signal.SIGKILL)
+            time.sleep(0.01)
+        stage.wait_for_done(ordinary, within=SOON)
+    letters = stage.broker.messages(stage.dead_letters)
+    assert {letter["body"].decode() for letter in letters} == set(poisonous)
+    for letter in letters:
+        assert letter["properties"]["headers"]["x-death"][0]["reason"] == "delivery_limit"
+    tries = [event for event in stage.events("received") if event["task"] in poisonous]
+    assert len(tries) == 2 * 21
+    assert all("ValueError: as it always does" in event["error"] for event in stage.events("failed"))
+    stage.settle()
+    assert stage.account.dead == set(poisonous)
+    assert stage.account.twice == 0
+
+
+@scenario
+def retry_killed(stage: Stage) -> None:
+    """--retry-dead-letters is killed half way, and run again."""
+    stage.book_worker("--burst").ends()
+    texts = stage.new_tasks(stage.load(2000, 600))
+    with contextlib.closing(pika.BlockingConnection(pika.URLParameters(stage.broker.url))) as connection:
+        channel = connection.channel()
+        channel.confirm_delivery()
+        for text in texts:
+            channel.basic_publish("", stage.dead_letters, text.encode(), pika.BasicProperties(message_id=text))
+    relay = stage.relay()
+    relay.delay = 0.005  # or it would be over too soon
+    for _ in range(stage.load(5, 2)):
+        retry = stage.emitter("--retry-dead-letters", "--url", relay.url)
+        retry.shows("[x] Sent", times=stage.random.randrange(1, 100))
+        retry.send(signal.SIGKILL)
+        retry.ends(-signal.SIGKILL)
+        stage.faults += 1
+        eventually(lambda: not held(stage.broker, stage.dead_letters), "RabbitMQ notices the end")
+    stage.emit("--retry-dead-letters", "--log-file", stage.log)
+    stage.drain()
+    assert {entry["task"] for entry in stage.book()} == set(texts)
+    assert not stage.account.dead
+    assert stage.account.twice <= stage.faults * WINDOW  # copies whose originals were not acknowledged yet
+
+
+def held(broker: Broker, queue: str) -> int:
+    """Return how many messages of a queue some connection holds."""
+    listed = broker.node.ctl("list_queues", "--quiet", "name", "messages_unacknowledged")
+    return int(listed.split(f"{queue}\t")[1].split()[0])
+
+
+# ---- RabbitMQ ends
+
+
+def broker_goes(stage: Stage, go: Callable[[Node], None]) -> None:
+    """Have RabbitMQ end and start again while emitter and workers are busy."""
+    times = stage.load(5, 1)
+    with at_work(stage, 3) as crew:
+        emitter = stage.feed(stage.load(20_000, 1500), seconds=times * 3)
+        eventually(stage.confirmed, "the first is confirmed")
+        time.sleep(1)  # RabbitMQ 3.10 may forget what is in a queue that is younger
+        for _ in range(times):
+            stage.pause(1)
+            go(stage.broker.node)
+            stage.faults += 1
+            before = stage.confirmed()
+            stage.pause(1)
+            stage.broker.node.start()
+            eventually(lambda: stage.confirmed() > before, "emitting goes on", RECOVERY)  # noqa: B023
+        emitter.ends(within=2 * RECOVERY)
+        stage.wait_for_done()
+        assert "Reconnecting" in emitter.err
+        for worker in crew.workers:
+            worker.shows("Connected again.", within=RECOVERY)
+    stage.drain()
+
+
+@scenario
+def broker_killed(stage: Stage) -> None:
+    """RabbitMQ is killed and started again, while emitting and while working."""
+    broker_goes(stage, Node.kill)
+
+
+@scenario
+def broker_restarted(stage: Stage) -> None:
+    """RabbitMQ is stopped in good order and started again."""
+    broker_goes(stage, Node.stop)
+
+
+@scenario
+def cluster(stage: Stage) -> None:
+    """In a cluster of three, the node of the queue's leader is killed, then the one that the emitter talks to."""
+    with contextlib.closing(Cluster(stage)) as nodes:
+        stage.broker = nodes.broker()
+        urls = ",".join(node.url for node in nodes.nodes)
+        stage.environment["AMQP_URL"] = urls
+        with at_work(stage, 2) as crew:
+            emitter = stage.feed(stage.load(20_000, 1500), stage.load(40, 12))
+            eventually(stage.confirmed, "the first is confirmed", RECOVERY)
+            time.sleep(1)
+            for find_victim in (nodes.leader, nodes.node_of_emitter):
+                stage.pause(1)
+                node = find_victim(stage.queue)
+                node.kill()
+                stage.faults += 1
+                confirmed, done = stage.confirmed(), stage.done()
+                assert seconds_until(lambda: stage.confirmed() > confirmed + 50, "emitting goes on") < SOON  # noqa: B023
+                assert seconds_until(lambda: stage.done() > done + 50, "working goes on") < SOON  # noqa: B023
+                node.start()
+                nodes.wait_until_whole(stage.queue)
+            emitter.ends(within=RECOVERY)
+            stage.wait_for_done()
+            assert crew
+        stage.drain()
+
+
+# ---- RabbitMQ takes nothing for now, or never
+
+
+@scenario
+def alarms(stage: Stage) -> None:
+    """RabbitMQ runs out of memory, then of disk, while emitting."""
+    ctl = stage.broker.node.ctl
+    with at_work(stage, 1):
+        emitter = stage.feed(stage.load(20_000, 1500), seconds=stage.load(10, 3))
+        for alarm, no_alarm, reason in (
+            (("set_vm_memory_high_watermark", "0.0000001"), ("set_vm_memory_high_watermark", "0.4"), "low on memory"),
+            (("set_disk_free_limit", "900000GB"), ("set_disk_free_limit", "50MB"), "low on disk"),
+        ):
+            before = stage.confirmed()
+            eventually(lambda: stage.confirmed() > before, "it sends")  # noqa: B023
+            ctl(*alarm)
+            stage.faults += 1
+            try:
+                emitter.shows(f"RabbitMQ takes no tasks for now: {reason}. Waiting ...")
+                late = stage.emitter("--log-file", stage.log, *stage.new_tasks(1))
+                late.shows(f"takes no tasks for now: {reason}")
+                assert "Sent" not in late.out
+            finally:
+                ctl(*no_alarm)
+            late.ends()
+        emitter.shows("RabbitMQ takes tasks again.", times=2)
+        emitter.ends(within=RECOVERY)
+        stage.wait_for_done()
+    stage.drain()
+    assert stage.account.twice == 0
+
+
+@scenario
+def sizes(stage: Stage) -> None:
+    """Tasks of no byte, of one, of a MiB, and one over RabbitMQ's limit in the middle of a file."""
+    limit = 16 * 1024 * 1024
+    before, after = stage.new_tasks(stage.load(3000, 300)), stage.new_tasks(stage.load(3000, 300))
+    large = ["x", "y" * 1024 * 1024, "z" * limit]
+    stage.tasks += large
+    file = stage.folder / "sizes.txt"
+    file.write_text("\n".join([*before, *large, "w" * (limit + 1), *after]))
+    emitter = stage.emit("--file", file, "--log-file", stage.log, status=1)
+    stage.faults += 1
+    line = len(before) + 4
+    assert re.findall(
+        r"Line (\d+) of .* is not sent: it has ([\d,]+) bytes, and RabbitMQ takes ([\d,]+)", emitter.err
+    ) == [(str(line), "16,777,217", "16,777,216")]
+    assert f"Sent {len(stage.tasks):,} tasks" in emitter.out
+    assert [record["line"] for record in stage.events("refused")] == [line]
+    stage.broker.publish(stage.queue, b"")
+    stage.tasks.append("")
+    stage.drain()
+    assert {entry["task"] for entry in stage.book()} == set(stage.tasks)
+
+
+# ---- The network
+
+
+@scenario
+def network(stage: Stage) -> None:
+    """Connections are cut, cut in the middle of a frame, frozen, and slowed, on both sides of the queue."""
+    cuts = stage.load(50, 5)
+    to_emitter, to_workers = stage.relay(), stage.relay()
+    heartbeat = f"?heartbeat={HEARTBEAT}"
+    with at_work(stage, 2, seconds=0.002, url=to_workers.url + heartbeat):
+        emitter = stage.feed(stage.load(5000, 1000), cuts * 0.5, "--url", to_emitter.url + heartbeat)
+        eventually(stage.confirmed, "the first is confirmed")
+        kinds = ["cut", "cut in frame", "slow", "one byte at a time", "frozen"] * stage.load(2, 1)
+        kinds += stage.random.choices(kinds[:4], k=cuts - len(kinds))  # a long freeze is enough of its kind
+        stage.random.shuffle(kinds)
+        for number, kind in enumerate(kinds):
+            relay = (to_emitter, to_workers)[number % 2]
+            stage.pause(0.8)
+            stage.faults += 1
+            if kind == "cut":
+                relay.cut()
+            elif kind == "cut in frame":
+                relay.cut_in_frame()
+            elif kind == "slow":
+                relay.delay = stage.random.uniform(0.01, 0.2)
+                stage.pause(0.8)
+            elif kind == "one byte at a time":
+                relay.piece = 1
+                stage.pause(0.8)
+            else:
+                relay.freeze()
+                time.sleep(2.5 * HEARTBEAT)
+                relay.thaw()
+            relay.delay, relay.piece = 0.0, 65536
+        emitter.ends(within=2 * RECOVERY)
+        stage.wait_for_done()
+    stage.drain()
+
+
+@scenario
+def tls(stage: Stage) -> None:
+    """TLS with the right certificate, with three wrong ones, and mistaken for no TLS."""
+    authority, stranger = trustme.CA(), trustme.CA()
+    authority.cert_pem.write_to_path(str(stage.folder / "authority.pem"))
+    stage.environment["SSL_CERT_FILE"] = str(stage.folder / "authority.pem")
+    port = free_port()
+    node = stage.node(
+        "secure",
+        f"listeners.ssl.local = 127.0.0.1:{port}\n"
+        f"ssl_options.certfile = {stage.folder}/certificate.pem\n"
+        f"ssl_options.keyfile = {stage.folder}/key.pem\n",
+    )
+
+    def show(certificate: trustme.LeafCert) -> None:
+        certificate.cert_chain_pems[0].write_to_path(str(stage.folder / "certificate.pem"))
+        certificate.private_key_pem.write_to_path(str(stage.folder / "key.pem"))
+
+    show(authority.issue_cert("localhost"))
+    node.start()
+    stage.broker = Broker(node)
+    stage.environment["AMQP_URL"] = f"amqps://guest:guest@localhost:{port}/%2F"
+    stage.send(stage.load(1000, 10))
+    stage.book_worker("--burst").ends()
+
+    yesterday = datetime.now(timezone.utc) - timedelta(days=1)
+    for certificate, words in (
+        (stranger.issue_cert("localhost"), "unable to get local issuer certificate"),
+        (authority.issue_cert("elsewhere.invalid"), "Hostname mismatch, certificate is not valid for 'localhost'"),
+        (authority.issue_cert("localhost", not_after=yesterday), "certificate has expired"),
+    ):
+        show(certificate)
+        node.ctl("eval", "ssl:clear_pem_cache().")
+        for script in (["emitter_of_tasks.py", "task"], ["listening_worker.py"]):
+            run = stage.start(*script).ends(1)
+            assert f"The certificate of localhost:{port} is not accepted: " in run.err
+            assert words in run.err
+        stage.faults += 1
+
+    plain = stage.emitter("task", env={"AMQP_URL": f"amqp://localhost:{port}"}).ends(1)
+    assert "Is it a TLS port? Then the URL begins with amqps://" in plain.err
+    stage.faults += 1
+    stage.settle()
+
+
+# ---- What an administrator does
+
+
+@scenario
+def queue_deleted(stage: Stage) -> None:
+    """The queue is purged, and deleted, under emitter and workers, which carry on."""
+    with at_work(stage, 2, seconds=0.01) as crew:
+        emitter = stage.feed(stage.load(5000, 600), stage.load(20, 4))
+        eventually(lambda: stage.done() > 10, "they are at work")
+        for path in ("/contents", "") * stage.load(5, 1):
+            stage.pause(0.5)
+            stage.broker.api("DELETE", f"queues/%2F/{stage.queue}{path}")
+            stage.faults += 1
+            last_fault, before = datetime.now(timezone.utc).isoformat(), stage.done()
+            eventually(lambda: stage.done() > before + 10, "tasks are done again", RECOVERY)  # noqa: B023
+        emitter.ends(within=RECOVERY)
+        assert "Reconnecting" not in emitter.err or "is gone; it will be declared again" in emitter.err
+        eventually(lambda: stage.broker.counts(stage.queue)[0] == 0, "the queue is empty", RECOVERY)
+    for worker in crew.workers:
+        assert "cancelled this worker's subscription. Was the queue deleted?" in worker.err
+    done = {entry["task"] for entry in stage.book()}
+    before_it = {record["task"] for record in stage.events("confirmed") if record["time"] < last_fault}
+    stage.settle(thrown_away=before_it - done)
+
+
+@scenario
+def vhost_closed(stage: Stage) -> None:
+    """The virtual host is closed and opened again; a user's permission is taken away; the virtual host is deleted."""
+    ctl, broker = stage.broker.node.ctl, Broker(stage.broker.node)
+    broker.url = stage.broker.url.replace("guest:guest", "user:secret").replace("%2F", "place")
+    ctl("add_vhost", "place")
+    ctl("add_user", "user", "secret")
+    allow = ("set_permissions", "-p", "place", "user", ".*", ".*", ".*")
+    ctl(*allow)
+    stage.broker, stage.environment["AMQP_URL"] = broker, broker.url
+    with contextlib.ExitStack() as ends:
+        ends.callback(ctl, "delete_user", "user")
+        ends.callback(ctl, "delete_vhost", "place")
+        worker = stage.book_worker(seconds=0.005)
+        emitter = stage.feed(stage.load(5000, 1000), stage.load(30, 10))
+        eventually(lambda: stage.done() > 10, "they are at work")
+
+        ctl("eval", 'rabbit_vhost_sup_sup:stop_and_delete_vhost(<<"place">>).')
+        for run in (worker, emitter):
+            run.shows("vhost 'place' is down")
+        ctl("eval", 'rabbit_vhost_sup_sup:start_vhost(<<"place">>).')
+        for run in (worker, emitter):
+            run.shows("Connected again.", within=RECOVERY)
+
+        ctl("clear_permissions", "-p", "place", "user")
+        ctl("close_all_connections", "--vhost", "place", "test")
+        for run in (worker, emitter):
+            run.ends(1)
+            assert "rabbitmqctl set_permissions -p 'place' user '.*' '.*' '.*'" in run.err
+            assert "secret" not in run.err
+        assert re.search(r"[\d,]+ tasks confirmed. Go on from line \d+ of standard input.", emitter.err)
+        ctl(*allow)
+        stage.drain()
+
+        worker = stage.book_worker()
+        prompt = stage.at_terminal("emitter_of_tasks.py", "--no-admin")
+        prompt.expect("Enter new task: ")
+        worker.shows("Waiting")
+        ends.close()
+        worker.ends(1)
+        assert "has no virtual host place.\nAdd it with:  rabbitmqctl add_vhost 'place'" in worker.err
+        prompt.sendline("too late")
+        prompt.expect("has no virtual host place.")
+        prompt.expect("Not confirmed: too late")
+        prompt.wait()
+        assert prompt.exitstatus == 1
+        stage.faults += 3
+
+
+@scenario
+def ack_timeout(stage: Stage) -> None:
+    """A task takes longer than RabbitMQ waits for its acknowledgement."""
+    ctl = stage.broker.node.ctl
+
+    def wait_for_acknowledgements(milliseconds: int, look_every: int) -> None:
+        ctl(
+            "eval",
+            f"application:set_env(rabbit, consumer_timeout, {milliseconds}), "
+            f"application:set_env(rabbit, channel_tick_interval, {look_every}).",
+        )
+
+    wait_for_acknowledgements(500, look_every=200)
+    try:
+        stage.send(1)
+        worker = stage.book_worker(seconds=3)
+        worker.shows("RabbitMQ waits no longer for an acknowledgement: see --ack-timeout")
+        stage.faults += 1
+    finally:
+        wait_for_acknowledgements(1_800_000, look_every=60_000)
+    # Its channel had those settings still; the one that it has now, no longer.
+    worker.shows("Done, but the connection was lost meanwhile: RabbitMQ will hand this task out again.")
+    worker.shows(" [x] Done.")
+    stage.send(stage.load(5, 1))
+    stage.wait_for_done()
+    worker.send(signal.SIGTERM)
+    worker.ends()
+    stage.settle()
+    assert stage.account.twice == 1
+
+
+# ---- What others send, and where the output goes
+
+
+TABLE_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.text()
+    | st.binary()
+    | st.decimals(-1000, 1000, places=2)
+    | st.datetimes(datetime(1970, 1, 2), datetime(2900, 1, 1)).map(lambda time: time.replace(microsecond=0)),
+    lambda values: st.lists(values, max_size=3) | st.dictionaries(st.text(max_size=20), values, max_size=3),
+    max_leaves=5,
+)
+SHORT_TEXTS = st.none() | st.text(max_size=60)
+OWN_HEADERS = st.sampled_from(["x-delivery-count", "x-death", "x-first-death-reason", "x-opt-deaths"])
+PROPERTIES = st.builds(
+    pika.BasicProperties,
+    content_type=SHORT_TEXTS,
+    content_encoding=SHORT_TEXTS,
+    headers=st.none() | st.dictionaries(st.text(max_size=20) | OWN_HEADERS, TABLE_VALUES, max_size=4),
+    delivery_mode=st.sampled_from([None, 1, 2]),
+    priority=st.none() | st.integers(0, 255),
+    correlation_id=SHORT_TEXTS,
+    reply_to=SHORT_TEXTS,
+    message_id=SHORT_TEXTS,
+    timestamp=st.none() | st.integers(0, 2**63 - 1),
+    type=SHORT_TEXTS,
+    app_id=SHORT_TEXTS,
+)
+BODIES = st.binary(max_size=2000) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass"))
+
+
+@scenario
+def any_bytes(stage: Stage) -> None:
+    """Messages of other clients: any body, any properties, any headers."""
+    stage.book_worker("--burst").ends()
+    sent: list[bytes] = []
+    number = stage.load(1000, 100)
+    with contextlib.closing(pika.BlockingConnection(pika.URLParameters(stage.broker.url))) as connection:
+        channel = connection.channel()
+        channel.confirm_delivery()
+
+        @seed(stage.random.getrandbits(32))
+        @settings(
+            max_examples=number,
+            database=None,
+            deadline=None,
+            phases=[Phase.generate],
+        )
+        @given(BODIES, PROPERTIES)
+        def send(body: bytes, properties: pika.BasicProperties) -> None:
+            with contextlib.suppress(pika.exceptions.ChannelClosedByBroker):
+                channel.basic_publish("", stage.queue, body, properties, mandatory=True)
+            sent.append(body)
+
+        send()
+    stage.tasks = [body.hex() for body in sent]
+    worker = stage.book_worker("--burst").ends(within=2 * RECOVERY)
+    done = [entry["body"] for entry in stage.book()]
+    assert sorted(done) == sorted(stage.tasks)
+    assert worker.err == ""
+    raw = {
+        c for c in worker.out_file.read_bytes().decode() if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+    }
+    assert raw <= {"\n"}, raw
+    assert stage.broker.counts(stage.queue)[0] == stage.broker.counts(stage.dead_letters)[0] == 0
+    stage.account = Account(tasks=len(sent))
+
+
+@scenario
+def output_lost(stage: Stage) -> None:
+    """Nobody reads what is printed any more, the disk of the log is full, or its directory is not there."""
+    number = stage.load(2000, 100)
+
+    def through_head(script: str, *arguments: object) -> int:
+        command = " ".join(map(shlex.quote, stage.command(script, *arguments)))
+        done = subprocess.run(
+            ["bash", "-c", f"set -o pipefail; {command} | head -1"],
+            env={**stage.environment, "PYTHONPATH": str(PROJECT)},
+            cwd=stage.folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=RECOVERY,
+        )
+        assert done.stderr == b""
+        assert len(done.stdout.splitlines()) == 1
+        return done.returncode
+
+    log = ("--log-file", stage.log)
+    assert through_head("emitter_of_tasks.py", "--verbose", "--file", stage.tasks_file(number), *log) == 0
+    assert through_head("tests/faults/worker_with_book.py", stage.book_file, "--burst", *log) == 0
+    stage.settle()
+    assert stage.done() == len(stage.tasks)
+
+    full = "The log file can't be written: No space left on device. The tasks go on without it."
+    assert stage.emit("--file", stage.tasks_file(number), "--log-file", "/dev/full").err == f" [!] {full}\n"
+    worker = stage.book_worker("--log-file", "/dev/full", "--burst").ends()
+    assert worker.err == f" [!] {full}\n"
+    stage.settle()
+    assert stage.done() == len(stage.tasks)
+
+    with open("/dev/full", "wb") as nowhere:
+        stage.emit("--verbose", "--file", stage.tasks_file(number), *log, stdout=nowhere, stderr=nowhere)
+        stage.book_worker("--burst", stdout=nowhere, stderr=nowhere).ends()
+    stage.settle()
+    assert stage.done() == len(stage.tasks)
+
+    waiting = stage.new_tasks(1)
+    stage.emit(*waiting, *log)
+    for script in ("emitter_of_tasks.py", "listening_worker.py"):
+        run = stage.start(script, "--log-file", stage.folder / "none" / "log").ends(2)
+        assert "can't be opened: No such file or directory." in run.err
+    stage.faults += 4
+    stage.drain()
+    assert stage.account.twice == 0

@@ -1,0 +1,219 @@
+"""What a scenario has to work with: a queue and dice of its own, its tasks, its workers, and their books."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import random
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from checker import Account, Record, settle
+from harness import CONFIG, PROJECT, Broker, Run, Scripts, eventually, new_queue_name
+from rabbitmq import Node
+from relay import Relay
+
+RECOVERY = 60.0  # seconds in which everything goes on again after a fault; pauses between attempts grow to 30
+SOON = 20.0  # seconds
+
+
+class Stage(Scripts):
+    """One run of one scenario.
+
+    Args:
+        broker: RabbitMQ, which the scenario may do anything to.
+        folder: for its files.
+        seed: of its dice.
+        is_full: the full load instead of the short one.
+    """
+
+    def __init__(self, broker: Broker, folder: Path, seed: int, is_full: bool) -> None:
+        super().__init__(broker, new_queue_name(), folder, "newest")
+        self.random = random.Random(seed)
+        self.tasks: list[str] = []
+        self.faults = 0
+        self.account = Account()
+        self._is_full = is_full
+        self.book_file = folder / "book.jsonl"
+        self._ends = contextlib.ExitStack()
+
+    def load(self, full: int, short: int) -> int:
+        """Return how much of something this run takes."""
+        return full if self._is_full else short
+
+    def pause(self, most: float) -> None:
+        """Let a random time of at most so many seconds go by, so that a fault comes at any moment."""
+        time.sleep(self.random.uniform(0, most))
+
+    def new_tasks(self, number: int) -> list[str]:
+        """Return the texts of so many further tasks."""
+        texts = [f"task {count}" for count in range(len(self.tasks) + 1, len(self.tasks) + number + 1)]
+        self.tasks += texts
+        return texts
+
+    def tasks_file(self, number: int) -> Path:
+        """Return a file of so many further tasks."""
+        file = self.folder / f"{len(self.tasks)}.txt"
+        file.write_text("\n".join(self.new_tasks(number)))
+        return file
+
+    def send(self, number: int) -> None:
+        """Send so many further tasks, with nothing in their way."""
+        self.emit("--file", self.tasks_file(number), "--log-file", self.log)
+
+    def feed(self, number: int, seconds: float, *arguments: object) -> Run:
+        """Start an emitter that gets so many further tasks through a pipe, spread over a time."""
+        emitter = self.emitter("--log-file", self.log, *arguments, stdin=subprocess.PIPE)
+        texts = self.new_tasks(number)
+        steps = max(1, round(seconds * 20))
+
+        def write() -> None:
+            pipe = emitter.process.stdin
+            assert pipe is not None
+            with contextlib.suppress(BrokenPipeError):
+                for step in range(steps):
+                    part = texts[step * number // steps : (step + 1) * number // steps]
+                    pipe.write("".join(f"{text}\n" for text in part).encode())
+                    pipe.flush()
+                    time.sleep(seconds / steps)
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
+
+        threading.Thread(target=write, daemon=True).start()
+        return emitter
+
+    def book_worker(self, *arguments: object, seconds: float = 0.0, url: str = "", **popen: Any) -> Run:
+        """Start a worker whose tasks take so long, and write into the book when they are done."""
+        return self.start(
+            "tests/faults/worker_with_book.py",
+            self.book_file,
+            "--log-file",
+            self.log,
+            *arguments,
+            env={
+                "PYTHONPATH": str(PROJECT),
+                "SECONDS": str(seconds),
+                "AMQP_URL": url or self.environment["AMQP_URL"],
+            },
+            **popen,
+        )
+
+    def relay(self) -> Relay:
+        """Return a relay to the broker, which ends with the scenario."""
+        return self._ends.enter_context(contextlib.closing(Relay(self.broker.node.amqp_port)))
+
+    def node(self, name: str, config: str, epmd_port: int = 0) -> Node:
+        """Return a further RabbitMQ, not started yet, which ends with the scenario."""
+        node = Node(self.folder / name, name=name, config=CONFIG + config, epmd_port=epmd_port)
+        self._ends.callback(node.kill)
+        return node
+
+    def book(self) -> list[Record]:
+        """Return what the tasks wrote when they were done."""
+        return [json.loads(line) for line in self.book_file.read_text().splitlines()] if self.book_file.exists() else []
+
+    def done(self) -> int:
+        """Return how many tasks wrote that they are done."""
+        return self.book_file.read_bytes().count(b"\n") if self.book_file.exists() else 0
+
+    def confirmed(self) -> int:
+        """Return how many tasks the emitters have reported as confirmed."""
+        return self.log.read_bytes().count(b'"confirmed"') if self.log.exists() else 0
+
+    def wait_for_done(self, number: int | None = None, within: float = RECOVERY) -> None:
+        """Wait until so many tasks, or all, were done at least once."""
+        number = len(self.tasks) if number is None else number
+        # Reading the book takes time, so it is read only when it is long enough.
+        eventually(
+            lambda: self.done() >= number and len({entry["task"] for entry in self.book()}) >= number,
+            f"{number} tasks are done",
+            within,
+        )
+
+    def drain(self) -> None:
+        """Do what waits in the queue; then count."""
+        self.book_worker("--burst").ends(within=2 * RECOVERY)
+        self.settle()
+
+    def settle(self, thrown_away: Collection[str] = ()) -> None:
+        """Count what became of the tasks, and insist on what holds in every scenario: nothing confirmed is lost.
+
+        Args:
+            thrown_away: what an administrator deleted, and nobody can keep.
+        """
+        dead, left = (self.waiting_in(name) for name in (self.dead_letters, self.queue))
+        log = [record for record in self.events() if record["task"] not in thrown_away]
+        self.account = account = settle(self.tasks, log, self.book(), dead, left)
+        assert not account.lost, f"{len(account.lost)} lost, such as {account.lost[:5]}"
+        assert not account.unknown, f"never sent, but here: {account.unknown[:5]}"
+        assert not account.untrue, f"reported as done, but not done: {account.untrue[:5]}"
+
+    def waiting_in(self, queue: str) -> list[str]:
+        """Return the texts in a queue."""
+        return self.broker.bodies(queue) if self.broker.counts(queue)[0] else []
+
+    def end(self) -> None:
+        """End every process and node of the scenario."""
+        self.end_all()
+        self._ends.close()
+
+
+class Crew:
+    """Workers with a book that are replaced when they are ended, as by a supervisor.
+
+    Args:
+        stage: where they work.
+        size: how many.
+        seconds: how long their tasks take.
+        url: where RabbitMQ is for them, if not where it is for all.
+    """
+
+    def __init__(self, stage: Stage, size: int, seconds: float = 0.0, url: str = "") -> None:
+        self._stage, self._seconds, self._url = stage, seconds, url
+        self._numbers = itertools.count(1)
+        self.workers = [self._hire() for _ in range(size)]
+        for worker in self.workers:
+            worker.shows("Waiting for tasks", within=RECOVERY)
+
+    def replace(self, worker: Run, number: signal.Signals, status: int) -> None:
+        """Send a worker a signal, check how it ends, and start another one."""
+        worker.send(number)
+        worker.ends(status, within=RECOVERY)
+        self._stage.faults += 1
+        self.workers[self.workers.index(worker)] = self._hire()
+
+    def kill_one(self) -> None:
+        """Kill a worker, and start another one."""
+        self.replace(self._stage.random.choice(self.workers), signal.SIGKILL, -signal.SIGKILL)
+
+    def dismiss(self) -> None:
+        """Have all finish what they do, and end."""
+        for worker in self.workers:
+            worker.send(signal.SIGTERM)
+        for worker in self.workers:
+            worker.ends(within=RECOVERY)
+
+    def _hire(self) -> Run:
+        name = f"worker-{next(self._numbers)}"
+        return self._stage.book_worker("--name", name, seconds=self._seconds, url=self._url)
+
+
+@contextlib.contextmanager
+def at_work(stage: Stage, size: int, seconds: float = 0.0, url: str = "") -> Iterator[Crew]:
+    """Have a crew for the time of the block; afterwards it finishes in good order."""
+    crew = Crew(stage, size, seconds, url)
+    yield crew
+    crew.dismiss()
+
+
+def seconds_until(happens: Callable[[], object], what: str) -> float:
+    """Return how long something takes to happen."""
+    began = time.monotonic()
+    eventually(happens, what, RECOVERY)
+    return time.monotonic() - began

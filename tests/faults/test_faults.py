@@ -1,0 +1,73 @@
+"""The short form of each scenario, and the checker against runs that went wrong."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from checker import Record, settle
+from harness import Broker
+from scenarios import SCENARIOS
+from stage import Stage
+
+
+@pytest.fixture
+def stage(own_broker: Broker, tmp_path: Path) -> Iterator[Stage]:
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    it = Stage(own_broker, tmp_path, seed, is_full=False)
+    yield it
+    it.end()
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_nothing_confirmed_is_lost(stage: Stage, name: str) -> None:
+    SCENARIOS[name](stage)
+    assert stage.account.tasks > 0
+    assert stage.faults > 0 or name == "any_bytes"
+
+
+# ---- The checker
+
+
+def records(event: str, *tasks: str) -> list[Record]:
+    return [{"event": event, "task": task, "message_id": f"id of {task}"} for task in tasks]
+
+
+TASKS = ["one", "two", "three"]
+LOG = [*records("confirmed", *TASKS), *records("done", *TASKS)]
+BOOK = records("", *TASKS)
+
+
+def test_the_checker_counts_a_good_run() -> None:
+    account = settle(TASKS, LOG, BOOK, [], [])
+    assert (account.tasks, account.lost, account.unsent, account.twice, account.sent_twice) == (3, [], [], 0, 0)
+    assert (account.unknown, account.untrue) == ([], [])
+
+
+def test_the_checker_finds_a_lost_task() -> None:
+    assert settle(TASKS, LOG, BOOK[1:], [], []).lost == ["one"]
+    assert settle(TASKS, LOG, [], ["one"], ["two"]).lost == ["three"]
+
+
+def test_the_checker_finds_a_task_done_twice() -> None:
+    assert settle(TASKS, LOG, [*BOOK, *BOOK[:2]], [], []).twice == 2
+
+
+def test_the_checker_tells_done_twice_from_sent_twice() -> None:
+    again = [{**BOOK[0], "message_id": "another"}]
+    account = settle(TASKS, LOG, [*BOOK, *again], [], [])
+    assert (account.twice, account.sent_twice) == (0, 1)
+
+
+def test_the_checker_finds_a_task_never_confirmed() -> None:
+    assert settle(TASKS, LOG[1:], BOOK, [], []).unsent == ["one"]
+
+
+def test_the_checker_finds_what_was_never_sent() -> None:
+    assert settle(TASKS[1:], LOG[1:3], BOOK, [], []).unknown == ["one"]
+
+
+def test_the_checker_finds_a_worker_that_reports_what_it_did_not_do() -> None:
+    account = settle(TASKS, LOG, BOOK[1:], [], ["one"])
+    assert (account.lost, account.untrue) == ([], ["one"])

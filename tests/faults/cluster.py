@@ -42,10 +42,6 @@ class Cluster:
         self._epmd.kill()
         self._epmd.wait()
 
-    def broker(self) -> Broker:
-        """Return a view of the cluster through a node that is up."""
-        return Broker(next(node for node in self.nodes if not node.has_ended()))
-
     def leader(self, queue: str) -> Node:
         """Return the node that leads a queue."""
         return self._named(self._ask(f"queues/%2F/{queue}")["leader"])
@@ -68,9 +64,10 @@ class Cluster:
         )
 
     def _named(self, name: str) -> Node:
-        return next(node for node in self.nodes if node.name == name)
+        named = [node for node in self.nodes if node.name == name]
+        return named[0]
 
     def _ask(self, path: str) -> Any:
         with contextlib.suppress(URLError):
-            return self.broker().api("GET", path)
+            return Broker(next(node for node in self.nodes if not node.has_ended())).api("GET", path)
         return {}

@@ -12,6 +12,11 @@ Exit status: 0 every task confirmed; 1 some not; 2 usage; 130 Ctrl+C with tasks 
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # Ctrl+C during the imports, which take a tenth of a second, is no traceback either
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import contextlib
 import os

@@ -12,6 +12,11 @@ From Python: `from listening_worker import listen`, then `listen(perform)` with 
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # Ctrl+C during the imports, which take a tenth of a second, is no traceback either
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import contextlib
 import os

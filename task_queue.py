@@ -504,6 +504,7 @@ def complain(text: str) -> None:
 def run(main: Callable[[], int]) -> None:
     """Run a script and end with the exit status it returns; Ctrl+C is never a traceback."""
     Connection.is_script = True
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         status = main()
     except KeyboardInterrupt:

@@ -289,26 +289,6 @@ def test_a_queue_deleted_under_the_emitter_is_declared_again(scripts: Scripts) -
     assert scripts.broker.bodies(scripts.queue) == ["two"]
 
 
-def test_a_memory_alarm_is_waited_for(own_scripts: Scripts) -> None:
-    node = own_scripts.broker.node
-    node.ctl("set_vm_memory_high_watermark", "absolute", "1")
-    emitter = own_scripts.emitter("task")
-    emitter.shows("RabbitMQ takes no tasks for now: low on memory")
-    assert "Sent" not in emitter.out
-    node.ctl("set_vm_memory_high_watermark", "0.4")
-    emitter.ends()
-    assert "RabbitMQ takes tasks again" in emitter.err
-    assert emitter.lines == [" [x] Sent task"]
-
-
-def test_a_reader_that_goes_away_costs_no_task(scripts: Scripts) -> None:
-    command = " ".join(scripts.command("emitter_of_tasks.py", "--verbose"))
-    shell = f"seq 3000 | {command} | head -1; exit ${{PIPESTATUS[1]}}"
-    done = subprocess.run(["bash", "-c", shell], env=scripts.environment, capture_output=True, text=True)
-    assert (done.stdout, done.stderr, done.returncode) == (" [x] Sent 1\n", "", 0)
-    assert len(scripts.broker.messages(scripts.queue)) == 3000
-
-
 def test_a_reader_that_is_slow_does_not_stop_the_heartbeats(scripts: Scripts) -> None:
     """The main thread waits for the full pipe; the keeper must not."""
     url = f"{scripts.broker.url}?heartbeat=1"

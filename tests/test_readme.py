@@ -1,15 +1,26 @@
 """Every command, flag and program in the README does what it says there."""
 
+import contextlib
+import random
 import re
+import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
+import pika
 import pytest
-from harness import PROJECT, Scripts
+from harness import PROJECT, Scripts, eventually
 
 README = (PROJECT / "README.md").read_text()
-PROGRAMS = ("emitter_of_tasks.py", "listening_worker.py", "tools/demo.py", "tools/rabbitmq.py")
+PROGRAMS = (
+    "emitter_of_tasks.py",
+    "listening_worker.py",
+    "tools/demo.py",
+    "tools/rabbitmq.py",
+    "tests/faults/run.py",
+)
 
 
 def blocks(*languages: str) -> list[str]:
@@ -34,7 +45,7 @@ def test_every_flag_is_in_the_readme_and_every_flag_there_exists() -> None:
     assert flags_in(README) == exist
 
 
-@pytest.mark.parametrize("command", [command for command in commands() if "tools/" not in command.split()[1]])
+@pytest.mark.parametrize("command", [command for command in commands() if "/" not in command.split()[1]])
 def test_every_command_of_the_readme_runs(scripts: Scripts, command: str) -> None:
     if "listening_worker.py" in command and "--burst" not in command:
         command += " --burst"
@@ -58,15 +69,39 @@ def test_every_command_of_the_readme_runs(scripts: Scripts, command: str) -> Non
     assert "[x]" in done.stdout or command.endswith("--retry-dead-letters") or "cat" in command
 
 
-@pytest.mark.parametrize("program", blocks("python"))
-def test_every_program_of_the_readme_runs(scripts: Scripts, program: str) -> None:
+def test_the_function_of_the_readme_is_a_worker(scripts: Scripts) -> None:
     scripts.emit(stdin=b"one\ntwo\n")
-    lines = scripts.program(program.replace("listen(perform", "listen(perform, burst=True")).lines
+    lines = scripts.program(blocks("python")[0].replace("listen(perform", "listen(perform, burst=True")).lines
     assert [line for line in lines if "working" in line] == ["working on one", "working on two"]
 
 
+def test_the_deposits_of_the_readme_are_made_once_each_though_workers_die(scripts: Scripts) -> None:
+    program = scripts.folder / "bank.py"
+    program.write_text(blocks("python")[1])
+    scripts.emit(stdin=b"1\n" * 400)
+    ids = [message["properties"]["message_id"] for message in scripts.broker.messages(scripts.queue)]
+    with contextlib.closing(pika.BlockingConnection(pika.URLParameters(scripts.broker.url))) as connection:
+        channel = connection.channel()
+        for message_id in ids[:50]:  # as an emitter does that has not heard of them
+            properties = pika.BasicProperties(message_id=message_id)
+            channel.basic_publish("", scripts.queue, b"1", properties)
+    environment = {"PYTHONPATH": str(PROJECT)}
+    for _ in range(5):
+        worker = scripts.start(str(program), env=environment)
+        worker.shows("deposited 1", times=random.randrange(1, 40))
+        worker.send(signal.SIGKILL)
+        worker.ends(-signal.SIGKILL)
+    worker = scripts.start(str(program), env=environment)
+    eventually(lambda: scripts.broker.counts(scripts.queue)[0] == 0, "the queue is empty")
+    worker.send(signal.SIGTERM)
+    worker.ends()
+    assert "deposited before 1" in worker.lines
+    with contextlib.closing(sqlite3.connect(scripts.folder / "bank.db")) as bank:
+        assert bank.execute("SELECT balance FROM account").fetchall() == [(400,)]
+
+
 def test_the_files_it_names_are_there() -> None:
-    for name in re.findall(r"`((?:tests|tools)/[\w.]+|[\w]+\.(?:py|txt))`", README):
+    for name in re.findall(r"`((?:tests|tools)/[\w./]+|[\w]+\.(?:py|txt))`", README):
         assert (PROJECT / name).exists(), name
 
 

@@ -10,8 +10,6 @@ from pathlib import Path
 import pika
 import pytest
 from harness import Scripts, eventually
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 STOPPED = " [*] Stopped."
 
@@ -178,17 +176,6 @@ def amqp_publish(scripts: Scripts, body: bytes) -> None:
     """Send with Debian's amqp-publish, which sets no property and knows nothing of this project."""
     url = scripts.broker.url.replace("/%2F", "")
     subprocess.run(["amqp-publish", "--url", url, "-r", scripts.queue], input=body, check=True)
-
-
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(bodies=st.lists(st.binary(max_size=200), min_size=1, max_size=50))
-def test_any_bytes_are_done(scripts: Scripts, bodies: list[bytes]) -> None:
-    scripts.work()
-    for body in bodies:
-        scripts.broker.publish(scripts.queue, body)
-    worker = scripts.work()
-    assert worker.out.count("Done.") == len(bodies)
-    assert worker.out.replace("\n", "").isprintable()
 
 
 def test_a_long_task_is_cut_on_the_terminal_only(scripts: Scripts) -> None:

@@ -1,12 +1,15 @@
 """The short form of each scenario, and the checker against runs that went wrong."""
 
+import os
 import random
+import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from checker import Record, settle
-from harness import Broker
+from harness import PROJECT, Broker, Run
 from scenarios import SCENARIOS
 from stage import Stage
 
@@ -25,6 +28,32 @@ def test_nothing_confirmed_is_lost(stage: Stage, name: str) -> None:
     SCENARIOS[name](stage)
     assert stage.account.tasks > 0
     assert stage.faults > 0 or name == "any_bytes"
+
+
+def test_the_full_run_closes_with_a_table(tmp_path: Path) -> None:
+    command = [sys.executable, str(PROJECT / "tests/faults/run.py"), "--scenario", "output_lost", "--seed", "7"]
+    run = Run([*command, "--minutes", "0.01"], tmp_path, dict(os.environ)).ends(within=100)
+    assert run.lines[0] == "output_lost --seed 7 ... holds"
+    assert run.lines[2].split(" | ")[1:] == ["  tasks", "faults", "lost", "twice", "seconds"]
+    assert [cell.strip() for cell in run.lines[4].split("|")[:5]] == ["output_lost", "6,001", "4", "0", "0"]
+
+
+def test_the_full_run_says_when_a_promise_is_broken(tmp_path: Path) -> None:
+    """With an emitter that reports as confirmed what it never sends."""
+    copy = tmp_path / "copy"
+    shutil.copytree(PROJECT, copy, ignore=shutil.ignore_patterns(".*", "__pycache__"))
+    (copy / ".venv").symlink_to(PROJECT / ".venv")
+    emitter = copy / "emitter_of_tasks.py"
+    text = emitter.read_text()
+    honest = "            self._unconfirmed[self._next_tag] = task\n"
+    assert honest in text
+    dishonest = "            if task.line == 30:\n                self._settle(task)\n                continue\n"
+    emitter.write_text(text.replace(honest, dishonest + honest))
+    command = [sys.executable, str(copy / "tests/faults/run.py"), "--scenario", "output_lost"]
+    run = Run(command, tmp_path, dict(os.environ))
+    assert run.process.wait(100) == 1
+    assert "AssertionError: 1 lost, such as ['task 30']" in run.out
+    assert run.lines[-1].endswith("FAILED")
 
 
 # ---- The checker

@@ -1,0 +1,130 @@
+"""What must not get out, and what must not get in."""
+
+import json
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness import PROJECT, Scripts, eventually
+
+SCRIPTS = ["emitter_of_tasks.py", "listening_worker.py"]
+PASSWORD = "s3cr3t/&%"  # must be percent-encoded in a URL
+
+
+@pytest.fixture
+def secretive(scripts: Scripts) -> Iterator[Scripts]:
+    """The scripts with a user whose password is worth keeping."""
+    broker = scripts.broker
+    broker.api("PUT", "users/keeper", {"password": PASSWORD, "tags": ""})
+    broker.api("PUT", "permissions/%2F/keeper", {"configure": ".*", "write": ".*", "read": ".*"})
+    scripts.environment["AMQP_URL"] = broker.url.replace("guest:guest", "keeper:s3cr3t%2F%26%25")
+    yield scripts
+    broker.api("DELETE", "users/keeper")
+
+
+def tells(text: str) -> bool:
+    """Tell whether the password, or what can be taken for its beginning, is in a text."""
+    return "s3cr3t" in text
+
+
+def test_the_password_is_in_no_process_list_no_output_no_log_and_no_client_property(secretive: Scripts) -> None:
+    worker = secretive.start("listening_worker.py", "--name", "keen", "--log-file", secretive.log)
+    worker.shows("Waiting")
+    emitted = secretive.emit("--log-file", secretive.log, "task.")
+    worker.shows("Done.")
+    api = secretive.broker.api
+    eventually(lambda: "keen" in json.dumps(api("GET", "connections")), "the panel knows the connection")
+    assert not tells(json.dumps(api("GET", "connections")))
+    assert not tells(Path(f"/proc/{worker.process.pid}/cmdline").read_text())
+    assert not tells(Path(f"/proc/{worker.process.pid}/comm").read_text())
+    api("DELETE", "permissions/%2F/keeper")
+    secretive.broker.node.ctl("close_all_connections", "test")
+    worker.ends(1)
+    assert "keeper" in worker.err
+    assert not tells(worker.out + worker.err + emitted.out + emitted.err + secretive.log.read_text())
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize(
+    "url",
+    [
+        "amqp://keeper:s3cr3t@localhost:1",  # nothing listens there
+        "amqp://keeper:s3cr3t@no-such-host.invalid",
+        "amqp://keeper:s3cr3t@[::1",
+        "amqp://keeper:s3cr3t@localhost:port",
+        "amqp://keeper:s3cr3t@localhost?heartbeat=s3cr3t",
+        "amqp://keeper:s3cr3t@localhost?s3cr3t=1",
+        "amqps://keeper:s3cr3t@localhost?ssl_options={'ca_certs': 's3cr3t'}",
+        "https://keeper:s3cr3t@localhost",
+        "keeper:s3cr3t@localhost",
+    ],
+)
+def test_the_password_is_in_no_error(scripts: Scripts, script: str, url: str) -> None:
+    run = scripts.start(script, *["task"][: script.startswith("emitter")], env={"AMQP_URL": url})
+    assert run.process.wait(20) in (1, 2)
+    assert run.err.startswith(" [!] ")
+    assert "Traceback" not in run.err
+    assert not tells(run.out + run.err)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_password_is_in_no_help(scripts: Scripts, script: str) -> None:
+    run = scripts.start(script, "--help", env={"AMQP_URL": "amqp://keeper:s3cr3t@localhost"}).ends()
+    assert "AMQP_URL" in run.out
+    assert not tells(run.out)
+
+
+def test_the_address_of_the_admin_panel_holds_no_credentials(secretive: Scripts) -> None:
+    browser = secretive.folder / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {secretive.folder}/opened\n')
+    browser.chmod(0o755)
+    run = secretive.emit("--admin", "task", env={"BROWSER": str(browser)})
+    opened = secretive.folder / "opened"
+    eventually(lambda: opened.exists() and opened.read_text(), "the browser is opened")
+    assert opened.read_text() == "http://localhost:15672/#/queues\n"
+    assert not re.search("s3cr3t|keeper", run.out + run.err)
+
+
+NASTY = [
+    "; touch pwned",
+    "$(touch pwned)",
+    "`touch pwned`",
+    "| touch pwned",
+    "&& touch pwned",
+    "'; touch pwned; '",
+    '"; touch pwned; "',
+    '\\"$(touch pwned)',
+    "> pwned",
+    "--help",
+    "-c touch pwned",
+    "{} {}",
+    "%s %n",
+    "*",
+    "~",
+    "$HOME",
+    " leading and trailing ",
+    "\u202egnp.exe",
+]
+
+
+def test_no_body_reaches_a_shell_or_becomes_an_option_or_a_second_argument(scripts: Scripts) -> None:
+    tell = scripts.folder / "tell.py"
+    tell.write_text("import json, sys; open('arguments', 'a').write(json.dumps(sys.argv[1:]) + '\\n')")
+    scripts.emit(stdin="\n".join(NASTY).encode())
+    scripts.work("--run", f"{shlex.quote(sys.executable)} {shlex.quote(str(tell))} -- {{}} x{{}}y")
+    lines = (scripts.folder / "arguments").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [["--", body, f"x{body}y"] for body in NASTY]
+    assert not (scripts.folder / "pwned").exists()
+
+
+def test_what_the_readme_says_to_do_with_a_shell_is_safe(scripts: Scripts) -> None:
+    """The task as an argument of the shell's program, and not as a part of it."""
+    scripts.emit(stdin="\n".join(NASTY).encode())
+    command = r"""sh -c "printf \"%s\n\" \"$1\" >> done.txt" sh {}"""
+    assert command in (PROJECT / "README.md").read_text()
+    scripts.work("--run", command)
+    assert (scripts.folder / "done.txt").read_text().splitlines() == NASTY
+    assert not (scripts.folder / "pwned").exists()

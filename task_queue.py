@@ -422,8 +422,16 @@ WORDS: list[tuple[str, str, bool]] = [
     ("^ConnectionRefused", "Nothing listens at {at}: is RabbitMQ running there?{start}", False),
     ("^SSLCertVerification", "The certificate of {at} is not accepted: {why}", False),
     ("^SSL", "No TLS with {at} ({why}): is that its TLS port? amqp:// is without TLS.", False),
-    ("^[A-Za-z]*[Tt]imeout", "{at} does not answer: a firewall in between, or a RabbitMQ that hangs?", False),
-    ("^Incompatible", "{at} does not speak AMQP 0-9-1. Is it a TLS port? Then the URL begins with amqps://", False),
+    (
+        "^[A-Za-z]*[Tt]imeout|Timeout while",
+        "{at} does not answer: a firewall in between, or a RabbitMQ that hangs?",
+        False,
+    ),
+    (
+        "^Incompatible",
+        "{at} ended the connection without a word of AMQP 0-9-1. Is it a TLS port? That needs amqps://",
+        False,
+    ),
     (r"\(403\).*Login was refused", "RabbitMQ at {at} refused user {user} with this password.\n{login}", True),
     (r"\(403\)", "User {user} may not do this ({why}).\n{allow}", True),
     (r"\(530\).*not found", "RabbitMQ at {at} has no virtual host {vhost}.\n{add_vhost}", True),

@@ -84,6 +84,7 @@ class Relay:
                     target.sendall(data[:-3])
                     break
                 target.sendall(data)
+        self._thawed.wait()
         shut(source, target)
 
 

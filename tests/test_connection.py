@@ -100,7 +100,7 @@ def test_tls_on_a_port_without_it(scripts: Scripts) -> None:
 
 def test_a_server_that_is_not_rabbitmq(scripts: Scripts) -> None:
     url = f"amqp://localhost:{scripts.broker.node.management_port}"
-    assert "does not speak AMQP 0-9-1" in refused(scripts, "emitter_of_tasks.py", url)
+    assert "without a word of AMQP 0-9-1" in refused(scripts, "emitter_of_tasks.py", url)
 
 
 def test_a_file_that_can_not_be_read(scripts: Scripts) -> None:
@@ -149,6 +149,13 @@ def relay(broker: Broker) -> Iterator[Relay]:
     it = Relay(broker.node.amqp_port)
     yield it
     it.close()
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_broker_that_hangs_is_told_from_one_that_is_not_there(scripts: Scripts, relay: Relay, script: str) -> None:
+    relay.freeze()
+    said = refused(scripts, script, f"{relay.url}?stack_timeout=1")
+    assert "does not answer: a firewall in between, or a RabbitMQ that hangs?" in said
 
 
 def test_an_idle_worker_comes_back(scripts: Scripts, relay: Relay) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -46,19 +47,23 @@ def play(name: str, seed: int, line: Line) -> None:
 
     print(f"{name} --seed {seed} ... ", end="", flush=True)
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        node = rabbitmq.Node(Path(folder) / "node", config=CONFIG)
-        stage = Stage(Broker(node), Path(folder), seed, is_full=True)
-        try:
-            node.start()
-            SCENARIOS[name](stage)
-            print("holds", flush=True)
-        except Exception:
-            line.has_failed = True
-            print(f"FAILED\n{traceback.format_exc()}", flush=True)
-        finally:
-            stage.end()
-            node.kill()
+    folder = Path(tempfile.mkdtemp(prefix="faults-"))
+    node = rabbitmq.Node(folder / "node", config=CONFIG)
+    stage = Stage(Broker(node), folder, seed, is_full=True)
+    holds = False
+    try:
+        node.start()
+        SCENARIOS[name](stage)
+        holds = True
+        print("holds", flush=True)
+    except Exception:
+        line.has_failed = True
+        print(f"FAILED\n{traceback.format_exc()}Its files: {folder}", flush=True)
+    finally:
+        stage.end()
+        node.kill()
+        if holds:
+            shutil.rmtree(folder)
     line.tasks += stage.account.tasks
     line.faults += stage.faults
     line.lost += len(stage.account.lost)

@@ -7,6 +7,7 @@ that was never sent, and that no worker reports as done what did not write so it
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import shlex
 import signal
@@ -20,7 +21,7 @@ import pika
 import trustme
 from checker import Account
 from cluster import Cluster
-from harness import PROJECT, Broker, eventually
+from harness import PROJECT, Broker, Run, eventually
 from hypothesis import Phase, given, seed, settings
 from hypothesis import strategies as st
 from rabbitmq import Node, free_port
@@ -87,34 +88,52 @@ def ctrl_c(stage: Stage) -> None:
     assert stage.account.twice <= stage.faults
 
 
-@scenario
-def emitter_killed(stage: Stage) -> None:
-    """The emitter is killed in the middle of a file, and run again from the first line that its log does not name."""
+def emitter_ends(stage: Stage, number: signal.Signals, next_line: Callable[[Run], int]) -> None:
+    """Have an emitter end in the middle of a file, and another one go on from the line that is named, a few times."""
     stage.book_worker("--burst").ends()
     lines = stage.new_tasks(stage.load(20_000, 4000))
-    first, kills = 0, stage.load(5, 2)
-    for count in range(1, kills + 1):
+    first, times = 0, stage.load(5, 2)
+    for left in range(times, 0, -1):
         rest = stage.folder / "rest.txt"
         rest.write_text("\n".join(lines[first:]))
+        before, goal = stage.confirmed(), stage.random.randrange((len(lines) - first) // (left + 1))
         emitter = stage.emitter("--file", rest, "--log-file", stage.log)
-        goal = stage.random.randrange(first, len(lines) * count // (kills + 1))
-        eventually(lambda: len(lines) if emitter.process.poll() is not None else first_missing(stage) > goal, "goes on")  # noqa: B023
-        emitter.send(signal.SIGKILL)
+        eventually(lambda: stage.confirmed() > before + goal, "it goes on")  # noqa: B023
+        emitter.send(number)
         emitter.process.wait()
-        stage.faults += emitter.process.returncode == -signal.SIGKILL
-        first = first_missing(stage)
+        assert emitter.process.returncode != 0, "too late to interrupt it"
+        stage.faults += 1
+        first += next_line(emitter) - 1
     stage.emit(stdin="\n".join(lines[first:]).encode())
     stage.drain()
     assert stage.account.sent_twice <= stage.faults * WINDOW
     assert stage.account.twice == 0
-    done = {entry["task"] for entry in stage.book()}
-    assert done == set(lines)
+    assert {entry["task"] for entry in stage.book()} == set(lines)
 
 
-def first_missing(stage: Stage) -> int:
-    """Return the index of the first line that no record of the log names as confirmed."""
-    confirmed = {record["task"] for record in stage.events("confirmed")}
-    return next((index for index, text in enumerate(stage.tasks) if text not in confirmed), len(stage.tasks))
+@scenario
+def emitter_killed(stage: Stage) -> None:
+    """The emitter is killed in the middle of a file, and run again from the first line that its log does not name."""
+
+    def first_not_confirmed(emitter: Run) -> int:
+        records = [record for record in stage.events("confirmed") if record["name"].endswith(f"-{emitter.process.pid}")]
+        confirmed = {record["line"] for record in records}
+        return next(line for line in itertools.count(1) if line not in confirmed)
+
+    emitter_ends(stage, signal.SIGKILL, first_not_confirmed)
+
+
+@scenario
+def emitter_interrupted(stage: Stage) -> None:
+    """The emitter gets Ctrl+C in the middle of a file, and is run again from the line that it names."""
+
+    def named_line(emitter: Run) -> int:
+        emitter.ends(130)
+        named = re.search(r"tasks? confirmed. Go on from line (\d+) of", emitter.err)
+        assert named, emitter.err
+        return int(named[1])
+
+    emitter_ends(stage, signal.SIGINT, named_line)
 
 
 @scenario
@@ -203,12 +222,12 @@ def held(broker: Broker, queue: str) -> int:
 
 def broker_goes(stage: Stage, go: Callable[[Node], None]) -> None:
     """Have RabbitMQ end and start again while emitter and workers are busy."""
+    stage.book_worker("--burst").ends()
+    time.sleep(1)  # RabbitMQ 3.10 may forget what is in a queue that is younger
     times = stage.load(5, 1)
     with at_work(stage, 3) as crew:
-        emitter = stage.feed(stage.load(20_000, 1500), seconds=times * 3)
-        eventually(stage.confirmed, "the first is confirmed")
-        time.sleep(1)  # RabbitMQ 3.10 may forget what is in a queue that is younger
         for _ in range(times):
+            emitter = feed_and_wait(stage, stage.load(20_000, 1500) // times, seconds=4)
             stage.pause(1)
             go(stage.broker.node)
             stage.faults += 1
@@ -216,12 +235,21 @@ def broker_goes(stage: Stage, go: Callable[[Node], None]) -> None:
             stage.pause(1)
             stage.broker.node.start()
             eventually(lambda: stage.confirmed() > before, "emitting goes on", RECOVERY)  # noqa: B023
-        emitter.ends(within=2 * RECOVERY)
+            emitter.ends(within=RECOVERY)
+            for run in (emitter, *crew.workers):
+                run.shows("Reconnecting")
         stage.wait_for_done()
-        assert "Reconnecting" in emitter.err
         for worker in crew.workers:
             worker.shows("Connected again.", within=RECOVERY)
     stage.drain()
+
+
+def feed_and_wait(stage: Stage, number: int, seconds: float) -> Run:
+    """Start an emitter that is kept busy for a time, and return it when it has begun."""
+    before = stage.confirmed()
+    emitter = stage.feed(number, seconds)
+    eventually(lambda: stage.confirmed() > before + 50, "emitting begins", RECOVERY)
+    return emitter
 
 
 @scenario
@@ -247,9 +275,7 @@ def cluster_node_killed(stage: Stage) -> None:
         with at_work(stage, 2, url=",".join([urls[2], *urls[:2]])):
             victims = (cluster.leader, cluster.node_of_emitter)[: stage.load(2, 1)]
             for number, find_victim in enumerate(victims, 1):
-                emitter = stage.feed(stage.load(10_000, 1000), stage.load(30, 6))
-                confirmed = stage.confirmed()
-                eventually(lambda: stage.confirmed() > confirmed + 50, "emitting begins", RECOVERY)  # noqa: B023
+                emitter = feed_and_wait(stage, stage.load(10_000, 1000), stage.load(30, 6))
                 stage.pause(1)
                 victim = find_victim(stage.queue)
                 victim.kill()
@@ -399,7 +425,7 @@ def tls(stage: Stage) -> None:
         stage.faults += 1
 
     plain = stage.emitter("task", env={"AMQP_URL": f"amqp://localhost:{port}"}).ends(1)
-    assert "Is it a TLS port? Then the URL begins with amqps://" in plain.err
+    assert "Is it a TLS port? That needs amqps://" in plain.err
     stage.faults += 1
     stage.settle()
 

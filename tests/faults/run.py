@@ -104,10 +104,10 @@ def main() -> int:
                 seed += 1
     except KeyboardInterrupt:
         print()
-    print("\nscenario         |   tasks | faults | lost | twice | seconds")
-    print("---------------- | ------: | -----: | ---: | ----: | ------:")
+    print("\nscenario            |   tasks | faults | lost | twice | seconds")
+    print("------------------- | ------: | -----: | ---: | ----: | ------:")
     for name, line in lines.items():
-        print(f"{name:16} | {line}{'  FAILED' if line.has_failed else ''}")
+        print(f"{name:19} | {line}{'  FAILED' if line.has_failed else ''}")
     return int(any(line.has_failed for line in lines.values()))
 
 

@@ -25,7 +25,7 @@ from harness import PROJECT, Broker, Run, eventually
 from hypothesis import Phase, given, seed, settings
 from hypothesis import strategies as st
 from rabbitmq import Node, free_port
-from stage import RECOVERY, SOON, Stage, at_work, seconds_until
+from stage import RECOVERY, SOON, Stage, at_work, seconds_until, write_lines
 
 from emitter_of_tasks import WINDOW
 
@@ -299,16 +299,20 @@ def alarms(stage: Stage) -> None:
     """RabbitMQ runs out of memory, then of disk, while emitting."""
     ctl = stage.broker.node.ctl
     with at_work(stage, 1):
-        emitter = stage.feed(stage.load(20_000, 1500), seconds=stage.load(10, 3))
+        emitter = stage.emitter("--log-file", stage.log, stdin=subprocess.PIPE)
+        pipe = emitter.process.stdin
+        assert pipe is not None
         for alarm, no_alarm, reason in (
             (("set_vm_memory_high_watermark", "0.0000001"), ("set_vm_memory_high_watermark", "0.4"), "low on memory"),
             (("set_disk_free_limit", "900000GB"), ("set_disk_free_limit", "50MB"), "low on disk"),
         ):
             before = stage.confirmed()
+            write_lines(pipe, stage.new_tasks(stage.load(5000, 300)))
             eventually(lambda: stage.confirmed() > before, "it sends")  # noqa: B023
             ctl(*alarm)
             stage.faults += 1
             try:
+                write_lines(pipe, stage.new_tasks(stage.load(5000, 300)))
                 emitter.shows(f"RabbitMQ takes no tasks for now: {reason}. Waiting ...")
                 late = stage.emitter("--log-file", stage.log, *stage.new_tasks(1))
                 late.shows(f"takes no tasks for now: {reason}")
@@ -317,6 +321,7 @@ def alarms(stage: Stage) -> None:
                 ctl(*no_alarm)
             late.ends()
         emitter.shows("RabbitMQ takes tasks again.", times=2)
+        pipe.close()
         emitter.ends(within=RECOVERY)
         stage.wait_for_done()
     stage.drain()
@@ -437,7 +442,7 @@ def tls(stage: Stage) -> None:
 def queue_deleted(stage: Stage) -> None:
     """The queue is purged, and deleted, under emitter and workers, which carry on."""
     with at_work(stage, 2, seconds=0.01) as crew:
-        emitter = stage.feed(stage.load(5000, 600), stage.load(20, 4))
+        emitter = stage.feed(stage.load(5000, 600), stage.load(20, 6))
         eventually(lambda: stage.done() > 10, "they are at work")
         for path in ("/contents", "") * stage.load(5, 1):
             stage.pause(0.5)
@@ -469,7 +474,7 @@ def vhost_closed(stage: Stage) -> None:
         ends.callback(ctl, "delete_user", "user")
         ends.callback(ctl, "delete_vhost", "place")
         worker = stage.book_worker(seconds=0.005)
-        emitter = stage.feed(stage.load(5000, 1000), stage.load(30, 10))
+        emitter = stage.feed(stage.load(5000, 1000), seconds=60)  # which it will not reach
         eventually(lambda: stage.done() > 10, "they are at work")
 
         ctl("eval", 'rabbit_vhost_sup_sup:stop_and_delete_vhost(<<"place">>).')
@@ -592,6 +597,7 @@ def any_bytes(stage: Stage) -> None:
             sent.append(body)
 
         send()
+    stage.faults = len(sent)
     stage.tasks = [body.hex() for body in sent]
     worker = stage.book_worker("--burst").ends(within=2 * RECOVERY)
     done = [entry["body"] for entry in stage.book()]

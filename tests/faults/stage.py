@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from checker import Account, Record, settle
 from harness import CONFIG, PROJECT, Broker, Run, Scripts, eventually, new_queue_name
@@ -76,14 +76,10 @@ class Stage(Scripts):
         def write() -> None:
             pipe = emitter.process.stdin
             assert pipe is not None
-            with contextlib.suppress(BrokenPipeError):
+            with contextlib.suppress(BrokenPipeError), pipe:
                 for step in range(steps):
-                    part = texts[step * number // steps : (step + 1) * number // steps]
-                    pipe.write("".join(f"{text}\n" for text in part).encode())
-                    pipe.flush()
+                    write_lines(pipe, texts[step * number // steps : (step + 1) * number // steps])
                     time.sleep(seconds / steps)
-            with contextlib.suppress(BrokenPipeError):
-                pipe.close()
 
         threading.Thread(target=write, daemon=True).start()
         return emitter
@@ -210,6 +206,12 @@ def at_work(stage: Stage, size: int, seconds: float = 0.0, url: str = "") -> Ite
     crew = Crew(stage, size, seconds, url)
     yield crew
     crew.dismiss()
+
+
+def write_lines(pipe: IO[bytes], texts: list[str]) -> None:
+    """Write tasks into an emitter's pipe."""
+    pipe.write("".join(f"{text}\n" for text in texts).encode())
+    pipe.flush()
 
 
 def seconds_until(happens: Callable[[], object], what: str) -> float:

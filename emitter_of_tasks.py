@@ -112,11 +112,16 @@ class Publisher:
         self._largest = float("inf")  # bytes that RabbitMQ takes in one message, once it has told us
 
     def publish(self, task: Task) -> None:
-        """Send a task. Waits for confirms only when too many are missing."""
-        with self.connection:
+        """Send a task. Waits for confirms only when too many are missing.
+
+        Raises:
+            QueueError: the connection is lost and can't be made again as things are.
+        """
+        with self.connection as connection:
             self._bytes += len(task.body)
             self.next_line = task.next_line
             self._unsent.append(task)
+            connection.check()
             self._send()
         if self.pending() >= WINDOW or self._bytes >= WINDOW_BYTES:
             self.wait(WINDOW // 2, WINDOW_BYTES // 2)

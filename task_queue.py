@@ -236,11 +236,19 @@ class Connection:
         self._main_waits = True
         try:
             while not until() and not self._interrupted and time.monotonic() < deadline:
-                if self._failure is not None:
-                    raise self._failure
+                self.check()
                 self._step()
         finally:
             self._main_waits = False
+
+    def check(self) -> None:
+        """Raise what keeps the connection from being made again, if anything does.
+
+        Raises:
+            QueueError: it is lost and can't be made again as things are.
+        """
+        if self._failure is not None:
+            raise self._failure
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
         """Have the loop call back in a while. Only inside `with` or a callback."""

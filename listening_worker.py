@@ -184,7 +184,7 @@ class Consumer:
 
     def _on_unsubscribed(self, _frame: object) -> None:
         self._is_subscribed = False
-        self._subscribe()
+        self.connection.call_later(0, self._subscribe)  # not before pika, too, knows that the tag is free
 
     def _on_lost(self, _why: str) -> None:
         self._delivered.clear()

@@ -135,9 +135,10 @@ class Run:
     def ends(self, status: int = 0, within: float = DEADLINE) -> Run:
         """Wait for its end, and check its exit status."""
         try:
-            assert self.process.wait(within) == status, f"--- output:\n{self.out}\n--- errors:\n{self.err}"
+            ended = self.process.wait(within)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"still runs\n--- output:\n{self.out}\n--- errors:\n{self.err}") from None
+            ended = None
+        assert ended == status, f"exit status {ended}\n--- output:\n{self.out}\n--- errors:\n{self.err}"
         assert "Traceback" not in self.err, self.err
         assert "Warning" not in self.err, self.err
         return self

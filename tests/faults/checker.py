@@ -38,7 +38,12 @@ class Account:
 
 
 def settle(
-    tasks: Iterable[str], log: list[Record], book: list[Record], dead: Iterable[str], left: Iterable[str]
+    tasks: Iterable[str],
+    log: list[Record],
+    book: list[Record],
+    dead: Iterable[str],
+    left: Iterable[str],
+    thrown_away: Iterable[str] = (),
 ) -> Account:
     """Return what became of the tasks.
 
@@ -47,6 +52,7 @@ def settle(
         log: the records of the scripts, from their `--log-file`.
         book: what each task itself wrote when it was done.
         dead, left: the texts in the dead letters and in the queue, as the broker shows them.
+        thrown_away: the texts that nobody can keep, because the queue was deleted with them in it.
     """
     to_send, dead, left = set(tasks), set(dead), set(left)
     confirmed = {record["task"] for record in log if record["event"] == "confirmed"}
@@ -56,7 +62,7 @@ def settle(
     sent = {message(record) for record in log if record["event"] == "confirmed"} | set(done)
     return Account(
         tasks=len(to_send),
-        lost=sorted(confirmed - accounted_for),
+        lost=sorted(confirmed - accounted_for - set(thrown_away)),
         unsent=sorted(to_send - confirmed),
         twice=sum(done.values()) - len(done),
         sent_twice=len(sent) - len({text for text, _ in sent}),

@@ -32,6 +32,7 @@ from emitter_of_tasks import WINDOW
 Scenario = Callable[[Stage], None]
 SCENARIOS: dict[str, Scenario] = {}
 HEARTBEAT = 2  # seconds
+RUSH = 4 * WINDOW  # tasks that an emitter is still busy with when it is seen to have begun
 
 
 def scenario(function: Scenario) -> Scenario:
@@ -68,6 +69,7 @@ def rolling_restart(stage: Stage) -> None:
         stage.wait_for_done()
     stage.drain()
     assert stage.account.twice == 0
+    assert not stage.events("requeued", "failed", "ack-lost"), "each finishes the task in hand"
 
 
 @scenario
@@ -96,15 +98,15 @@ def emitter_ends(stage: Stage, number: signal.Signals, next_line: Callable[[Run]
     for left in range(times, 0, -1):
         rest = stage.folder / "rest.txt"
         rest.write_text("\n".join(lines[first:]))
-        before, goal = stage.confirmed(), stage.random.randrange((len(lines) - first) // (left + 1))
+        goal = stage.random.randrange((len(lines) - first) // (left + 1))
         emitter = stage.emitter("--file", rest, "--log-file", stage.log)
-        eventually(lambda: stage.confirmed() > before + goal, "it goes on")  # noqa: B023
+        eventually(lambda: stage.confirmed(emitter) > goal, "it goes on")  # noqa: B023
         emitter.send(number)
         emitter.process.wait()
         assert emitter.process.returncode != 0, "too late to interrupt it"
         stage.faults += 1
         first += next_line(emitter) - 1
-    stage.emit(stdin="\n".join(lines[first:]).encode())
+    stage.emit("--log-file", stage.log, stdin="\n".join(lines[first:]).encode())
     stage.drain()
     assert stage.account.sent_twice <= stage.faults * WINDOW
     assert stage.account.twice == 0
@@ -168,10 +170,9 @@ def poison(stage: Stage) -> None:
     stage.send(ordinary // 2)
     with at_work(stage, 2) as crew:
         while stage.broker.counts(stage.dead_letters)[0] < len(poisonous):
-            for worker in crew.workers:
-                if worker.process.poll() is not None:
-                    crew.replace(worker, signal.SIGKILL, -signal.SIGKILL)
+            crew.replace_the_dead()
             time.sleep(0.01)
+        crew.replace_the_dead()
         stage.wait_for_done(ordinary, within=SOON)
     letters = stage.broker.messages(stage.dead_letters)
     assert {letter["body"].decode() for letter in letters} == set(poisonous)
@@ -205,7 +206,7 @@ def retry_killed(stage: Stage) -> None:
         stage.faults += 1
         eventually(lambda: not held(stage.broker, stage.dead_letters), "RabbitMQ notices the end")
     stage.emit("--retry-dead-letters", "--log-file", stage.log)
-    stage.drain()
+    stage.drain(all_are_sent=False)
     assert {entry["task"] for entry in stage.book()} == set(texts)
     assert not stage.account.dead
     assert stage.account.twice <= stage.faults * WINDOW  # copies whose originals were not acknowledged yet
@@ -227,16 +228,19 @@ def broker_goes(stage: Stage, go: Callable[[Node], None]) -> None:
     times = stage.load(5, 1)
     with at_work(stage, 3) as crew:
         for _ in range(times):
-            emitter = feed_and_wait(stage, stage.load(20_000, 1500) // times, seconds=4)
+            slow = feed_and_wait(stage, stage.load(20_000, 1500) // times, seconds=4)
             stage.pause(1)
+            fast = stage.emitter("--file", stage.tasks_file(RUSH), "--log-file", stage.log)
+            eventually(lambda: stage.confirmed(fast), "it sends as fast as it can")  # noqa: B023
             go(stage.broker.node)
             stage.faults += 1
             before = stage.confirmed()
             stage.pause(1)
             stage.broker.node.start()
             eventually(lambda: stage.confirmed() > before, "emitting goes on", RECOVERY)  # noqa: B023
-            emitter.ends(within=RECOVERY)
-            for run in (emitter, *crew.workers):
+            for emitter in (slow, fast):
+                emitter.ends(within=RECOVERY)
+            for run in (slow, *crew.workers):
                 run.shows("Reconnecting")
         stage.wait_for_done()
         for worker in crew.workers:
@@ -246,9 +250,8 @@ def broker_goes(stage: Stage, go: Callable[[Node], None]) -> None:
 
 def feed_and_wait(stage: Stage, number: int, seconds: float) -> Run:
     """Start an emitter that is kept busy for a time, and return it when it has begun."""
-    before = stage.confirmed()
     emitter = stage.feed(number, seconds)
-    eventually(lambda: stage.confirmed() > before + 50, "emitting begins", RECOVERY)
+    eventually(lambda: stage.confirmed(emitter) > 50, "emitting begins", RECOVERY)
     return emitter
 
 
@@ -347,7 +350,7 @@ def sizes(stage: Stage) -> None:
     assert [record["line"] for record in stage.events("refused")] == [line]
     stage.broker.publish(stage.queue, b"")
     stage.tasks.append("")
-    stage.drain()
+    stage.drain(all_are_sent=False)
     assert {entry["task"] for entry in stage.book()} == set(stage.tasks)
 
 
@@ -492,7 +495,7 @@ def vhost_closed(stage: Stage) -> None:
             assert "secret" not in run.err
         assert re.search(r"[\d,]+ tasks confirmed. Go on from line \d+ of standard input.", emitter.err)
         ctl(*allow)
-        stage.drain()
+        stage.drain(all_are_sent=False)
 
         worker = stage.book_worker()
         prompt = stage.at_terminal("emitter_of_tasks.py", "--no-admin")
@@ -640,13 +643,13 @@ def output_lost(stage: Stage) -> None:
     assert stage.emit("--file", stage.tasks_file(number), "--log-file", "/dev/full").err == f" [!] {full}\n"
     worker = stage.book_worker("--log-file", "/dev/full", "--burst").ends()
     assert worker.err == f" [!] {full}\n"
-    stage.settle()
+    stage.settle(all_are_sent=False)
     assert stage.done() == len(stage.tasks)
 
     with open("/dev/full", "wb") as nowhere:
         stage.emit("--verbose", "--file", stage.tasks_file(number), *log, stdout=nowhere, stderr=nowhere)
         stage.book_worker("--burst", stdout=nowhere, stderr=nowhere).ends()
-    stage.settle()
+    stage.settle(all_are_sent=False)
     assert stage.done() == len(stage.tasks)
 
     waiting = stage.new_tasks(1)
@@ -655,5 +658,5 @@ def output_lost(stage: Stage) -> None:
         run = stage.start(script, "--log-file", stage.folder / "none" / "log").ends(2)
         assert "can't be opened: No such file or directory." in run.err
     stage.faults += 4
-    stage.drain()
+    stage.drain(all_are_sent=False)
     assert stage.account.twice == 0

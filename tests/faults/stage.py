@@ -118,9 +118,10 @@ class Stage(Scripts):
         """Return how many tasks wrote that they are done."""
         return self.book_file.read_bytes().count(b"\n") if self.book_file.exists() else 0
 
-    def confirmed(self) -> int:
-        """Return how many tasks the emitters have reported as confirmed."""
-        return self.log.read_bytes().count(b'"confirmed"') if self.log.exists() else 0
+    def confirmed(self, emitter: Run | None = None) -> int:
+        """Return how many tasks an emitter has reported as confirmed, or all emitters have."""
+        what = f'-{emitter.process.pid}"' if emitter else '"confirmed"'
+        return self.log.read_bytes().count(what.encode()) if self.log.exists() else 0
 
     def wait_for_done(self, number: int | None = None, within: float = RECOVERY) -> None:
         """Wait until so many tasks, or all, were done at least once."""
@@ -132,20 +133,21 @@ class Stage(Scripts):
             within,
         )
 
-    def drain(self) -> None:
+    def drain(self, all_are_sent: bool = True) -> None:
         """Do what waits in the queue; then count."""
         self.book_worker("--burst").ends(within=2 * RECOVERY)
-        self.settle()
+        self.settle(all_are_sent)
 
-    def settle(self, thrown_away: Collection[str] = ()) -> None:
+    def settle(self, all_are_sent: bool = True, thrown_away: Collection[str] = ()) -> None:
         """Count what became of the tasks, and insist on what holds in every scenario: nothing confirmed is lost.
 
         Args:
+            all_are_sent: every task was given to an emitter that went on to its end, with a log.
             thrown_away: what an administrator deleted, and nobody can keep.
         """
         dead, left = (self.waiting_in(name) for name in (self.dead_letters, self.queue))
-        log = [record for record in self.events() if record["task"] not in thrown_away]
-        self.account = account = settle(self.tasks, log, self.book(), dead, left)
+        self.account = account = settle(self.tasks, self.events(), self.book(), dead, left, thrown_away)
+        assert not all_are_sent or not account.unsent, f"never confirmed: {account.unsent[:5]}"
         assert not account.lost, f"{len(account.lost)} lost, such as {account.lost[:5]}"
         assert not account.unknown, f"never sent, but here: {account.unknown[:5]}"
         assert not account.untrue, f"reported as done, but not done: {account.untrue[:5]}"
@@ -184,6 +186,12 @@ class Crew:
         self._stage.faults += 1
         self.workers[self.workers.index(worker)] = self._hire()
 
+    def replace_the_dead(self) -> None:
+        """Start another worker for each that has been killed by its task."""
+        for worker in self.workers:
+            if worker.process.poll() is not None:
+                self.replace(worker, signal.SIGKILL, -signal.SIGKILL)
+
     def kill_one(self) -> None:
         """Kill a worker, and start another one."""
         self.replace(self._stage.random.choice(self.workers), signal.SIGKILL, -signal.SIGKILL)
@@ -191,6 +199,7 @@ class Crew:
     def dismiss(self) -> None:
         """Have all finish what they do, and end."""
         for worker in self.workers:
+            worker.shows("Waiting for tasks", within=RECOVERY)
             worker.send(signal.SIGTERM)
         for worker in self.workers:
             worker.ends(within=RECOVERY)

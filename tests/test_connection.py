@@ -270,28 +270,3 @@ def test_a_limit_on_connections_is_waited_out(own_scripts: Scripts) -> None:
     worker.shows("takes no more connections")
     ctl("clear_vhost_limits")
     worker.shows("Connected again.", within=60)
-
-
-def test_confirmed_tasks_survive_a_restart_of_the_broker(own_scripts: Scripts) -> None:
-    """And so do a worker that waits, one that works, and an emitter at its prompt."""
-    node = own_scripts.broker.node
-    own_scripts.emit(stdin=b"\n".join(b"%d" % number for number in range(1, 501)))
-    own_scripts.emit("long" + 100 * ".", "--queue", "other")
-    busy = own_scripts.start("listening_worker.py", "--queue", "other")
-    busy.shows("1 of 100")
-    idle = own_scripts.start("listening_worker.py", "--queue", "idle")
-    idle.shows("Waiting")
-    prompt = own_scripts.at_terminal("emitter_of_tasks.py", "--no-admin", "--queue", "idle")
-    prompt.expect("Enter new task: ")
-
-    node.stop()
-    idle.shows("Reconnecting")
-    busy.shows("Reconnecting")
-    node.start()
-    prompt.sendline("task")
-    prompt.expect(r" \[x\] Sent task\r\n", timeout=60)
-    idle.shows(" [x] Received task", within=60)
-    worker = own_scripts.start("listening_worker.py", "--burst", "--seconds-per-dot", 0).ends(within=60)
-    assert sorted(int(line.split()[-1]) for line in worker.lines if "Received" in line) == list(range(1, 501))
-    busy.send(signal.SIGINT)
-    busy.ends()

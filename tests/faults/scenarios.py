@@ -222,10 +222,12 @@ def held(broker: Broker, queue: str) -> int:
 
 
 def broker_goes(stage: Stage, go: Callable[[Node], None]) -> None:
-    """Have RabbitMQ end and start again while emitter and workers are busy."""
+    """Have RabbitMQ end and start again while emitters and workers are busy, and one waits at its prompt."""
     stage.book_worker("--burst").ends()
     time.sleep(1)  # RabbitMQ 3.10 may forget what is in a queue that is younger
     times = stage.load(5, 1)
+    prompt = stage.at_terminal("emitter_of_tasks.py", "--no-admin", "--log-file", stage.log)
+    prompt.expect("Enter new task: ")
     with at_work(stage, 3) as crew:
         for _ in range(times):
             slow = feed_and_wait(stage, stage.load(20_000, 1500) // times, seconds=4)
@@ -238,6 +240,8 @@ def broker_goes(stage: Stage, go: Callable[[Node], None]) -> None:
             stage.pause(1)
             stage.broker.node.start()
             eventually(lambda: stage.confirmed() > before, "emitting goes on", RECOVERY)  # noqa: B023
+            prompt.sendline(*stage.new_tasks(1))
+            prompt.expect(r" \[x\] Sent task", timeout=RECOVERY)
             for emitter in (slow, fast):
                 emitter.ends(within=RECOVERY)
             for run in (slow, *crew.workers):

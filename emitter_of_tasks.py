@@ -516,11 +516,11 @@ def emit(chosen: argparse.Namespace) -> int:
     else:
         todo = typed_tasks() if asks else iter([new_task(chosen.task)])
 
-    status = 1
+    status, has_ended = 1, False
     try:
         with contextlib.closing(publisher.connection):
             send(publisher, todo, wait_for_each=asks)
-        status = 1 if publisher.refused else 0
+        status, has_ended = (1 if publisher.refused else 0), True
     except KeyboardInterrupt:
         say("")
         status = 0 if asks and not publisher.pending() else 130
@@ -528,7 +528,7 @@ def emit(chosen: argparse.Namespace) -> int:
         complain(f" [!] {error}")
     if status == 0 or publisher.confirmed or publisher.pending():
         report.total(publisher.confirmed)
-        for line in what_is_left(publisher, source) if status else []:
+        for line in [] if status == 0 or has_ended else what_is_left(publisher, source):
             complain(f" [!] {line}")
     return status
 

@@ -232,9 +232,10 @@ def listen(
         raise SettingsError("--name is too long, or is not text in this terminal's encoding.")
     log = EventLog(log_file, name)
     consumer = Consumer(nodes_in(url), queue_named(queue), name, ack_timeout)
-    with contextlib.closing(consumer):
+    with contextlib.closing(log), contextlib.closing(consumer):
         consumer.connection.open()
-        say(f" [*] Waiting for tasks in queue {consumer.connection.queue}. To exit press CTRL+C")
+        if not consumer.connection.stop_asked:
+            say(f" [*] Waiting for tasks in queue {consumer.connection.queue}. To exit press CTRL+C")
         taken = 0
         while taken != max_tasks and (task := consumer.next(burst)):
             taken += 1
@@ -319,7 +320,9 @@ def running(command: str) -> Perform:
         words = shlex.split(command)
     except ValueError as error:
         raise SettingsError(f"--run '{command}' is not a command: {error}.") from None
-    program = words[0] if words else ""
+    if not words:
+        raise SettingsError("--run needs a command.")
+    program = words[0]
     if shutil.which(program) is None:
         raise SettingsError(f"--run: there is no command {program} here that may be executed.")
 

@@ -8,6 +8,7 @@ confirms come in, and a lost connection is noticed and made again.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import random
@@ -266,9 +267,11 @@ class Connection:
         self._closing.set()
         self.interruptible = self._interrupted = False
         self._failure = None
-        with self:
-            if self._pika is not None and self._pika.is_open:
-                self._pika.close()
+        # pika, too, closes what is not open yet, but not without an AssertionError.
+        with self, contextlib.suppress(AssertionError):
+            if self._pika is not None:
+                if not (self._pika.is_closing or self._pika.is_closed):
+                    self._pika.close()
                 self.wait(lambda: self._pika is None, CLOSE_WITHIN)
         if self._keeper.is_alive():
             self._main_left.set()
@@ -428,13 +431,10 @@ class Connection:
 WORDS: list[tuple[str, str, bool]] = [
     ("^gaierror", "No machine named {host} is known: check the host in --url or AMQP_URL.", False),
     ("^ConnectionRefused", "Nothing listens at {at}: is RabbitMQ running there?{start}", False),
-    ("^SSLCertVerification", "The certificate of {at} is not accepted: {why}", False),
+    ("^SSLCert.*(issuer|self-signed)", "The certificate of {at} is not accepted: {why}\n{trust}", False),
+    ("^SSLCert", "The certificate of {at} is not accepted: {why}", False),
     ("^SSL", "No TLS with {at} ({why}): is that its TLS port? amqp:// is without TLS.", False),
-    (
-        "^[A-Za-z]*[Tt]imeout|Timeout while",
-        "{at} does not answer: a firewall in between, or a RabbitMQ that hangs?",
-        False,
-    ),
+    ("Timeout|^timeout", "{at} does not answer: a firewall in between, or a RabbitMQ that hangs?", False),
     (
         "^Incompatible",
         "{at} ended the connection without a word of AMQP 0-9-1. Is it a TLS port? That needs amqps://",
@@ -477,6 +477,7 @@ def in_words(error: BaseException, node: pika.URLParameters, queue: str) -> tupl
         "login": login,
         "start": "\nStart one with:  python3 tools/rabbitmq.py" if is_local else "",
         "allow": f"Allow it with:  rabbitmqctl set_permissions -p '{vhost}' {user} '.*' '.*' '.*'",
+        "trust": "If an authority of your own has signed it, say so:  export SSL_CERT_FILE=AUTHORITY.pem",
         "add_vhost": f"Add it with:  rabbitmqctl add_vhost '{vhost}'",
         "delete": "Take another one with --queue NAME, or, if nothing in it is needed, delete it:  "
         f"rabbitmqctl -p '{vhost}' delete_queue {queue}",
@@ -524,6 +525,7 @@ def run(main: Callable[[], int]) -> None:
     try:
         status = main()
     except KeyboardInterrupt:
+        say("")
         status = 130
     for number in (signal.SIGINT, signal.SIGTERM):  # the exit status is settled
         signal.signal(number, signal.SIG_IGN)
@@ -557,6 +559,10 @@ class EventLog:
 
     def __init__(self, path: str | None, name: str) -> None:
         self._name = name
+        if path:
+            import json  # only here: most runs keep no log, and start faster without it
+
+            self._encode = json.JSONEncoder(default=str).encode
         try:
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666) if path else None
         except OSError as error:
@@ -566,12 +572,16 @@ class EventLog:
         """Write one record in one write, so that lines of several processes never mix."""
         if self._file is None:
             return
-        import json  # only here: most runs keep no log, and start faster without it
-
         now = datetime.now(timezone.utc).isoformat(timespec="microseconds")
         entry = {"time": now, "event": event, "name": self._name, "message_id": message_id, "task": task, **more}
         try:
-            os.write(self._file, json.dumps(entry, default=str).encode() + b"\n")
+            os.write(self._file, self._encode(entry).encode() + b"\n")
         except OSError as error:
             complain(f" [!] The log file can't be written: {error.strerror}. The tasks go on without it.")
+            self.close()
+
+    def close(self) -> None:
+        """Close the file; records are dropped from now on."""
+        if self._file is not None:
+            os.close(self._file)
             self._file = None

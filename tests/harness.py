@@ -96,6 +96,12 @@ class Broker:
         self.api("PUT", f"queues/%2F/{queue}", {"durable": True, "arguments": arguments})
 
 
+def records_in(file: Path) -> list[dict[str, Any]]:
+    """Return the JSON objects in a file, a line each, to which others still write."""
+    text = file.read_text()
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
 class Run:
     """A script that runs, with what it prints kept in files, so that nothing waits for a reader.
 
@@ -218,8 +224,7 @@ class Scripts:
         """Return the records of the log file, or those of some events."""
         if not self.log.exists():
             return []
-        records = [json.loads(line) for line in self.log.read_text().splitlines()]
-        return [record for record in records if not names or record["event"] in names]
+        return [record for record in records_in(self.log) if not names or record["event"] in names]
 
     def end_all(self) -> None:
         for run in self._started:

@@ -158,6 +158,17 @@ def test_a_broker_that_hangs_is_told_from_one_that_is_not_there(scripts: Scripts
     assert "does not answer: a firewall in between, or a RabbitMQ that hangs?" in said
 
 
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_signal_in_the_middle_of_the_first_attempt_ends_it(scripts: Scripts, relay: Relay, script: str) -> None:
+    relay.freeze()
+    run = scripts.start(script, *["task"][: script.startswith("emitter")], "--url", relay.url)
+    eventually(lambda: relay.sockets, "it connects")
+    run.send(signal.SIGTERM)
+    run.ends(0 if script == "listening_worker.py" else 130)
+    assert "Waiting" not in run.out
+    assert run.err == ""
+
+
 def test_an_idle_worker_comes_back(scripts: Scripts, relay: Relay) -> None:
     worker = scripts.worker("--url", relay.url)
     relay.cut()

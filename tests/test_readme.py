@@ -72,7 +72,7 @@ def test_every_command_of_the_readme_runs(scripts: Scripts, command: str) -> Non
 def test_the_function_of_the_readme_is_a_worker(scripts: Scripts) -> None:
     scripts.emit(stdin=b"one\ntwo\n")
     lines = scripts.program(blocks("python")[0].replace("listen(perform", "listen(perform, burst=True")).lines
-    assert [line for line in lines if "working" in line] == ["working on one", "working on two"]
+    assert [line for line in lines if "working" in line] == ["working on 'one'", "working on 'two'"]
 
 
 def test_the_deposits_of_the_readme_are_made_once_each_though_workers_die(scripts: Scripts) -> None:
@@ -86,16 +86,18 @@ def test_the_deposits_of_the_readme_are_made_once_each_though_workers_die(script
             properties = pika.BasicProperties(message_id=message_id)
             channel.basic_publish("", scripts.queue, b"1", properties)
     environment = {"PYTHONPATH": str(PROJECT)}
+    second = scripts.start(str(program), env=environment)
     for _ in range(5):
         worker = scripts.start(str(program), env=environment)
-        worker.shows("deposited 1", times=random.randrange(1, 40))
+        worker.shows("deposited 1", times=random.randrange(1, 20))
         worker.send(signal.SIGKILL)
         worker.ends(-signal.SIGKILL)
     worker = scripts.start(str(program), env=environment)
     eventually(lambda: scripts.broker.counts(scripts.queue)[0] == 0, "the queue is empty")
-    worker.send(signal.SIGTERM)
-    worker.ends()
-    assert "deposited before 1" in worker.lines
+    for each in (worker, second):
+        each.send(signal.SIGTERM)
+        each.ends()
+    assert "deposited before 1" in second.lines + worker.lines
     with contextlib.closing(sqlite3.connect(scripts.folder / "bank.db")) as bank:
         assert bank.execute("SELECT balance FROM account").fetchall() == [(400,)]
 
@@ -110,3 +112,6 @@ def test_every_documented_number_is_that_of_the_code() -> None:
     assert "at most 1,000 tasks or 16 MiB unconfirmed" in README
     assert "WINDOW = 1000 " in emitter
     assert "WINDOW_BYTES = 16 * 1024 * 1024 " in emitter
+    assert "After its 21st try (the queue's [delivery limit][limit] is 20" in README
+    assert "DELIVERY_LIMIT = 20 " in (PROJECT / "task_queue.py").read_text()
+    assert "ACK_TIMEOUT_HOURS = 24.0\n" in (PROJECT / "listening_worker.py").read_text()

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import PROJECT, Broker, Run
+from harness import PROJECT, Broker, Run, eventually
 from machine import clean_environment
 from rabbitmq import free_port, is_rabbitmq
 
@@ -91,8 +91,10 @@ def test_the_demo_fails_when_one_of_its_scripts_does(copy: Path, broker: Broker)
     assert demo_queues(broker) == []
 
 
-def test_what_the_demo_can_not_start_with_is_said(copy: Path) -> None:
+def test_what_the_demo_can_not_start_with_is_said(broker: Broker, copy: Path) -> None:
     assert "--file: there is no file no.csv" in run_tool(copy, "demo.py", "--file", "no.csv").ends(2).err
+    (copy / "empty.txt").touch()
+    assert "No task was sent." in run_tool(copy, "demo.py", "--file", "empty.txt", AMQP_URL=broker.url).ends(1).err
     assert "--workers: at least one" in run_tool(copy, "demo.py", "--workers", "0").ends(2).err
     demo = run_tool(copy, "demo.py", AMQP_URL="amqp://localhost:1").ends(1)
     assert "Nothing listens at localhost:1" in demo.out + demo.err
@@ -109,6 +111,8 @@ def test_a_private_rabbitmq_serves_the_scripts_and_keeps_their_tasks(copy: Path)
     )
     for script in ("emitter_of_tasks.py --no-admin hello.", "listening_worker.py --burst --seconds-per-dot 0"):
         broker = run_tool(copy, "rabbitmq.py")
+        eventually((copy / ".rabbitmq" / "mnesia").exists, "it starts")
+        assert "A RabbitMQ is running or starting on" in run_tool(copy, "rabbitmq.py").ends(1).err
         broker.shows("RabbitMQ is up.", within=60)
         url = f"amqp://localhost:{amqp_port}"
         with urllib.request.urlopen(f"http://localhost:{management_port}/") as panel:

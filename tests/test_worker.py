@@ -40,11 +40,11 @@ def test_equal_tasks_are_taken_in_turn(scripts: Scripts) -> None:
 def test_nobody_waits_while_a_task_is_ready(scripts: Scripts) -> None:
     for name in ("a", "b"):
         scripts.worker("--name", name, "--seconds-per-dot", "0.1", "--log-file", scripts.log)
-    lengths = [20, 1, 1, 2, 1, 9, 1, 3, 1, 1]
+    lengths = [40, 1, 1, 2, 1, 9, 1, 3, 1, 1]
     scripts.emit(stdin="\n".join("." * dots for dots in lengths).encode())
     eventually(lambda: len(scripts.events("done")) == len(lengths), "all are done")
     shares = {name: [len(e["task"]) for e in scripts.events("received") if e["name"] == name] for name in "ab"}
-    assert sorted(shares.values(), key=len) == [[20], lengths[1:]]  # by turns it would have been 24 and 16 dots
+    assert sorted(shares.values(), key=len) == [[40], lengths[1:]]  # by turns it would have been 44 and 16 dots
 
 
 def test_a_worker_holds_one_task(scripts: Scripts) -> None:
@@ -286,6 +286,7 @@ def test_a_worker_that_made_a_dead_letter_holds_one_task_at_a_time_still(scripts
     assert "Received two" in scripts.start("listening_worker.py", "--max-tasks", 1, "--seconds-per-dot", 0).ends().out
     worker.send(signal.SIGINT)
     worker.ends()
+    assert worker.err == ""
     assert scripts.broker.bodies(scripts.queue) == ["one"]
 
 

@@ -120,7 +120,8 @@ def events(log: Path, *names: str) -> list[Record]:
     """Return the records of these events."""
     if not log.exists():
         return []
-    records = [json.loads(line) for line in log.read_text().splitlines()]
+    text = log.read_text()
+    records = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]  # one may be half written
     return [record for record in records if record["event"] in names]
 
 
@@ -158,6 +159,8 @@ def own_queue(url: str) -> Iterator[str]:
 def show(log: Path) -> None:
     """Print which worker did which tasks, and when."""
     received, done = events(log, "received"), events(log, "done")
+    if not done:
+        return
     start = min(when(record) for record in received)
     end = max(when(record) for record in done)
     numbers = {record["message_id"]: number for number, record in enumerate(events(log, "confirmed"), 1)}

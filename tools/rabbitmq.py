@@ -22,8 +22,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import machine
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 AMQP_PORT, MANAGEMENT_PORT = 5672, 15672
 DATA = machine.PROJECT / ".rabbitmq"
@@ -118,6 +124,7 @@ class Node:
         self._has_own_epmd = not epmd_port
         self._epmd_port = epmd_port or free_port()
         self._distribution_port = free_port()
+        self._lock: BinaryIO | None = None  # held while the node runs, for its data can have one owner only
         self._epmd: subprocess.Popen[bytes] | None = None
         self._server: subprocess.Popen[bytes] | None = None
 
@@ -125,11 +132,12 @@ class Node:
         """Start the node and return when it answers on both its ports.
 
         Raises:
-            NodeError: it ended, or did not answer in time.
+            NodeError: it ended, or did not answer in time; or another one has this data.
             machine.SetupError: rabbitmq-server is not installed.
         """
         script = ensure_server()
         self._write_settings()
+        self._lock = locked(self.data / "lock")
         if self._has_own_epmd:
             self._epmd = start_epmd(self._epmd_port)
         output = (self.data / "log" / "startup.log").open("ab")
@@ -165,6 +173,9 @@ class Node:
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         self._server = self._epmd = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def has_ended(self) -> bool:
         """Tell whether the node is not running, stopped or by itself."""
@@ -222,6 +233,23 @@ class Node:
                     f"Its log: {self.log.parent}"
                 )
             time.sleep(0.1)
+
+
+def locked(file: Path) -> BinaryIO | None:
+    """Return a file that nobody else has locked, until it is closed; None where the system has no such locks.
+
+    Raises:
+        NodeError: somebody has locked it.
+    """
+    if fcntl is None:
+        return None
+    lock = file.open("ab")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise NodeError(f"A RabbitMQ is running or starting on {file.parent}: use that one, in a moment.") from None
+    return lock
 
 
 def start_epmd(port: int) -> subprocess.Popen[bytes]:

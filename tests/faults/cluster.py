@@ -21,6 +21,7 @@ class Cluster:
     def __init__(self, stage: Stage) -> None:
         epmd_port = free_port()
         self._epmd: subprocess.Popen[bytes] = start_epmd(epmd_port)
+        stage.on_end(self._end_epmd)
         config = "cluster_formation.peer_discovery_backend = classic_config\n" + "".join(
             f"cluster_formation.classic_config.nodes.{number} = {name}@localhost\n"
             for number, name in enumerate(NAMES, 1)
@@ -34,13 +35,6 @@ class Cluster:
         with ThreadPoolExecutor() as pool:
             list(pool.map(Node.start, self.nodes))
         eventually(lambda: len(self._ask("nodes")) == len(NAMES), "the nodes find each other", RECOVERY)
-
-    def close(self) -> None:
-        """End the nodes."""
-        for node in self.nodes:
-            node.kill()
-        self._epmd.kill()
-        self._epmd.wait()
 
     def leader(self, queue: str) -> Node:
         """Return the node that leads a queue."""
@@ -62,6 +56,10 @@ class Cluster:
         eventually(
             lambda: len(self._ask(f"queues/%2F/{queue}").get("online", [])) == len(NAMES), "all are back", RECOVERY
         )
+
+    def _end_epmd(self) -> None:
+        self._epmd.kill()
+        self._epmd.wait()
 
     def _named(self, name: str) -> Node:
         named = [node for node in self.nodes if node.name == name]

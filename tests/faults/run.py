@@ -50,19 +50,18 @@ def play(name: str, seed: int, line: Line) -> None:
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
     node = rabbitmq.Node(folder / "node", config=CONFIG)
     stage = Stage(Broker(node), folder, seed, is_full=True)
-    holds = False
+    has_failed = False
     try:
         node.start()
         SCENARIOS[name](stage)
-        holds = True
         print("holds", flush=True)
     except Exception:
-        line.has_failed = True
+        line.has_failed = has_failed = True
         print(f"FAILED\n{traceback.format_exc()}Its files: {folder}", flush=True)
     finally:
         stage.end()
         node.kill()
-        if holds:
+        if not has_failed:
             shutil.rmtree(folder)
     line.tasks += stage.account.tasks
     line.faults += stage.faults
@@ -92,23 +91,26 @@ def main() -> int:
     names = [options.scenario] if options.scenario else list(SCENARIOS)
     seed = random.randrange(10**6) if options.seed is None else options.seed
     lines: dict[str, Line] = {}
+    status = 0
     try:
         if options.minutes is None:
             for name in names:
                 play(name, seed, lines.setdefault(name, Line()))
         else:
+            dice = random.Random(seed)
             deadline = time.monotonic() + 60 * options.minutes
             while time.monotonic() < deadline:
-                name = random.choice(names)
+                name = dice.choice(names)
                 play(name, seed, lines.setdefault(name, Line()))
                 seed += 1
     except KeyboardInterrupt:
         print()
+        status = 130
     print("\nscenario            |   tasks | faults | lost | twice | seconds")
     print("------------------- | ------: | -----: | ---: | ----: | ------:")
     for name, line in lines.items():
         print(f"{name:19} | {line}{'  FAILED' if line.has_failed else ''}")
-    return int(any(line.has_failed for line in lines.values()))
+    return 1 if any(line.has_failed for line in lines.values()) else status
 
 
 if __name__ == "__main__":

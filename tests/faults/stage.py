@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import random
 import signal
 import subprocess
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from checker import Account, Record, settle
-from harness import CONFIG, PROJECT, Broker, Run, Scripts, eventually, new_queue_name
+from harness import CONFIG, PROJECT, Broker, Run, Scripts, eventually, new_queue_name, records_in
 from rabbitmq import Node
 from relay import Relay
 
@@ -112,7 +111,7 @@ class Stage(Scripts):
 
     def book(self) -> list[Record]:
         """Return what the tasks wrote when they were done."""
-        return [json.loads(line) for line in self.book_file.read_text().splitlines()] if self.book_file.exists() else []
+        return records_in(self.book_file) if self.book_file.exists() else []
 
     def done(self) -> int:
         """Return how many tasks wrote that they are done."""
@@ -156,6 +155,10 @@ class Stage(Scripts):
         """Return the texts in a queue."""
         return self.broker.bodies(queue) if self.broker.counts(queue)[0] else []
 
+    def on_end(self, callback: Callable[[], object]) -> None:
+        """Have something called when the scenario ends, however it does."""
+        self._ends.callback(callback)
+
     def end(self) -> None:
         """End every process and node of the scenario."""
         self.end_all()
@@ -181,6 +184,7 @@ class Crew:
 
     def replace(self, worker: Run, number: signal.Signals, status: int) -> None:
         """Send a worker a signal, check how it ends, and start another one."""
+        worker.shows("Waiting for tasks", within=RECOVERY)
         worker.send(number)
         worker.ends(status, within=RECOVERY)
         self._stage.faults += 1

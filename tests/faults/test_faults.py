@@ -50,7 +50,7 @@ def test_the_full_run_says_when_a_promise_is_broken(tmp_path: Path) -> None:
     dishonest = "            if task.line == 30:\n                self._settle(task)\n                continue\n"
     emitter.write_text(text.replace(honest, dishonest + honest))
     command = [sys.executable, str(copy / "tests/faults/run.py"), "--scenario", "output_lost"]
-    run = Run(command, tmp_path, dict(os.environ))
+    run = Run(command, tmp_path, {**os.environ, "TMPDIR": str(tmp_path)})
     assert run.process.wait(100) == 1
     assert "AssertionError: 1 lost, such as ['task 30']" in run.out
     assert run.lines[-1].endswith("FAILED")

@@ -159,15 +159,18 @@ class Publisher:
         """Yield each task that is in the dead letters now; it leaves them when its copy is confirmed.
 
         Raises:
-            InputError: some can't be had, because a connection that was lost holds them still.
+            InputError: some can't be had, because a connection that was lost holds them still, or none can be read.
         """
         total, finished, rounds = None, 0, 0  # taken once, or a task that fails again would go round for ever
+        channel = None
         while total is None or self.settled() < total:
             all_are_fetched = total is not None and self.settled() + self.pending() >= total
             letter = None if all_are_fetched else self._fetch_dead_letter()
             if letter is not None:
                 task, others = letter
-                total = others + 1 if total is None else total
+                if task.letter and task.letter[0] is not channel:  # what a lost connection held is counted anew
+                    channel = task.letter[0]
+                    total = self.settled() + self.pending() + 1 + others
                 yield task
                 continue
             self.wait()  # all are on their way; what a connection takes with it is fetched again
@@ -181,8 +184,12 @@ class Publisher:
 
     def _fetch_dead_letter(self) -> tuple[Task, int] | None:
         self._letters.clear()
+        tries = 0
         with self.connection as connection:
             while not self._letters and not connection.stop_asked:
+                tries += 1
+                if tries > 5:
+                    raise InputError("A dead letter can't be read: with each try, the connection was lost.")
                 connection.wait(lambda: connection.channel)
                 if (channel := connection.channel) is not None:
                     channel.basic_get(dead_letters_of(connection.queue), self._on_letter)
@@ -299,12 +306,14 @@ class Source:
     """
 
     def __init__(self, name: str) -> None:
-        self.name = "standard input" if name == "-" else name
+        self.name = "standard input" if name == "-" else printable(name)
         self.size = self.bytes_read = 0  # the size of a pipe is 0
         self._line = 0  # the last one read
         self._is_csv = name.lower().endswith(".csv")
         try:
             self._stream: BinaryIO = sys.stdin.buffer if name == "-" else open(name, "rb")  # noqa: SIM115
+            if hasattr(os, "set_blocking"):
+                os.set_blocking(self._stream.fileno(), True)  # what is not there yet is not the end
             if self._stream.seekable():
                 self.size = os.fstat(self._stream.fileno()).st_size
         except (OSError, AttributeError) as error:
@@ -505,7 +514,8 @@ def emit(chosen: argparse.Namespace) -> int:
     log = EventLog(chosen.log_file, name)
     asks = is_terminal(sys.stdin) and not (chosen.task or chosen.file or chosen.retry_dead_letters)
     source = None if asks or chosen.task or chosen.retry_dead_letters else Source(chosen.file or "-")
-    offer_admin_panel(chosen.admin, chosen.admin_url or f"http://{nodes[0].host}:15672/#/queues")
+    host = f"[{nodes[0].host}]" if ":" in nodes[0].host else nodes[0].host
+    offer_admin_panel(chosen.admin, chosen.admin_url or f"http://{host}:15672/#/queues")
 
     report = Report(log, source, chosen.verbose)
     publisher = Publisher(nodes, queue, name, report.settled)

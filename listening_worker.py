@@ -25,6 +25,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 import traceback
@@ -124,9 +125,9 @@ class Consumer:
         """Give the task in hand back as failed, which counts against its delivery limit."""
 
         def answer(task: Task) -> None:
-            if task.is_last_try and not last:
-                # For a task that it makes a dead letter, RabbitMQ 3.10 grants this subscription a second one beside
-                # each task from now on. Source: https://github.com/rabbitmq/rabbitmq-server/pull/5609
+            if not last:
+                # When this try was the last one, RabbitMQ 3.10 grants the subscription two tasks at a time from now
+                # on. Source: https://github.com/rabbitmq/rabbitmq-server/pull/5609
                 task.channel.basic_cancel(self._tag, callback=self._on_unsubscribed)
             task.channel.basic_reject(task.delivery_tag, requeue=True)
 
@@ -157,14 +158,17 @@ class Consumer:
         return bool(self._delivered) or self.connection.stop_asked
 
     def _queue_is_empty(self) -> bool:
-        channel, counts = self.connection.channel, list[int]()
+        channel, answers = self.connection.channel, list[tuple[int, int]]()
         if channel is None:
             return False
-        channel.queue_declare(
-            self.connection.queue, passive=True, callback=lambda frame: counts.append(frame.method.message_count)
-        )
-        self.connection.wait(lambda: counts or self._has_news() or channel is not self.connection.channel)
-        return counts == [0]
+
+        def on_declared(frame: pika.frame.Method[pika.spec.Queue.DeclareOk]) -> None:
+            answers.append((frame.method.message_count or 0, frame.method.consumer_count or 0))
+
+        channel.queue_declare(self.connection.queue, passive=True, callback=on_declared)
+        self.connection.wait(lambda: answers or self._has_news() or channel is not self.connection.channel)
+        # We are a consumer: without any, it is not the queue that has answered, because its leader is busy or gone.
+        return bool(answers) and answers[0][0] == 0 and answers[0][1] > 0
 
     def _subscribe(self) -> None:
         # Only while the main thread waits for a task: a worker whose connection is made again in the middle of one
@@ -251,6 +255,7 @@ def handle(task: Task, perform: Perform, consumer: Consumer, log: EventLog, last
 
     say(f" [x] Received {printable(task.text)}{' (redelivered)' if task.redelivered else ''}")
     record("received", redelivered=task.redelivered, delivery_count=task.delivery_count)
+    pid = os.getpid()
     try:
         # Only here does Ctrl+C interrupt: what is done is acknowledged and told, and what is not is handed back.
         consumer.connection.interruptible = True
@@ -258,6 +263,8 @@ def handle(task: Task, perform: Perform, consumer: Consumer, log: EventLog, last
             perform(task)
         finally:
             consumer.connection.interruptible = False
+            if os.getpid() != pid:  # a process that the task has forked must not answer for it
+                os._exit(1 if sys.exc_info()[0] else 0)
     except KeyboardInterrupt:
         consumer.connection.stop_asked = True
         consumer.requeue()
@@ -319,12 +326,12 @@ def running(command: str) -> Perform:
     try:
         words = shlex.split(command)
     except ValueError as error:
-        raise SettingsError(f"--run '{command}' is not a command: {error}.") from None
+        raise SettingsError(f"--run '{printable(command)}' is not a command: {error}.") from None
     if not words:
         raise SettingsError("--run needs a command.")
     program = words[0]
     if shutil.which(program) is None:
-        raise SettingsError(f"--run: there is no command {program} here that may be executed.")
+        raise SettingsError(f"--run: there is no command {printable(program)} here that may be executed.")
 
     def perform(task: Task) -> None:
         arguments = [os.fsencode(word).replace(b"{}", task.body) for word in words]

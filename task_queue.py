@@ -13,6 +13,7 @@ import logging
 import os
 import random
 import re
+import shlex
 import signal
 import socket
 import sys
@@ -344,7 +345,7 @@ class Connection:
 
     def _keep_alive(self) -> None:
         try:
-            while not self._closing.is_set():
+            while not self._closing.is_set() and self._failure is None:
                 self._main_left.wait()
                 steps = self._steps
                 self._closing.wait(KEEPER_DELAY)
@@ -409,6 +410,7 @@ class Connection:
         words, is_final = in_words(self._why_lost or why, self._node, self.queue)
         self._why_lost = None
         if self._was_ready and not is_final:
+            self._refusals.clear()
             self._on_lost(words)
             if words != self._said:
                 complain(f" [!] {words}\n [*] Reconnecting ...")
@@ -418,10 +420,12 @@ class Connection:
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
             return
         self._refusals.append(words)
-        if self._was_ready or len(self._refusals) == len(self._nodes):
-            self._failure = QueueError("\n".join(dict.fromkeys(self._refusals)))
-        else:
+        if len(self._refusals) < len(self._nodes):
             self._connect()
+            return
+        self._failure = QueueError("\n".join(dict.fromkeys(self._refusals)))
+        if threading.current_thread() is self._keeper:  # the main thread may take long to hear of it
+            complain(f" [!] {self._failure}")
 
 
 # ---- Words for errors
@@ -434,7 +438,7 @@ WORDS: list[tuple[str, str, bool]] = [
     ("^SSLCert.*(issuer|self-signed)", "The certificate of {at} is not accepted: {why}\n{trust}", False),
     ("^SSLCert", "The certificate of {at} is not accepted: {why}", False),
     ("^SSL", "No TLS with {at} ({why}): is that its TLS port? amqp:// is without TLS.", False),
-    ("Timeout|^timeout", "{at} does not answer: a firewall in between, or a RabbitMQ that hangs?", False),
+    (r"^\w*[Tt]imeout|Timeout while", "{at} does not answer: a firewall in between, or a RabbitMQ that hangs?", False),
     (
         "^Incompatible",
         "{at} ended the connection without a word of AMQP 0-9-1. Is it a TLS port? That needs amqps://",
@@ -464,7 +468,7 @@ def in_words(error: BaseException, node: pika.URLParameters, queue: str) -> tupl
     refused = re.search(r"for queue '(.*?)' in vhost", repr(error))
     queue = refused[1] if refused else queue
     is_local = node.host in ("localhost", "127.0.0.1", "::1")
-    login = f"Set the password with:  rabbitmqctl change_password {user} PASSWORD"
+    login = f"Set the password with:  rabbitmqctl change_password {shlex.quote(user)} PASSWORD"
     if user == "guest" and not is_local:
         login = "guest may log in on the same machine only. Add a user:  rabbitmqctl add_user NAME PASSWORD"
     facts = {
@@ -476,11 +480,11 @@ def in_words(error: BaseException, node: pika.URLParameters, queue: str) -> tupl
         "why": printable(reply[2].replace("\\'", "'") if reply else str(error) or type(error).__name__),
         "login": login,
         "start": "\nStart one with:  python3 tools/rabbitmq.py" if is_local else "",
-        "allow": f"Allow it with:  rabbitmqctl set_permissions -p '{vhost}' {user} '.*' '.*' '.*'",
+        "allow": f"Allow it with:  rabbitmqctl set_permissions -p '{vhost}' {shlex.quote(user)} '.*' '.*' '.*'",
         "trust": "If an authority of your own has signed it, say so:  export SSL_CERT_FILE=AUTHORITY.pem",
         "add_vhost": f"Add it with:  rabbitmqctl add_vhost '{vhost}'",
         "delete": "Take another one with --queue NAME, or, if nothing in it is needed, delete it:  "
-        f"rabbitmqctl -p '{vhost}' delete_queue {queue}",
+        f"rabbitmqctl -p '{vhost}' delete_queue {shlex.quote(queue)}",
     }
     names = " ".join([type(error).__name__, repr(error)])
     sentence, is_final = next((words, final) for pattern, words, final in WORDS if re.search(pattern, names))
@@ -527,8 +531,9 @@ def run(main: Callable[[], int]) -> None:
     except KeyboardInterrupt:
         say("")
         status = 130
-    for number in (signal.SIGINT, signal.SIGTERM):  # the exit status is settled
-        signal.signal(number, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # the exit status is settled
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     sys.exit(status)
 
 
@@ -566,7 +571,7 @@ class EventLog:
         try:
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666) if path else None
         except OSError as error:
-            raise SettingsError(f"The log file {path} can't be opened: {error.strerror}.") from None
+            raise SettingsError(f"The log file {printable(str(path))} can't be opened: {error.strerror}.") from None
 
     def record(self, event: str, message_id: str | None, task: str, **more: object) -> None:
         """Write one record in one write, so that lines of several processes never mix."""
@@ -575,7 +580,9 @@ class EventLog:
         now = datetime.now(timezone.utc).isoformat(timespec="microseconds")
         entry = {"time": now, "event": event, "name": self._name, "message_id": message_id, "task": task, **more}
         try:
-            os.write(self._file, self._encode(entry).encode() + b"\n")
+            line = self._encode(entry).encode() + b"\n"
+            if os.write(self._file, line) < len(line):  # a disk that is nearly full
+                os.write(self._file, b"\n")
         except OSError as error:
             complain(f" [!] The log file can't be written: {error.strerror}. The tasks go on without it.")
             self.close()

@@ -242,9 +242,21 @@ def test_dead_letters_on_their_way_back_when_the_connection_is_lost_are_not_lost
     retry = scripts.emitter("--retry-dead-letters", "--url", relay.url)
     retry.shows("[x] Sent", times=20)
     relay.cut()
-    retry.process.wait(60)
+    if retry.process.wait(60) == 0:
+        assert scripts.broker.counts(scripts.dead_letters)[0] == 0
     scripts.emit("--retry-dead-letters")
     assert set(scripts.broker.bodies(scripts.queue)) == set(names)
+
+
+def test_a_node_that_refuses_the_password_is_passed_over_while_another_one_takes_it(
+    scripts: Scripts, relay: Relay
+) -> None:
+    refuses = scripts.broker.url.replace(":guest@", ":wrong@")
+    worker = scripts.worker("--url", f"{relay.url},{refuses}")
+    relay.cut()
+    worker.shows("Connected again.")
+    worker.send(signal.SIGTERM)
+    worker.ends()
 
 
 def test_an_emitter_at_its_prompt_comes_back_by_itself(scripts: Scripts, relay: Relay) -> None:

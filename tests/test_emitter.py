@@ -1,12 +1,14 @@
 """What emitter_of_tasks.py promises: every way in, every exit status, nothing sent that is not confirmed."""
 
 import contextlib
+import os
 import re
 import signal
 import subprocess
 import sys
 import time
 import uuid
+from pathlib import Path
 
 import pexpect
 import pika
@@ -163,9 +165,16 @@ def test_the_prompt_asks_again_and_again(scripts: Scripts) -> None:
     assert scripts.broker.bodies(scripts.queue) == ["one", "two"]
 
 
+def is_asleep(pid: int) -> bool:
+    """Tell whether the main thread of a process waits for something."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+
+
 def test_ctrl_c_ends_the_prompt(scripts: Scripts) -> None:
     terminal = scripts.at_terminal("emitter_of_tasks.py", "--no-admin")
     terminal.expect(PROMPT)
+    # Python can't hear a signal that comes between the prompt and the reading.
+    eventually(lambda: is_asleep(terminal.pid), "it waits for a task")
     terminal.sendintr()
     terminal.expect(pexpect.EOF)
     terminal.close()
@@ -287,6 +296,47 @@ def test_a_queue_deleted_under_the_emitter_is_declared_again(scripts: Scripts) -
     emitter.ends()
     assert f"Queue {scripts.queue} is gone; it will be declared again." in emitter.err
     assert scripts.broker.bodies(scripts.queue) == ["two"]
+
+
+def test_standard_input_that_does_not_block_is_waited_for(scripts: Scripts) -> None:
+    reads, writes = os.pipe()
+    os.set_blocking(reads, False)
+    emitter = scripts.emitter("--log-file", scripts.log, stdin=reads)
+    os.close(reads)
+    for number in range(1, 4):
+        os.write(writes, b"ta")
+        time.sleep(0.3)  # time in which half a line could be taken for all there is
+        os.write(writes, b"sk %d\n" % number)
+    os.close(writes)
+    emitter.ends()
+    assert [event["task"] for event in scripts.events()] == ["task 1", "task 2", "task 3"]
+
+
+def test_a_name_of_a_file_is_shown_without_control_characters(scripts: Scripts) -> None:
+    name = "a\x1b[31m\a.txt"
+    (scripts.folder / name).write_bytes(b"one\n\xff\n")
+    assert "Line 2 of a\\x1b[31m\\x07.txt is not UTF-8." in scripts.emit("--file", name, status=1).err
+    for arguments in (("--file", f"no{name}"), ("--log-file", f"no/{name}", "task")):
+        run = scripts.emit(*arguments, status=2)
+        assert run.err.replace("\n", "").isprintable()
+
+
+def test_a_dead_letter_that_can_not_be_read_does_not_hold_the_emitter_up_for_ever(scripts: Scripts) -> None:
+    """A header with a time that Python has no date for, such as one in milliseconds."""
+    scripts.work()
+    table = b"\x02atT" + (1763795000000).to_bytes(8, "big")
+
+    def encode(pieces: list[bytes], _table: object) -> int:
+        pieces.append(len(table).to_bytes(4, "big") + table)
+        return 4 + len(table)
+
+    with contextlib.closing(pika.BlockingConnection(pika.URLParameters(scripts.broker.url))) as connection:
+        channel = connection.channel()
+        with pytest.MonkeyPatch.context() as patch:  # pika itself would not send it
+            patch.setattr("pika.data.encode_table", encode)
+            channel.basic_publish("", scripts.dead_letters, b"odd", pika.BasicProperties(headers={"at": 0}))
+    retry = scripts.emit("--retry-dead-letters", status=1)
+    assert "A dead letter can't be read: with each try, the connection was lost." in retry.err
 
 
 def test_a_reader_that_is_slow_does_not_stop_the_heartbeats(scripts: Scripts) -> None:

@@ -140,6 +140,24 @@ def test_signals_one_after_the_other_stop_it_once_and_in_good_order(scripts: Scr
     assert scripts.broker.counts(scripts.queue)[0] == 1000 - len(done)
 
 
+def test_a_hangup_is_no_worse_the_second_time(scripts: Scripts) -> None:
+    for _ in range(5):
+        worker = scripts.worker()
+        worker.send(signal.SIGHUP)
+        worker.send(signal.SIGHUP)
+        worker.ends()
+
+
+def test_burst_waits_for_a_queue_whose_leader_does_not_answer(scripts: Scripts) -> None:
+    scripts.emit(stdin=b"one....\ntwo\n")
+    worker = scripts.start("listening_worker.py", "--burst", "--seconds-per-dot", 0.2)
+    worker.shows("Received one")
+    leader = f'whereis(list_to_atom("%2F_{scripts.queue}"))'
+    ctl = scripts.broker.node.ctl
+    ctl("eval", f"sys:suspend({leader}), timer:sleep(2500), sys:resume({leader}).")
+    assert "Received two" in worker.ends().out
+
+
 def test_burst_ends_with_the_queue(scripts: Scripts) -> None:
     assert len(scripts.work().lines) == 2
     scripts.emit(stdin=b"\n".join(b"%d" % number for number in range(200)))
@@ -276,11 +294,21 @@ def test_ctrl_c_at_a_terminal_reaches_the_command_through_the_worker(scripts: Sc
     assert ended.read_text() == "TERM\n"
 
 
-def test_a_worker_that_made_a_dead_letter_holds_one_task_at_a_time_still(scripts: Scripts) -> None:
+def test_a_worker_says_which_try_was_the_last(scripts: Scripts) -> None:
+    scripts.emit("bad")
+    worker = scripts.work("--run", "false")
+    assert worker.lines[-2] == " [!] It failed too often, and is a dead letter now: bad"
+    assert worker.out.count("Received bad") == 21
+    assert worker.err == ""
+
+
+@pytest.mark.parametrize("limit", [20, 2])
+def test_a_worker_that_made_a_dead_letter_holds_one_task_at_a_time_still(scripts: Scripts, limit: int) -> None:
+    policy = {"pattern": f"^{scripts.queue}$", "definition": {"delivery-limit": limit}, "apply-to": "queues"}
+    scripts.broker.api("PUT", f"policies/%2F/{scripts.queue}", policy)
     scripts.emit("bad")
     worker = scripts.worker("--run", "sh -c 'test $1 != bad || exit 1; sleep 1000' sh {}")
-    worker.shows(" [!] It failed too often, and is a dead letter now: bad")
-    assert worker.out.count("Received bad") == 21
+    eventually(lambda: scripts.broker.counts(scripts.dead_letters)[0], "it is a dead letter")
     scripts.emit(stdin=b"one\ntwo\n")
     worker.shows("Received one")
     assert "Received two" in scripts.start("listening_worker.py", "--max-tasks", 1, "--seconds-per-dot", 0).ends().out
@@ -329,6 +357,24 @@ def test_ten_lines_of_python_are_a_worker(scripts: Scripts) -> None:
     assert "bytes bad True 2 True" in run.lines
     assert run.out.count("Done.") == 3
     assert {event["name"] for event in scripts.events()} == {"mine"}
+
+
+@pytest.mark.parametrize("end", ["", "raise SystemExit", "1 / 0"])
+def test_a_process_that_a_task_forks_does_not_answer_for_it(scripts: Scripts, end: str) -> None:
+    program = (
+        "import os, time\n"
+        "from listening_worker import listen\n"
+        "def perform(task):\n"
+        "    if os.fork() == 0:\n"
+        f"        {end or 'return'}\n"
+        "    time.sleep(0.5)\n"
+        "if __name__ == '__main__':\n"
+        "    listen(perform, burst=True)\n"
+    )
+    scripts.emit(stdin=b"one\ntwo\n")
+    run = scripts.program(program)
+    assert run.lines[1:] == [" [x] Received one", " [x] Done.", " [x] Received two", " [x] Done.", " [*] Stopped."]
+    assert run.err == ""
 
 
 def test_a_task_may_start_processes_and_raise_anything(scripts: Scripts) -> None:

@@ -526,11 +526,11 @@ def emit(chosen: argparse.Namespace) -> int:
     else:
         todo = typed_tasks() if asks else iter([new_task(chosen.task)])
 
-    status, has_ended = 1, False
+    status, is_cut_short = 1, True
     try:
         with contextlib.closing(publisher.connection):
             send(publisher, todo, wait_for_each=asks)
-        status, has_ended = (1 if publisher.refused else 0), True
+        status, is_cut_short = 1 if publisher.refused else 0, False
     except KeyboardInterrupt:
         say("")
         status = 0 if asks and not publisher.pending() else 130
@@ -538,7 +538,7 @@ def emit(chosen: argparse.Namespace) -> int:
         complain(f" [!] {error}")
     if status == 0 or publisher.confirmed or publisher.pending():
         report.total(publisher.confirmed)
-        for line in [] if status == 0 or has_ended else what_is_left(publisher, source):
+        for line in what_is_left(publisher, source) if is_cut_short else []:
             complain(f" [!] {line}")
     return status
 

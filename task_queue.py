@@ -409,20 +409,25 @@ class Connection:
             return
         words, is_final = in_words(self._why_lost or why, self._node, self.queue)
         self._why_lost = None
-        if self._was_ready and not is_final:
+        if is_final or not self._was_ready:
+            self._refusals.append(words)
+            if len(self._refusals) == len(self._nodes):
+                self._give_up()
+                return
+        else:
             self._refusals.clear()
-            self._on_lost(words)
-            if words != self._said:
-                complain(f" [!] {words}\n [*] Reconnecting ...")
-                self._said = words
-            # With jitter, so that a hundred workers do not all come back in the same moment.
-            self._loop.call_later(self._pause * random.uniform(0.5, 1), self._connect)
-            self._pause = min(2 * self._pause, LONGEST_PAUSE)
-            return
-        self._refusals.append(words)
-        if len(self._refusals) < len(self._nodes):
+        if not self._was_ready:
             self._connect()
             return
+        self._on_lost(words)
+        if words != self._said:
+            complain(f" [!] {words}\n [*] Reconnecting ...")
+            self._said = words
+        # With jitter, so that a hundred workers do not all come back in the same moment.
+        self._loop.call_later(self._pause * random.uniform(0.5, 1), self._connect)
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
+
+    def _give_up(self) -> None:
         self._failure = QueueError("\n".join(dict.fromkeys(self._refusals)))
         if threading.current_thread() is self._keeper:  # the main thread may take long to hear of it
             complain(f" [!] {self._failure}")
@@ -439,11 +444,7 @@ WORDS: list[tuple[str, str, bool]] = [
     ("^SSLCert", "The certificate of {at} is not accepted: {why}", False),
     ("^SSL", "No TLS with {at} ({why}): is that its TLS port? amqp:// is without TLS.", False),
     (r"^\w*[Tt]imeout|Timeout while", "{at} does not answer: a firewall in between, or a RabbitMQ that hangs?", False),
-    (
-        "^Incompatible",
-        "{at} ended the connection without a word of AMQP 0-9-1. Is it a TLS port? That needs amqps://",
-        False,
-    ),
+    ("^Incompatible", "{at} ended the connection without a word of AMQP. Is it a TLS port? That needs amqps://", False),
     (r"\(403\).*Login was refused", "RabbitMQ at {at} refused user {user} with this password.\n{login}", True),
     (r"\(403\)", "User {user} may not do this ({why}).\n{allow}", True),
     (r"\(530\).*not found", "RabbitMQ at {at} has no virtual host {vhost}.\n{add_vhost}", True),

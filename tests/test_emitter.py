@@ -133,6 +133,7 @@ def test_a_task_that_is_too_large_is_named_and_the_others_are_sent(scripts: Scri
     assert "Sent 10 tasks" in emitter.out
     assert len(scripts.events("confirmed")) == 10
     assert [event["line"] for event in scripts.events("refused")] == [6, 12]
+    assert "Go on from" not in emitter.err  # there is no rest
     assert len(scripts.broker.messages(scripts.queue)) == 10
 
 

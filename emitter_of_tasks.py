@@ -42,6 +42,7 @@ from pika.channel import Channel
 WINDOW = 1000  # unconfirmed tasks; more bring little speed, and more to send again after a lost connection
 WINDOW_BYTES = 16 * 1024 * 1024  # in unconfirmed tasks, so that large ones do not fill the memory
 FULL_PAUSE = 1.0  # seconds until tasks are tried again that a full queue did not take
+FULL_PAUSES = 5  # until they are tried on another connection
 LAST_CONFIRMS = 1.0  # seconds after Ctrl+C for confirms that are on their way
 PROGRESS_EVERY = 0.2  # seconds
 
@@ -108,6 +109,7 @@ class Publisher:
         self._bytes = 0  # in both
         self._letters: list[tuple[Task, int] | None] = []  # a dead letter and how many there are besides, or none
         self._holds_off = self._said_full = False
+        self._pauses = 0  # since a task was taken
         self._next_tag = 1
         self._largest = float("inf")  # bytes that RabbitMQ takes in one message, once it has told us
 
@@ -236,6 +238,7 @@ class Publisher:
 
     def _settle(self, task: Task, refused: str | None = None) -> None:
         self._said_full = False
+        self._pauses = 0
         self._bytes -= len(task.body)
         self.confirmed += not refused
         self.refused += bool(refused)
@@ -274,6 +277,11 @@ class Publisher:
 
     def _hold_off_no_more(self) -> None:
         self._holds_off = False
+        self._pauses += 1
+        if self._pauses % FULL_PAUSES == 0:
+            # In a cluster, a channel may go on asking a node that has died, and refuse each task. Told to nobody, for
+            # most queues are just full. Source: https://github.com/rabbitmq/rabbitmq-server/pull/9221
+            self.connection.lose(QueueError())
         self._send()
 
     def _on_lost(self, why: str) -> None:

@@ -257,7 +257,11 @@ class Connection:
         self._loop.call_later(seconds, callback)
 
     def lose(self, why: Exception) -> None:
-        """Give this connection up and make a new one: the one way back from every trouble. Only inside a callback."""
+        """Give this connection up and make a new one: the one way back from every trouble. Only inside a callback.
+
+        Args:
+            why: told to the person, unless its text is empty.
+        """
         self.channel = None
         if self._pika is not None and self._pika.is_open:
             self._why_lost = why

@@ -93,6 +93,8 @@ def test_the_deposits_of_the_readme_are_made_once_each_though_workers_die(script
         worker.send(signal.SIGKILL)
         worker.ends(-signal.SIGKILL)
     worker = scripts.start(str(program), env=environment)
+    for each in (worker, second):
+        each.shows("Waiting")
     eventually(lambda: scripts.broker.counts(scripts.queue)[0] == 0, "the queue is empty")
     for each in (worker, second):
         each.send(signal.SIGTERM)

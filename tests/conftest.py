@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from harness import CONFIG, Broker, Scripts, new_queue_name
 from rabbitmq import Node
+from relay import Relay
 
 
 @pytest.fixture(scope="session")
@@ -56,3 +57,10 @@ def own_scripts(own_broker: Broker, tmp_path: Path) -> Iterator[Scripts]:
     it = Scripts(own_broker, new_queue_name(), tmp_path, "newest")
     yield it
     it.end_all()
+
+
+@pytest.fixture
+def relay(broker: Broker) -> Iterator[Relay]:
+    it = Relay(broker.node.amqp_port)
+    yield it
+    it.close()

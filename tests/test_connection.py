@@ -2,10 +2,9 @@
 
 import signal
 import subprocess
-from collections.abc import Iterator
 
 import pytest
-from harness import Broker, Scripts, eventually
+from harness import Scripts, eventually
 from relay import Relay
 
 SCRIPTS = ["emitter_of_tasks.py", "listening_worker.py"]
@@ -142,13 +141,6 @@ def test_usage(scripts: Scripts, arguments: tuple[str, ...]) -> None:
 
 
 # ---- Connections that are lost
-
-
-@pytest.fixture
-def relay(broker: Broker) -> Iterator[Relay]:
-    it = Relay(broker.node.amqp_port)
-    yield it
-    it.close()
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

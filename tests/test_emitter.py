@@ -14,6 +14,7 @@ import pexpect
 import pika
 import pytest
 from harness import Scripts, eventually
+from relay import Relay
 
 QUESTION = r"Would you like to monitor RabbitMQ queues\? y or n "
 PROMPT = "Enter new task: "
@@ -265,20 +266,22 @@ def test_the_line_to_go_on_from_loses_nothing(own_scripts: Scripts) -> None:
     assert int(found[2]) not in confirmed
 
 
-def test_a_queue_that_is_full_holds_the_emitter_up_until_there_is_room(scripts: Scripts) -> None:
+def test_a_queue_that_is_full_holds_the_emitter_up_until_there_is_room(scripts: Scripts, relay: Relay) -> None:
     scripts.emit("first")
     policy = {"pattern": f"^{scripts.queue}$", "definition": {"max-length": 10}, "apply-to": "queues"}
     scripts.broker.api("PUT", f"policies/%2F/{scripts.queue}", policy)
     try:
         eventually(lambda: scripts.broker.api("GET", f"queues/%2F/{scripts.queue}").get("policy"), "the policy holds")
-        emitter = scripts.emitter(stdin=subprocess.PIPE)
+        emitter = scripts.emitter("--url", relay.url, stdin=subprocess.PIPE)
         assert emitter.process.stdin
         emitter.process.stdin.write(b"task\n" * 1200)
         emitter.process.stdin.close()
         emitter.shows("The queue takes no tasks for now")
+        eventually(lambda: len(relay.sockets) > 2, "it tries another connection")
         worker = scripts.worker("--seconds-per-dot", 0)
         emitter.ends()
         assert "Sent 1,200 tasks" in emitter.out
+        assert "Reconnecting" not in emitter.err
         worker.shows("Done.", times=1201)
     finally:
         scripts.broker.api("DELETE", f"policies/%2F/{scripts.queue}")

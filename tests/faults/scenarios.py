@@ -12,6 +12,7 @@ import re
 import shlex
 import signal
 import subprocess
+import threading
 import time
 import unicodedata
 from collections.abc import Callable
@@ -324,7 +325,9 @@ def alarms(stage: Stage) -> None:
             ctl(*alarm)
             stage.faults += 1
             try:
-                write_lines(pipe, stage.new_tasks(stage.load(5000, 300)))
+                # In a thread, because the emitter reads no more when enough is unconfirmed.
+                writer = threading.Thread(target=write_lines, args=(pipe, stage.new_tasks(stage.load(5000, 300))))
+                writer.start()
                 emitter.shows(f"RabbitMQ takes no tasks for now: {reason}. Waiting ...")
                 late = stage.emitter("--log-file", stage.log, *stage.new_tasks(1))
                 late.shows(f"takes no tasks for now: {reason}")
@@ -332,6 +335,7 @@ def alarms(stage: Stage) -> None:
             finally:
                 ctl(*no_alarm)
             late.ends()
+            writer.join(RECOVERY)
         emitter.shows("RabbitMQ takes tasks again.", times=2)
         pipe.close()
         emitter.ends(within=RECOVERY)

@@ -110,9 +110,12 @@ def test_a_private_rabbitmq_serves_the_scripts_and_keeps_their_tasks(copy: Path)
         )
     )
     for script in ("emitter_of_tasks.py --no-admin hello.", "listening_worker.py --burst --seconds-per-dot 0"):
+        data = copy / ".rabbitmq" / "mnesia"
+        is_first = not data.exists()
         broker = run_tool(copy, "rabbitmq.py")
-        eventually((copy / ".rabbitmq" / "mnesia").exists, "it starts")
-        assert "A RabbitMQ is running or starting on" in run_tool(copy, "rabbitmq.py").ends(1).err
+        if is_first:
+            eventually(data.exists, "it starts")
+            assert "A RabbitMQ is running or starting on" in run_tool(copy, "rabbitmq.py").ends(1).err
         broker.shows("RabbitMQ is up.", within=60)
         url = f"amqp://localhost:{amqp_port}"
         with urllib.request.urlopen(f"http://localhost:{management_port}/") as panel:

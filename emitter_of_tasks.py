@@ -12,13 +12,16 @@ Exit status: 0 every task confirmed; 1 some not; 2 usage; 130 Ctrl+C with tasks 
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # Ctrl+C during the imports, which take a tenth of a second, is no traceback either
+if __name__ == "__main__":
+    import gc
     import signal
 
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl+C during the imports is no traceback either
+    gc.disable()  # the imports leave no garbage, and to look for some would take as long as a tenth of them
 
 import argparse
 import contextlib
+import itertools
 import os
 import re
 import select
@@ -40,6 +43,7 @@ import pika
 from pika.channel import Channel
 
 WINDOW = 1000  # unconfirmed tasks; more bring little speed, and more to send again after a lost connection
+REFILL = 250  # confirms to wait for when there are too many unconfirmed tasks; half of them would let RabbitMQ idle
 WINDOW_BYTES = 16 * 1024 * 1024  # in unconfirmed tasks, so that large ones do not fill the memory
 FULL_PAUSE = 1.0  # seconds until tasks are tried again that a full queue did not take
 FULL_PAUSES = 5  # until they are tried on another connection
@@ -126,7 +130,7 @@ class Publisher:
             connection.check()
             self._send()
         if self.pending() >= WINDOW or self._bytes >= WINDOW_BYTES:
-            self.wait(WINDOW // 2, WINDOW_BYTES // 2)
+            self.wait(WINDOW - REFILL, WINDOW_BYTES // 2)
 
     def wait(self, tasks: int = 0, size: int = 0, seconds: float = float("inf")) -> None:
         """Wait until at most so many tasks, with so many bytes, are not settled; or until the time is up.
@@ -256,7 +260,8 @@ class Publisher:
         if self.connection.channel is None:  # given up; and a returned task is confirmed too, after its return
             return
         last = frame.method.delivery_tag or 0
-        tags = [tag for tag in self._unconfirmed if tag <= last] if frame.method.multiple else [last]
+        all_until = itertools.takewhile(lambda tag: tag <= last, self._unconfirmed)
+        tags = list(all_until) if frame.method.multiple else [last]
         for task in [self._unconfirmed.pop(tag) for tag in tags if tag in self._unconfirmed]:
             if isinstance(frame.method, pika.spec.Basic.Nack):
                 self._hold_off(task)

@@ -12,17 +12,18 @@ From Python: `from listening_worker import listen`, then `listen(perform)` with 
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # Ctrl+C during the imports, which take a tenth of a second, is no traceback either
+if __name__ == "__main__":
+    import gc
     import signal
 
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl+C during the imports is no traceback either
+    gc.disable()  # the imports leave no garbage, and to look for some would take as long as a tenth of them
 
 import argparse
 import contextlib
 import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -152,6 +153,7 @@ class Consumer:
             if last or connection.stop_asked:  # before the answer, which would bring one more task
                 task.channel.basic_cancel(self._tag)
             answer(task)
+            connection.flush()  # RabbitMQ finds the next task while we say that this one is done
         return True
 
     def _has_news(self) -> bool:
@@ -323,6 +325,8 @@ def running(command: str) -> Perform:
     Raises:
         SettingsError: there is no such command.
     """
+    import shutil  # only here: it brings three compressors with it, and workers may be many
+
     try:
         words = shlex.split(command)
     except ValueError as error:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import logging
 import os
-import random
 import re
 import shlex
 import signal
@@ -40,7 +40,8 @@ DEFAULT_QUEUE = "tasks"
 NO_DELIVERY_LIMIT = 1_000_000_000
 DELIVERY_LIMIT = 20  # failed tries; the default of RabbitMQ 4, which 3.x has to be told
 
-KEEPER_DELAY = 0.02  # seconds the main thread may be elsewhere before the keeper drives; shorter tasks never wake it
+KEEPER_DELAY = 0.05  # seconds the main thread may be elsewhere before the keeper drives; shorter tasks never wake it
+GATHERED_BYTES = 64 * 1024  # written in one piece; of more, pika would copy the rest again and again
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0  # seconds between attempts to reconnect
 STUCK_AFTER = 5.0  # seconds
 CLOSE_WITHIN = 3.0  # seconds; a broker that is blocked or frozen never answers connection.close
@@ -144,6 +145,28 @@ def declare_queues(channel: Channel, queue: str, then: Callable[[], None]) -> No
 # ---- The connection
 
 
+class GatheringConnection(pika.SelectConnection):
+    """pika's connection, which gathers what is written until the loop's next step; pika makes three writes of a task.
+
+    Should a later pika not call the method that is overridden here, nothing is gathered, and all else stays as it is.
+    """
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        self._gathered = bytearray()
+        super().__init__(*arguments, **named)
+
+    def _adapter_emit_data(self, data: bytes) -> None:
+        self._gathered += data
+        if len(self._gathered) > GATHERED_BYTES:
+            self.hand_on()
+
+    def hand_on(self) -> None:
+        """Give pika what was gathered, to send it in one piece."""
+        if self._gathered:
+            super()._adapter_emit_data(bytes(self._gathered))  # type: ignore[misc]  # not in the stubs
+            self._gathered.clear()
+
+
 class Connection:
     """A connection to RabbitMQ that stays alive while its owner is busy, and is made again when it is lost.
 
@@ -182,7 +205,7 @@ class Connection:
         self.interruptible = not is_worker
         self._is_worker = is_worker
 
-        self._pika: pika.SelectConnection | None = None
+        self._pika: GatheringConnection | None = None
         self._attempts = 0
         self._pause = FIRST_PAUSE
         self._was_ready = False
@@ -251,6 +274,10 @@ class Connection:
         """
         if self._failure is not None:
             raise self._failure
+
+    def flush(self) -> None:
+        """Send what pika has not sent yet. Only inside `with`, and after something was given to pika."""
+        self._step()
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
         """Have the loop call back in a while. Only inside `with` or a callback."""
@@ -341,6 +368,8 @@ class Connection:
     def _step(self) -> None:
         # The steps of which pika's BlockingConnection is made.
         self._steps += 1
+        if self._pika is not None:
+            self._pika.hand_on()
         self._loop.poll()
         self._loop.process_timeouts()
 
@@ -378,7 +407,7 @@ class Connection:
     def _connect(self) -> None:
         self._node = self._nodes[self._attempts % len(self._nodes)]
         self._attempts += 1
-        self._pika = pika.SelectConnection(
+        self._pika = GatheringConnection(
             self._node,
             on_open_callback=self._on_open,
             on_open_error_callback=self._on_gone,
@@ -427,6 +456,8 @@ class Connection:
         if words != self._said:
             complain(f" [!] {words}\n [*] Reconnecting ...")
             self._said = words
+        import random  # only here: most runs lose no connection, and start faster without it
+
         # With jitter, so that a hundred workers do not all come back in the same moment.
         self._loop.call_later(self._pause * random.uniform(0.5, 1), self._connect)
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
@@ -529,6 +560,7 @@ def complain(text: str) -> None:
 
 def run(main: Callable[[], int]) -> None:
     """Run a script and end with the exit status it returns; Ctrl+C is never a traceback."""
+    gc.enable()
     Connection.is_script = True
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

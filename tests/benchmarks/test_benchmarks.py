@@ -1,0 +1,60 @@
+"""The benchmark's own parts: its command, and its arithmetic. How fast anything is, no test asks."""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import pika
+from bench import Message, in_turn, ratio, table
+from harness import PROJECT, Run
+from measurements import MEASUREMENTS
+
+
+def test_one_measurement_is_told_on_the_terminal(tmp_path: Path) -> None:
+    before = {file: file.stat().st_mtime_ns for file in (PROJECT / "tests/benchmarks").glob("results.*")}
+    command = [sys.executable, str(PROJECT / "tests/benchmarks/run.py"), "--only", "latency", "--runs", "2"]
+    run = Run([*command, "--tasks", "100"], tmp_path, dict(os.environ)).ends(within=100)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in run.lines if line.startswith("|")]
+    assert rows[0] == ["publish to start of work", "median", "to bare", "99 %", "to bare"]
+    assert rows[1] == ["---", "---:", "---:", "---:", "---:"]
+    assert [row[0] for row in rows[2:]] == ["pika BlockingConnection, bare callback", "listening_worker.py"]
+    assert rows[2][2] == rows[2][4] == "1.00"
+    assert all(re.fullmatch(r"\d+\.\d\d ms", row[1]) and 0 < float(row[1].split()[0]) < 1000 for row in rows[2:])
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+
+
+def test_an_unknown_measurement_is_a_usage_error(tmp_path: Path) -> None:
+    command = [sys.executable, str(PROJECT / "tests/benchmarks/run.py"), "--only", "fastest"]
+    run = Run(command, tmp_path, dict(os.environ)).ends(2)
+    assert "invalid choice: 'fastest'" in run.err
+    assert all(repr(name) in run.err for name in MEASUREMENTS)
+
+
+def test_contenders_take_turns_and_ratios_are_of_one_round() -> None:
+    order: list[str] = []
+    speeds = {"slow": iter([1.0, 10.0, 2.0]), "fast": iter([2.0, 30.0, 8.0])}
+
+    def contender(name: str) -> float:
+        order.append(name)
+        return next(speeds[name])
+
+    found = in_turn(3, {"slow": lambda: contender("slow"), "fast": lambda: contender("fast")})
+    assert order == ["slow", "fast"] * 3
+    assert ratio(found, "fast", to="slow") == 3.0
+
+
+def test_a_message_gets_a_new_id_wherever_its_publisher_put_it() -> None:
+    old = "0c2ab75e-dc04-4e5e-9c1a-0f6f6e3a8f11"
+    properties = pika.BasicProperties(message_id=old, delivery_mode=2, headers={"id": old, "retries": 0})
+    new = Message(properties, f'{{"message_id": "{old}"}}'.encode()).with_new_id()
+    new_id = new.properties.message_id
+    assert new_id != old
+    assert new.properties.headers == {"id": new_id, "retries": 0}
+    assert new.body == f'{{"message_id": "{new_id}"}}'.encode()
+    assert new.properties.delivery_mode == 2
+    assert properties.message_id == old
+
+
+def test_numbers_stand_on_the_right_of_a_table() -> None:
+    assert table(["who", "how many"], [["we", "1,000"]]) == "| who | how many |\n| --- | ---: |\n| we | 1,000 |"

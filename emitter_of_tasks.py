@@ -31,7 +31,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple, TextIO
 
 # Before pika, because it says in words when pika is missing.
@@ -89,23 +89,16 @@ class Publisher:
 
     Args:
         nodes, queue, name: as for Connection.
-        on_settled: called outside of pika, in either thread, for each task with None when RabbitMQ has confirmed
-            it, or with the reason when it refuses it for good.
+        report: told outside of pika, in either thread, of each task that RabbitMQ has confirmed or refuses for good.
     """
 
-    def __init__(
-        self,
-        nodes: list[pika.URLParameters],
-        queue: str,
-        name: str,
-        on_settled: Callable[[Task, str | None], None],
-    ) -> None:
+    def __init__(self, nodes: list[pika.URLParameters], queue: str, name: str, report: Report) -> None:
         self.connection = Connection(
             nodes, queue, name, self._on_ready, self._on_lost, background=self._hand_on_in_background
         )
         self.confirmed = self.refused = 0
         self.next_line = 1  # of the input, behind the last task that was published
-        self._on_settled = on_settled
+        self._report = report
         self._settled: deque[tuple[Task, str | None]] = deque()  # and not reported yet
         self._reporting = threading.Lock()
         self._unsent: deque[Task] = deque()  # because there is no connection, or RabbitMQ wants no tasks now
@@ -213,15 +206,17 @@ class Publisher:
         with self._reporting:
             while self._settled:
                 # Taken away afterwards: Ctrl+C in between may have it reported twice, but not left out.
-                self._on_settled(*self._settled[0])
+                self._report.settled(*self._settled[0])
                 self._settled.popleft()
+            self._report.log.write()
 
     def _hand_on_in_background(self) -> None:
         # Heartbeats depend on this thread: it must not wait for a terminal or a pipe that takes no more.
         while self._settled and can_write() and self._reporting.acquire(blocking=False):
             try:
                 if self._settled:
-                    self._on_settled(*self._settled.popleft())
+                    self._report.settled(*self._settled.popleft())
+                    self._report.log.write()
             finally:
                 self._reporting.release()
 
@@ -401,7 +396,7 @@ class Report:
     """
 
     def __init__(self, log: EventLog, source: Source | None, is_verbose: bool) -> None:
-        self._log, self._source = log, source
+        self.log, self._source = log, source
         self._one_by_one = source is None or is_verbose
         self._sent = 0
         self._started = time.monotonic()
@@ -409,20 +404,20 @@ class Report:
         self._next_progress = self._started if is_terminal(sys.stdout) and not self._one_by_one else float("inf")
 
     def settled(self, task: Task, refused: str | None) -> None:
-        """Report a task that is confirmed, or refused for a reason."""
+        """Report a task that is confirmed (None), or refused for a reason."""
         text = text_of(task.body)
         message_id = task.properties.message_id
         if refused is not None:
             where = f"Line {task.line} of {self._source.name}" if self._source else "The task"
             complain(f" [!] {where} is not sent: {refused}. It begins with: {printable(text[:40])}")
-            self._log.record("refused", message_id, text, line=task.line, error=refused)
+            self.log.record("refused", message_id, text, line=task.line, error=refused)
             return
         self._sent += 1
         if self._one_by_one:
             say(f" [x] Sent {printable(text)}")
         elif time.monotonic() >= self._next_progress:
             self._show_progress()
-        self._log.record("confirmed", message_id, text, line=task.line)
+        self.log.record("confirmed", message_id, text, line=task.line)
 
     def total(self, sent: int) -> None:
         """Say how many tasks of bulk input were sent."""
@@ -531,7 +526,7 @@ def emit(chosen: argparse.Namespace) -> int:
     offer_admin_panel(chosen.admin, chosen.admin_url or f"http://{host}:15672/#/queues")
 
     report = Report(log, source, chosen.verbose)
-    publisher = Publisher(nodes, queue, name, report.settled)
+    publisher = Publisher(nodes, queue, name, report)
     if source is not None:
         todo = source.tasks()
     elif chosen.retry_dead_letters:

@@ -254,6 +254,7 @@ def handle(task: Task, perform: Perform, consumer: Consumer, log: EventLog, last
 
     def record(event: str, **more: object) -> None:
         log.record(event, task.message_id, task.text, **more)
+        log.write()
 
     say(f" [x] Received {printable(task.text)}{' (redelivered)' if task.redelivered else ''}")
     record("received", redelivered=task.redelivered, delivery_count=task.delivery_count)

@@ -601,6 +601,7 @@ class EventLog:
 
     def __init__(self, path: str | None, name: str) -> None:
         self._name = name
+        self._noted: list[dict[str, object]] = []
         if path:
             import json  # only here: most runs keep no log, and start faster without it
 
@@ -611,18 +612,23 @@ class EventLog:
             raise SettingsError(f"The log file {printable(str(path))} can't be opened: {error.strerror}.") from None
 
     def record(self, event: str, message_id: str | None, task: str, **more: object) -> None:
-        """Write one record in one write, so that lines of several processes never mix."""
-        if self._file is None:
+        """Note an event, for write() to write down."""
+        if self._file is not None:
+            self._noted.append({"event": event, "name": self._name, "message_id": message_id, "task": task, **more})
+
+    def write(self) -> None:
+        """Write down what was noted: whole lines in one write, so that those of several processes never mix."""
+        if self._file is None or not self._noted:
             return
         now = datetime.now(timezone.utc).isoformat(timespec="microseconds")
-        entry = {"time": now, "event": event, "name": self._name, "message_id": message_id, "task": task, **more}
+        lines = "".join(self._encode({"time": now, **event}) + "\n" for event in self._noted).encode()
         try:
-            line = self._encode(entry).encode() + b"\n"
-            if os.write(self._file, line) < len(line):  # a disk that is nearly full
+            if os.write(self._file, lines) < len(lines):  # a disk that is nearly full
                 os.write(self._file, b"\n")
         except OSError as error:
             complain(f" [!] The log file can't be written: {error.strerror}. The tasks go on without it.")
             self.close()
+        self._noted.clear()  # last: Ctrl+C before it may have them written twice, but not left out
 
     def close(self) -> None:
         """Close the file; records are dropped from now on."""

@@ -19,9 +19,9 @@ import rabbitmq
 OLD_PIKA = "1.3.2"  # the oldest that is promised to work
 SCRIPTS = ("emitter_of_tasks.py", "listening_worker.py", "task_queue.py")
 CHECKS = (
-    ["ruff", "check", *SCRIPTS, "tools", "tests"],
-    ["ruff", "format", "--check", *SCRIPTS, "tools", "tests"],
-    ["mypy", *SCRIPTS, "tools"],
+    ["ruff", "check", *SCRIPTS, "tools", "tests", "screenshots"],
+    ["ruff", "format", "--check", *SCRIPTS, "tools", "tests", "screenshots"],
+    ["mypy", *SCRIPTS, "tools", "screenshots"],
 )
 
 

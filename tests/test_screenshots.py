@@ -1,0 +1,65 @@
+"""The pictures, and the admin panel that they show."""
+
+import base64
+import json
+import urllib.parse
+import urllib.request
+from typing import Any
+
+import pytest
+from harness import DEADLINE, Scripts, eventually
+from take_screenshots import PICTURES, SCENES
+
+LARGEST = {".png": 300_000, ".svg": 300_000, ".gif": 3_000_000}  # bytes
+FIRST_BYTES = {".png": b"\x89PNG\r\n\x1a\n", ".svg": b"<?xml", ".gif": b"GIF89a"}
+
+
+def api(base: str, path: str) -> Any:
+    """Ask the panel at an address, as the page there does."""
+    login = {"Authorization": "Basic " + base64.b64encode(b"guest:guest").decode()}
+    with urllib.request.urlopen(urllib.request.Request(base + path, headers=login), timeout=DEADLINE) as answer:
+        return json.load(answer)
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_each_picture_is_there_and_not_too_large_for_a_page(name: str) -> None:
+    picture = PICTURES / name
+    content = picture.read_bytes()
+    assert content.startswith(FIRST_BYTES[picture.suffix])
+    assert 10_000 < len(content) < LARGEST[picture.suffix]
+
+
+def test_every_picture_in_the_folder_is_one_that_the_command_takes() -> None:
+    assert {file.name for file in PICTURES.iterdir() if file.suffix in LARGEST} == set(SCENES)
+
+
+def test_the_panel_that_y_opens_knows_the_queues_and_the_workers(scripts: Scripts) -> None:
+    """What the pictures of the panel show, asked for at the address that the browser gets."""
+    opened = scripts.folder / "opened"
+    browser = scripts.folder / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {opened}\n')
+    browser.chmod(0o755)
+    for name in ("anna", "ben"):
+        scripts.worker("--name", name, "--seconds-per-dot", "100")
+    panel = f"{scripts.broker.node.admin_url}/#/queues"
+    emitter = scripts.at_terminal("emitter_of_tasks.py", "--admin-url", panel, BROWSER=str(browser))
+    emitter.expect("y or n ")
+    emitter.sendline("y")
+    for task in ("First task.", "Second task..", "Third task..."):
+        emitter.expect("Enter new task: ")
+        emitter.sendline(task)
+        emitter.expect_exact(f" [x] Sent {task}")
+
+    address = eventually(lambda: opened.exists() and opened.read_text().strip(), "a browser is opened")
+    page = address.rpartition("#")[2]
+    assert page == "/queues"
+    base = urllib.parse.urljoin(address, "api")
+
+    def known() -> tuple[list[str], list[str], int]:
+        queues = [queue for queue in api(base, page) if queue["name"].startswith(scripts.queue)]
+        consumers = [each["consumer_tag"] for each in api(base, "/consumers") if each["queue"]["name"] == scripts.queue]
+        waiting = sum(queue.get("messages_ready", 0) for queue in queues)
+        return sorted(queue["name"] for queue in queues), sorted(consumers), waiting
+
+    expected = [scripts.queue, scripts.dead_letters], ["anna", "ben"], 1
+    eventually(lambda: known() == expected, "the panel knows both queues, the workers, and the task that waits")

@@ -6,11 +6,13 @@ import contextlib
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
+import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,20 +91,26 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def end(pid: int) -> None:
-    """End a process, and return when it and all that descend from it are gone."""
+def end(pid: int, how: signal.Signals) -> None:
+    """End a process and all that descend from it with a signal, and return when they are gone."""
     family = family_of(pid)
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)
-    try:
+    send(how, family)
+    with contextlib.suppress(PictureError):
         eventually(lambda: not any(map(is_running, family)), "the end", within=10)
-    except PictureError:
-        for member in filter(is_running, family):
-            os.kill(member, signal.SIGKILL)
+    send(signal.SIGKILL, filter(is_running, family))
+
+
+def send(number: signal.Signals, processes: Iterable[int]) -> None:
+    """Send a signal to each of these processes that is still there."""
+    for pid in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 @contextlib.contextmanager
-def running(command: list[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+def running(
+    command: list[str], how_to_end: signal.Signals = signal.SIGINT, **options: Any
+) -> Iterator[subprocess.Popen[bytes]]:
     """Have a program run, unseen, for the time of the block."""
     quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     # A session of its own, so that Ctrl+C in this terminal is ours to handle.
@@ -110,8 +118,18 @@ def running(command: list[str], **options: Any) -> Iterator[subprocess.Popen[byt
     try:
         yield process
     finally:
-        end(process.pid)
+        end(process.pid, how_to_end)
         process.wait()
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Give a new folder, and remove it even if something still writes there."""
+    folder = tempfile.mkdtemp()
+    try:
+        yield Path(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class Desktop:
@@ -228,7 +246,7 @@ class Terminal:
         settings = desktop.folder / "bashrc"
         settings.write_text("PS1='$ '\n")
         record = ["script", "--quiet", "--flush", "--command", f"bash --rcfile {settings}", str(self._output)]
-        desktop.start("xterm", "-T", title, "-geometry", geometry, *look, "-e", *record)
+        desktop.start("xterm", "-T", title, "-geometry", geometry, *look, "-e", *record, how_to_end=signal.SIGHUP)
         self.shows("$ ")
         self._window: str = eventually(self._visible, f"the window {title}")
 
@@ -306,7 +324,7 @@ class Browser:
     def close(self) -> None:
         """Close the browser, if it was opened."""
         if self._pid_file.exists():
-            end(int(self._pid_file.read_text()))
+            end(int(self._pid_file.read_text()), signal.SIGINT)
 
     def _debugging_port(self) -> str:
         file = self._profile / "DevToolsActivePort"

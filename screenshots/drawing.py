@@ -29,6 +29,7 @@ def draw(runs: Runs, file: Path) -> None:
     for panel, (title, records) in zip(panels, runs.items()):
         draw_run(panel, title, records)
         panel.set_xlim(0, longest * 1.02)
+    figure.get_layout_engine().set(w_pad=0.15, h_pad=0.12)
     figure.supxlabel("seconds  (each box is a task, numbered in the order of sending)", color=INK, size=12)
     figure.savefig(file, metadata={"Date": None})
 

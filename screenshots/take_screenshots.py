@@ -4,23 +4,19 @@
     python3 screenshots/take_screenshots.py                      all of them (about two minutes)
     python3 screenshots/take_screenshots.py redelivery.png       one or some
 
-Sets up what is missing first. Shows nothing on this screen, and leaves no process behind.
+Sets up what is missing first, by the names that Debian has for it. Shows nothing on this screen, and leaves no process
+behind.
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
 import contextlib
 import functools
 import json
 import shutil
-import subprocess
 import sys
-import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +26,19 @@ sys.path[:0] = [str(PICTURES.parent / "tools"), str(PICTURES)]
 
 import machine
 import rabbitmq
-from desktop import GAP, Browser, Desktop, PictureError, Terminal, eventually, height_of, running, width_of
+from broker import QUEUES, emit, has_consumers, private_rabbitmq, renew_queues
+from desktop import (
+    GAP,
+    Browser,
+    Desktop,
+    PictureError,
+    Terminal,
+    eventually,
+    height_of,
+    running,
+    temporary_folder,
+    width_of,
+)
 
 PACKAGES = {  # of Debian, by a program in each
     "Xvfb": "xvfb",
@@ -45,7 +53,6 @@ PACKAGES = {  # of Debian, by a program in each
     "/usr/share/fonts/truetype/liberation2/LiberationSans-Regular.ttf": "fonts-liberation2",
 }
 REQUIREMENTS = ("requirements.txt", "screenshots/requirements.txt")
-QUEUES = ("tasks", "tasks.dead-letters")
 WORKERS = ("anna", "ben")
 WORKER_COLUMNS = 59  # of the longest line that a worker prints here
 EMITTER_COLUMNS = 52
@@ -167,7 +174,7 @@ SCENES: dict[str, Callable[[rabbitmq.Node, Path], None]] = {
 @contextlib.contextmanager
 def desktop(width: int, height: int) -> Iterator[Desktop]:
     """Give a desktop for one picture."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, Desktop(Path(folder), width, height) as it:
+    with temporary_folder() as folder, Desktop(folder, width, height) as it:
         yield it
 
 
@@ -201,19 +208,11 @@ def type_tasks(emitter: Terminal, tasks: Sequence[str]) -> None:
     emitter.shows("Enter new task: ", times=len(tasks) + 1)
 
 
-def emit(*arguments: str, tasks: str = "") -> None:
-    """Run the emitter, with `tasks` piped into it."""
-    command = [sys.executable, str(machine.PROJECT / "emitter_of_tasks.py"), *arguments]
-    subprocess.run(
-        command, input=tasks.encode(), check=True, env=machine.clean_environment(), stdout=subprocess.DEVNULL
-    )
-
-
 def records_of(node: rabbitmq.Node, worker: list[str]) -> list[dict[str, Any]]:
     """Return what two workers logged of the uneven tasks."""
     renew_queues(node)
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as workers:
-        log = Path(folder) / "events.jsonl"
+    with temporary_folder() as folder, contextlib.ExitStack() as workers:
+        log = folder / "events.jsonl"
         for number, name in enumerate(WORKERS, 1):
             words = [sys.executable, *(word.format(name=name, log=log) for word in worker)]
             workers.enter_context(running(words, cwd=machine.PROJECT, env=machine.clean_environment()))
@@ -221,53 +220,6 @@ def records_of(node: rabbitmq.Node, worker: list[str]) -> list[dict[str, Any]]:
         emit(tasks="".join(f"task {number}{'.' * dots}\n" for number, dots in enumerate(UNEVEN, 1)))
         eventually(lambda: log.exists() and log.read_text().count('"done"') == len(UNEVEN), "all tasks are done")
         return [json.loads(line) for line in log.read_text().splitlines()]
-
-
-# ---- RabbitMQ
-
-
-@contextlib.contextmanager
-def private_rabbitmq() -> Iterator[rabbitmq.Node]:
-    """Give a RabbitMQ of our own, on the usual ports, which the pictures show.
-
-    Raises:
-        PictureError: they are in use.
-    """
-    for port in (rabbitmq.AMQP_PORT, rabbitmq.MANAGEMENT_PORT):
-        if rabbitmq.free_port(port) != port:
-            raise PictureError(f"Port {port} is in use. The pictures show RabbitMQ at its usual ports: please free it.")
-    rabbitmq.ensure_server()
-    machine.say("Starting a private RabbitMQ (about ten seconds) ...")
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        node = rabbitmq.Node(Path(folder), rabbitmq.AMQP_PORT, rabbitmq.MANAGEMENT_PORT)
-        node.start()
-        try:
-            node.ctl("set_cluster_name", node.name)  # which would be made of this machine's name
-            yield node
-        finally:
-            node.stop()
-
-
-def api(node: rabbitmq.Node, method: str, path: str) -> Any:
-    """Ask the admin panel's HTTP interface."""
-    login = {"Authorization": "Basic " + base64.b64encode(b"guest:guest").decode()}
-    request = urllib.request.Request(f"{node.admin_url}/api/{path}", method=method, headers=login)
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.loads(answer.read() or "null")
-
-
-def renew_queues(node: rabbitmq.Node) -> None:
-    """Have both queues there, with nothing in them and nobody at them."""
-    eventually(lambda: not api(node, "GET", "connections"), "all have gone")
-    for queue in QUEUES:
-        with contextlib.suppress(urllib.error.HTTPError):  # there is none yet
-            api(node, "DELETE", f"queues/%2F/{queue}")
-    emit()
-
-
-def has_consumers(node: rabbitmq.Node, number: int) -> bool:
-    """Tell whether so many workers wait for tasks."""
-    return len(api(node, "GET", "consumers")) == number
 
 
 # ---- The command

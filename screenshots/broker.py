@@ -1,0 +1,71 @@
+"""The RabbitMQ of the pictures, with the queues as each of them begins."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import machine
+import rabbitmq
+from desktop import IN_TIME, PictureError, eventually, temporary_folder
+
+QUEUES = ("tasks", "tasks.dead-letters")
+
+
+@contextlib.contextmanager
+def private_rabbitmq() -> Iterator[rabbitmq.Node]:
+    """Give a RabbitMQ of our own, on the usual ports, which the pictures show.
+
+    Raises:
+        PictureError: they are in use.
+    """
+    for port in (rabbitmq.AMQP_PORT, rabbitmq.MANAGEMENT_PORT):
+        if rabbitmq.free_port(port) != port:
+            raise PictureError(f"Port {port} is in use. The pictures show RabbitMQ at its usual ports: please free it.")
+    rabbitmq.ensure_server()
+    machine.say("Starting a private RabbitMQ (about ten seconds) ...")
+    with temporary_folder() as folder:
+        node = rabbitmq.Node(folder, rabbitmq.AMQP_PORT, rabbitmq.MANAGEMENT_PORT)
+        node.start()
+        try:
+            node.ctl("set_cluster_name", node.name)  # which would be made of this machine's name
+            yield node
+        finally:
+            node.stop()
+
+
+def api(node: rabbitmq.Node, method: str, path: str) -> Any:
+    """Ask the admin panel's HTTP interface."""
+    login = {"Authorization": "Basic " + base64.b64encode(b"guest:guest").decode()}
+    request = urllib.request.Request(f"{node.admin_url}/api/{path}", method=method, headers=login)
+    with urllib.request.urlopen(request, timeout=IN_TIME) as answer:
+        return json.loads(answer.read() or "null")
+
+
+def renew_queues(node: rabbitmq.Node) -> None:
+    """Have both queues there, with nothing in them and nobody at them."""
+    eventually(lambda: not api(node, "GET", "connections"), "all have gone")
+    for queue in QUEUES:
+        with contextlib.suppress(urllib.error.HTTPError):  # there is none yet
+            api(node, "DELETE", f"queues/%2F/{queue}")
+    emit()
+
+
+def has_consumers(node: rabbitmq.Node, number: int) -> bool:
+    """Tell whether so many workers wait for tasks."""
+    return len(api(node, "GET", "consumers")) == number
+
+
+def emit(*arguments: str, tasks: str = "") -> None:
+    """Run the emitter, with `tasks` piped into it."""
+    command = [sys.executable, str(machine.PROJECT / "emitter_of_tasks.py"), *arguments]
+    subprocess.run(
+        command, input=tasks.encode(), check=True, env=machine.clean_environment(), stdout=subprocess.DEVNULL
+    )

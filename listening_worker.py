@@ -35,7 +35,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 # Before pika, because it says in words when pika is missing.
-from task_queue import DELIVERY_LIMIT, Connection, EventLog, QueueError, SettingsError
+from task_queue import DELIVERY_LIMIT, ENDING_SIGNALS, Connection, EventLog, QueueError, SettingsError
 from task_queue import add_settings, default_name, nodes_in, queue_named
 from task_queue import complain, printable, run, say, text_of
 
@@ -366,9 +366,8 @@ def signals_held_back() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # no signal interrupts it
         yield
         return
-    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     # Not those that are ignored, as by nohup: the command inherits that.
-    handlers = {number: handler for number in numbers if callable(handler := signal.getsignal(number))}
+    handlers = {number: handler for number in ENDING_SIGNALS if callable(handler := signal.getsignal(number))}
     held_back: list[int] = []
     for number in handlers:
         signal.signal(number, lambda number, _frame: held_back.append(number))

@@ -46,6 +46,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0  # seconds between attempts to reconnect
 STUCK_AFTER = 5.0  # seconds
 CLOSE_WITHIN = 3.0  # seconds; a broker that is blocked or frozen never answers connection.close
 SHOWN_CHARACTERS = 500  # of a task's text, on the terminal
+ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 # pika logs what it also raises, with tracebacks; without a handler Python would print that on the terminal.
 logging.getLogger("pika").addHandler(logging.NullHandler())
@@ -335,10 +336,9 @@ class Connection:
             self._interrupt()
 
     def _catch_signals(self) -> None:
-        numbers = [signal.SIGINT, signal.SIGTERM]
-        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores it
-            numbers.append(signal.SIGHUP)
-        self._old_handlers = {number: signal.signal(number, self._on_signal) for number in numbers}
+        for number in ENDING_SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup has SIGHUP ignored
+                self._old_handlers[number] = signal.signal(number, self._on_signal)
         self._old_wakeup = signal.set_wakeup_fd(self._bell_push.fileno(), warn_on_full_buffer=False)
 
     def _on_signal(self, number: int, _frame: object) -> None:
@@ -560,6 +560,7 @@ def complain(text: str) -> None:
 
 def run(main: Callable[[], int]) -> None:
     """Run a script and end with the exit status it returns; Ctrl+C is never a traceback."""
+    gc.freeze()  # what is imported stays
     gc.enable()
     Connection.is_script = True
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -568,9 +569,8 @@ def run(main: Callable[[], int]) -> None:
     except KeyboardInterrupt:
         say("")
         status = 130
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # the exit status is settled
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in ENDING_SIGNALS:  # the exit status is settled
+        signal.signal(number, signal.SIG_IGN)
     sys.exit(status)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pika
 import pytest
-from harness import PROJECT, Scripts, eventually
+import task_queue
+from harness import PROJECT, Broker, Scripts, eventually, new_queue_name
 
 README = (PROJECT / "README.md").read_text()
 PROGRAMS = (
@@ -19,6 +21,8 @@ PROGRAMS = (
     "tools/demo.py",
     "tools/rabbitmq.py",
     "tests/faults/run.py",
+    "tests/benchmarks/run.py",
+    "screenshots/take_screenshots.py",
 )
 
 
@@ -44,7 +48,12 @@ def test_every_flag_is_in_the_readme_and_every_flag_there_exists() -> None:
     assert flags_in(README) == exist
 
 
-@pytest.mark.parametrize("command", [command for command in commands() if "/" not in command.split()[1]])
+def is_run_elsewhere(command: str) -> bool:
+    """Tell whether it needs a test of its own: tools, benchmarks and the like, and what is for the terminal."""
+    return "/" in command.split()[1] or command.startswith(("rabbitmqctl", "export"))
+
+
+@pytest.mark.parametrize("command", [command for command in commands() if not is_run_elsewhere(command)])
 def test_every_command_of_the_readme_runs(scripts: Scripts, command: str) -> None:
     if "listening_worker.py" in command and "--burst" not in command:
         command += " --burst"
@@ -66,6 +75,39 @@ def test_every_command_of_the_readme_runs(scripts: Scripts, command: str) -> Non
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "[x]" in done.stdout or command.endswith("--retry-dead-letters") or "cat" in command
+
+
+def test_the_user_of_the_readme_may_do_what_the_scripts_do(broker: Broker, tmp_path: Path) -> None:
+    add_user, allow = (shlex.split(command)[1:] for command in commands() if command.startswith("rabbitmqctl"))
+    user, password = add_user[1:]
+    broker.node.ctl(*add_user)
+    try:
+        broker.node.ctl(*allow)
+        scripts = Scripts(broker, f"tasks-{new_queue_name()}", tmp_path, "newest")
+        scripts.environment["AMQP_URL"] = broker.url.replace("guest:guest", f"{user}:{password}")
+        scripts.emit("impossible")
+        scripts.emit("possible")
+        failing = "sh -c 'test {} = possible'"
+        assert "is a dead letter now: impossible" in scripts.work("--run", failing).out
+        scripts.emit("--retry-dead-letters")
+        assert broker.bodies(scripts.queue) == ["impossible"]
+        elsewhere = scripts.emit("task", "--queue", new_queue_name(), status=1)
+        assert f"User {user} may not do this" in elsewhere.err
+        broker.drop(scripts.queue, scripts.dead_letters)
+    finally:
+        broker.node.ctl("delete_user", user)
+
+
+def test_the_addresses_of_the_readme_are_those_of_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    (export,) = (command for command in commands() if command.startswith("export"))
+    name, _, value = shlex.split(export)[1].partition("=")
+    monkeypatch.setenv(name, value)
+    nodes = task_queue.nodes_in(None)
+    assert [(node.host, node.port, node.virtual_host) for node in nodes] == [
+        ("one.example", 5671, "/"),
+        ("two.example", 5671, "/"),
+    ]
+    assert all(node.ssl_options for node in nodes)
 
 
 def test_the_function_of_the_readme_is_a_worker(scripts: Scripts) -> None:
@@ -104,7 +146,10 @@ def test_the_deposits_of_the_readme_are_made_once_each_though_workers_die(script
 
 
 def test_the_files_it_names_are_there() -> None:
-    for name in re.findall(r"`((?:tests|tools)/[\w./]+|[\w]+\.(?:py|txt))`", README):
+    named = re.findall(r"`((?:tests|tools|screenshots)/[\w./]+|[\w]+\.(?:py|txt))`", README)
+    shown = re.findall(r"^!\[.+\]\((.+)\)$", README, re.MULTILINE)
+    assert len(shown) == README.count("![") > 5
+    for name in named + shown:
         assert (PROJECT / name).exists(), name
 
 

@@ -59,6 +59,7 @@ class Bench(Scripts):
             "BENCH_URL": broker.url,
             "dramatiq_queue_prefetch": "1",
         }
+        self.environment.pop("PYTHONDONTWRITEBYTECODE", None)  # or all but pika would be compiled anew each time
 
     def command(self, script: str, *arguments: object) -> list[str]:
         """Return the command of a script, or of a peer: without `-W error`, which nobody types."""

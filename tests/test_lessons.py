@@ -1,0 +1,102 @@
+"""What the README says one will see, and why: each answer that no other test gives."""
+
+import contextlib
+import signal
+import sys
+from pathlib import Path
+
+import pika
+from harness import Broker, Run, Scripts, eventually, new_queue_name
+
+TAKES_ALL_AND_FORGETS = """
+import sys, time, pika
+channel = pika.BlockingConnection(pika.URLParameters(sys.argv[1])).channel()
+def callback(ch, method, properties, body):
+    print("began", body.decode(), flush=True)
+    time.sleep(60)
+channel.basic_consume(sys.argv[2], callback, auto_ack=True)
+channel.start_consuming()
+"""
+
+
+def test_two_workers_share_equal_tasks_evenly(scripts: Scripts) -> None:
+    for name in ("anna", "ben"):
+        scripts.worker("--name", name, "--seconds-per-dot", "0.3", "--log-file", scripts.log)
+    scripts.emit(stdin=b"".join(b"task %d.\n" % number for number in range(1, 6)))
+    eventually(lambda: len(scripts.events("done")) == 5, "all done")
+    takers = {record["task"]: record["name"] for record in scripts.events("received")}
+    assert (takers["task 1."], takers["task 2."]) == ("anna", "ben")
+    assert sorted(list(takers.values()).count(name) for name in ("anna", "ben")) == [2, 3]
+
+
+def test_automatic_acknowledgement_loses_what_a_killed_worker_has_taken(scripts: Scripts) -> None:
+    scripts.emit(stdin=b"".join(b"task %d\n" % number for number in range(1, 11)))
+    program = scripts.folder / "forgets.py"
+    program.write_text(TAKES_ALL_AND_FORGETS)
+    command = [sys.executable, str(program), scripts.broker.url, scripts.queue]
+    worker = Run(command, scripts.folder, scripts.environment)
+    worker.shows("began task 1")
+    worker.send(signal.SIGKILL)
+    worker.ends(-signal.SIGKILL)
+    eventually(lambda: scripts.broker.counts(scripts.queue)[1] == 0, "RabbitMQ notices")
+    assert scripts.broker.counts(scripts.queue)[0] == 0
+    assert worker.out == "began task 1\n"
+
+
+def test_acknowledgement_by_hand_loses_none_of_them(scripts: Scripts) -> None:
+    scripts.emit(stdin=b"".join(b"task %d.\n" % number for number in range(1, 11)))
+    worker = scripts.worker("--seconds-per-dot", "60")
+    worker.shows("Received task 1")
+    worker.send(signal.SIGKILL)
+    worker.ends(-signal.SIGKILL)
+    eventually(lambda: scripts.broker.counts(scripts.queue) == (10, 0), "all are there again")
+
+
+def test_a_restart_takes_what_is_not_durable_and_not_persistent(own_broker: Broker) -> None:
+    transient, durable = new_queue_name(), new_queue_name()
+    with contextlib.closing(pika.BlockingConnection(pika.URLParameters(own_broker.url))) as connection:
+        channel = connection.channel()
+        channel.confirm_delivery()
+        channel.queue_declare(transient, durable=False)
+        channel.queue_declare(durable, durable=True)  # a classic one: a quorum queue takes each message for persistent
+        for queue in (transient, durable):
+            for mode in pika.DeliveryMode:
+                properties = pika.BasicProperties(delivery_mode=mode.value)
+                channel.basic_publish("", queue, mode.name.encode(), properties, mandatory=True)
+    own_broker.node.stop()
+    own_broker.node.start()
+    assert transient not in [queue["name"] for queue in own_broker.api("GET", "queues/%2F")]
+    assert own_broker.bodies(durable) == ["Persistent"]
+    own_broker.drop(durable)
+
+
+def test_without_confirms_nobody_hears_that_a_task_is_not_taken(broker: Broker) -> None:
+    queue = new_queue_name()
+    broker.declare(queue, **{"x-max-length": 1, "x-overflow": "reject-publish"})
+    with contextlib.closing(pika.BlockingConnection(pika.URLParameters(broker.url))) as connection:
+        channel = connection.channel()
+        for number in range(5):
+            channel.basic_publish("", queue, b"task %d" % number, mandatory=True)
+    eventually(lambda: broker.bodies(queue) == ["task 0"], "one is there")
+    broker.drop(queue)
+
+
+def test_systemd_ends_a_worker_of_the_unit_after_its_task(scripts: Scripts) -> None:
+    readme = Path(__file__).resolve().parent.parent.joinpath("README.md").read_text()
+    unit = readme.partition("```ini\n")[2].partition("```")[0]
+    settings = dict(line.split("=", 1) for line in unit.splitlines() if "=" in line and not line.startswith("#"))
+    assert settings["KillMode"] == "mixed"
+    assert settings["Restart"] == "always"
+    folder = settings["WorkingDirectory"]
+    python, script, *arguments = settings["ExecStart"].replace("%H", "host").replace("%i", "1").split()
+    assert python == f"{folder}/.venv/bin/python"
+    worker = scripts.worker(*arguments, "--log-file", scripts.log)
+    assert script == "listening_worker.py"
+    scripts.emit("one.")
+    worker.shows("Received one.")
+    worker.send(signal.SIGTERM)
+    worker.ends(0)
+    assert [(record["event"], record["name"]) for record in scripts.events()] == [
+        ("received", "host-1"),
+        ("done", "host-1"),
+    ]

@@ -18,13 +18,15 @@ Figures = dict[str, dict[str, list[float]]]
 
 def draw(figures: Figures, file: Path) -> None:
     """Draw the picture into a file."""
-    pyplot.rcParams.update({"font.size": 13, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "1"})
-    picture, ((publishers, workers), (scale, uneven)) = pyplot.subplots(2, 2, figsize=(15, 11), layout="constrained")
+    pyplot.rcParams.update({"font.size": 12, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "1"})
+    picture, (publishers, workers, scale, uneven) = pyplot.subplots(
+        4, figsize=(11, 14), height_ratios=[11, 11, 6, 3], layout="constrained", facecolor="white"
+    )
     bars(publishers, "Publishing, all confirmed: tasks a second", figures["publishers"])
     bars(workers, "One worker, tasks that are no work: tasks a second", figures["workers"])
     crowd(scale, figures["scale"])
     bars(uneven, "Uneven tasks, 4 workers: time, to the best possible", figures["uneven"], "{:.2f}", best_first=False)
-    picture.savefig(file, metadata={"Date": None}, facecolor="white")
+    picture.savefig(file, metadata={"Date": None})
 
 
 def bars(
@@ -32,8 +34,8 @@ def bars(
 ) -> None:
     """Draw a bar for each contender, ours in colour."""
     middle = {name: statistics.median(values) for name, values in results.items()}
-    names = sorted(middle, key=lambda name: middle[name], reverse=not best_first)
-    is_ours = [name.endswith(".py") or name == "prefetch 1" for name in names]
+    names = sorted(middle, key=lambda name: middle[name], reverse=best_first)
+    is_ours = [name.startswith(("emitter", "listening", "prefetch 1")) for name in names]
     drawn = axes.barh(names, [middle[name] for name in names], color=[OURS if ours else OTHERS for ours in is_ours])
     axes.bar_label(drawn, [form.format(middle[name]) for name in names], padding=4)
     axes.set_title(title, loc="left", fontweight="bold")
@@ -53,4 +55,4 @@ def crowd(axes: Axes, results: dict[str, list[float]]) -> None:
     axes.set_xticks(workers, [str(number) for number in workers])
     axes.set_ylim(0, 110)
     axes.set_xlabel("workers on one queue")
-    axes.set_title("Tasks of 0.1 s: per cent of the best possible", loc="left", fontweight="bold")
+    axes.set_title("More workers, tasks of 0.1 s: per cent of the best possible", loc="left", fontweight="bold")

@@ -208,10 +208,11 @@ def compare_workers(bench: Bench, runs: int, tasks: int, crowd: int) -> Outcome:
         ),
     }
     found = in_turn(runs, {name: (lambda kind=kind, name=name: kind(name)) for name, kind in kinds.items()})
+    loses = "loses its connection in a task longer than two heartbeats"
     lacks = {
-        BARE: "loses its connection in a task longer than two heartbeats",
-        C: "the same",
-        "Celery, solo pool": "the same; a task that raises is acknowledged",
+        BARE: loses,
+        C: loses,
+        "Celery, solo pool": f"{loses}; a task that raises is acknowledged",
         "Celery, prefork pool": "a task that raises is acknowledged",
         "dramatiq, one thread": "no limit to the deliveries of a task that kills its worker",
         "amqp-consume, a process for each task": "a lost connection ends it",

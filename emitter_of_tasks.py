@@ -43,7 +43,7 @@ import pika
 from pika.channel import Channel
 
 WINDOW = 1000  # unconfirmed tasks; more bring little speed, and more to send again after a lost connection
-REFILL = 250  # confirms to wait for when there are too many unconfirmed tasks; half of them would let RabbitMQ idle
+REFILL = 250  # confirms to wait for when the window is full; with half of it, RabbitMQ would run dry meanwhile
 WINDOW_BYTES = 16 * 1024 * 1024  # in unconfirmed tasks, so that large ones do not fill the memory
 FULL_PAUSE = 1.0  # seconds until tasks are tried again that a full queue did not take
 FULL_PAUSES = 5  # until they are tried on another connection
@@ -94,7 +94,7 @@ class Publisher:
 
     def __init__(self, nodes: list[pika.URLParameters], queue: str, name: str, report: Report) -> None:
         self.connection = Connection(
-            nodes, queue, name, self._on_ready, self._on_lost, background=self._hand_on_in_background
+            nodes, queue, name, self._on_ready, self._on_lost, background=self._report_in_background
         )
         self.confirmed = self.refused = 0
         self.next_line = 1  # of the input, behind the last task that was published
@@ -139,8 +139,8 @@ class Publisher:
         while not enough() and time.monotonic() < deadline:
             with self.connection as connection:
                 connection.wait(lambda: self._settled or enough(), deadline - time.monotonic())
-            self._hand_on()
-        self._hand_on()
+            self.report_settled()
+        self.report_settled()
 
     def settled(self) -> int:
         """Return how many tasks are confirmed or refused for good."""
@@ -193,7 +193,7 @@ class Publisher:
                 if (channel := connection.channel) is not None:
                     channel.basic_get(dead_letters_of(connection.queue), self._on_letter)
                     connection.wait(lambda: self._letters or connection.channel is not channel)
-        self._hand_on()
+        self.report_settled()
         return self._letters[0]
 
     def _on_letter(
@@ -202,21 +202,23 @@ class Publisher:
         task = Task(body, without_death(properties), letter=(channel, method.delivery_tag or 0))
         self._letters.append((task, method.message_count or 0))
 
-    def _hand_on(self) -> None:
+    def report_settled(self) -> None:
+        """Report the tasks that were settled since the last time."""
         with self._reporting:
             while self._settled:
                 # Taken away afterwards: Ctrl+C in between may have it reported twice, but not left out.
                 self._report.settled(*self._settled[0])
                 self._settled.popleft()
-            self._report.log.write()
+            with self.connection:  # which holds Ctrl+C back
+                self._report.write_log()
 
-    def _hand_on_in_background(self) -> None:
+    def _report_in_background(self) -> None:
         # Heartbeats depend on this thread: it must not wait for a terminal or a pipe that takes no more.
         while self._settled and can_write() and self._reporting.acquire(blocking=False):
             try:
                 if self._settled:
                     self._report.settled(*self._settled.popleft())
-                    self._report.log.write()
+                    self._report.write_log()
             finally:
                 self._reporting.release()
 
@@ -255,8 +257,9 @@ class Publisher:
         if self.connection.channel is None:  # given up; and a returned task is confirmed too, after its return
             return
         last = frame.method.delivery_tag or 0
-        all_until = itertools.takewhile(lambda tag: tag <= last, self._unconfirmed)
-        tags = list(all_until) if frame.method.multiple else [last]
+        tags = [last]
+        if frame.method.multiple:
+            tags = list(itertools.takewhile(lambda tag: tag <= last, self._unconfirmed))
         for task in [self._unconfirmed.pop(tag) for tag in tags if tag in self._unconfirmed]:
             if isinstance(frame.method, pika.spec.Basic.Nack):
                 self._hold_off(task)
@@ -396,7 +399,7 @@ class Report:
     """
 
     def __init__(self, log: EventLog, source: Source | None, is_verbose: bool) -> None:
-        self.log, self._source = log, source
+        self._log, self._source = log, source
         self._one_by_one = source is None or is_verbose
         self._sent = 0
         self._started = time.monotonic()
@@ -410,14 +413,19 @@ class Report:
         if refused is not None:
             where = f"Line {task.line} of {self._source.name}" if self._source else "The task"
             complain(f" [!] {where} is not sent: {refused}. It begins with: {printable(text[:40])}")
-            self.log.record("refused", message_id, text, line=task.line, error=refused)
+            self._log.note("refused", message_id, text, line=task.line, error=refused)
             return
         self._sent += 1
         if self._one_by_one:
+            self.write_log()  # of the tasks before, should a terminal that takes no more hold this one up
             say(f" [x] Sent {printable(text)}")
         elif time.monotonic() >= self._next_progress:
             self._show_progress()
-        self.log.record("confirmed", message_id, text, line=task.line)
+        self._log.note("confirmed", message_id, text, line=task.line)
+
+    def write_log(self) -> None:
+        """Write down what was reported, all at once: one by one would cost bulk input a third of its speed."""
+        self._log.write()
 
     def total(self, sent: int) -> None:
         """Say how many tasks of bulk input were sent."""
@@ -544,6 +552,7 @@ def emit(chosen: argparse.Namespace) -> int:
         status = 0 if asks and not publisher.pending() else 130
     except (InputError, QueueError) as error:
         complain(f" [!] {error}")
+    publisher.report_settled()  # what was confirmed while the connection was closed
     if status == 0 or publisher.confirmed or publisher.pending():
         report.total(publisher.confirmed)
         for line in what_is_left(publisher, source) if is_cut_short else []:

@@ -153,8 +153,8 @@ class Consumer:
             if last or connection.stop_asked:  # before the answer, which would bring one more task
                 task.channel.basic_cancel(self._tag)
             answer(task)
-            connection.flush()  # RabbitMQ finds the next task while we say that this one is done
-        return True
+            connection.flush()  # so that RabbitMQ acts on it while we tell how it went
+            return task.channel is connection.channel
 
     def _has_news(self) -> bool:
         return bool(self._delivered) or self.connection.stop_asked
@@ -253,7 +253,7 @@ def handle(task: Task, perform: Perform, consumer: Consumer, log: EventLog, last
     """Perform one task, and tell RabbitMQ, the person and the log how it went."""
 
     def record(event: str, **more: object) -> None:
-        log.record(event, task.message_id, task.text, **more)
+        log.note(event, task.message_id, task.text, **more)
         log.write()
 
     say(f" [x] Received {printable(task.text)}{' (redelivered)' if task.redelivered else ''}")
@@ -263,6 +263,7 @@ def handle(task: Task, perform: Perform, consumer: Consumer, log: EventLog, last
         # Only here does Ctrl+C interrupt: what is done is acknowledged and told, and what is not is handed back.
         consumer.connection.interruptible = True
         try:
+            consumer.connection.interrupt_if_asked()
             perform(task)
         finally:
             consumer.connection.interruptible = False

@@ -40,8 +40,10 @@ DEFAULT_QUEUE = "tasks"
 NO_DELIVERY_LIMIT = 1_000_000_000
 DELIVERY_LIMIT = 20  # failed tries; the default of RabbitMQ 4, which 3.x has to be told
 
-KEEPER_DELAY = 0.05  # seconds the main thread may be elsewhere before the keeper drives; shorter tasks never wake it
-GATHERED_BYTES = 64 * 1024  # written in one piece; of more, pika would copy the rest again and again
+KEEPER_DELAY = 0.02  # seconds the main thread may be elsewhere before the keeper drives; shorter tasks never wake it
+GATHERED_BYTES = (
+    64 * 1024
+)  # then they are handed to pika; of a piece that is sent in part, it copies the rest each time
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0  # seconds between attempts to reconnect
 STUCK_AFTER = 5.0  # seconds
 CLOSE_WITHIN = 3.0  # seconds; a broker that is blocked or frozen never answers connection.close
@@ -147,9 +149,10 @@ def declare_queues(channel: Channel, queue: str, then: Callable[[], None]) -> No
 
 
 class GatheringConnection(pika.SelectConnection):
-    """pika's connection, which gathers what is written until the loop's next step; pika makes three writes of a task.
+    """pika's connection, which gathers what is written until the loop's next step, and sends it in one piece.
 
-    Should a later pika not call the method that is overridden here, nothing is gathered, and all else stays as it is.
+    pika alone makes three writes of a task. Should a later pika not call the method that is overridden here, nothing
+    is gathered, and all else stays as it is.
     """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -159,9 +162,9 @@ class GatheringConnection(pika.SelectConnection):
     def _adapter_emit_data(self, data: bytes) -> None:
         self._gathered += data
         if len(self._gathered) > GATHERED_BYTES:
-            self.hand_on()
+            self.send_gathered()
 
-    def hand_on(self) -> None:
+    def send_gathered(self) -> None:
         """Give pika what was gathered, to send it in one piece."""
         if self._gathered:
             super()._adapter_emit_data(bytes(self._gathered))  # type: ignore[misc]  # not in the stubs
@@ -277,8 +280,18 @@ class Connection:
             raise self._failure
 
     def flush(self) -> None:
-        """Send what pika has not sent yet. Only inside `with`, and after something was given to pika."""
+        """Send what pika was given since the last step, or wait for news if it was given nothing. Only inside `with`.
+
+        What has come meanwhile is taken in, which may be the connection's end.
+        """
         self._step()
+
+    def interrupt_if_asked(self) -> None:
+        """Raise the Ctrl+C that was held back, if there is one and it may interrupt now."""
+        if self._interrupted and self.interruptible:
+            self._interrupted = False
+            self.interruptible = self._is_worker  # which decides for itself; an emitter is interrupted once
+            raise KeyboardInterrupt
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
         """Have the loop call back in a while. Only inside `with` or a callback."""
@@ -332,8 +345,7 @@ class Connection:
         self._in_pika = False
         if not self._main_left.is_set():
             self._main_left.set()
-        if self._interrupted and self.interruptible:
-            self._interrupt()
+        self.interrupt_if_asked()
 
     def _catch_signals(self) -> None:
         for number in ENDING_SIGNALS:
@@ -350,18 +362,13 @@ class Connection:
         self.stop_asked = True
         if finish_first:
             return
-        if self.interruptible and not self._in_pika:
-            self._interrupt()
-        self._interrupted = not self._closing.is_set() and (self.interruptible or self._is_worker)
         # What should end but does not, as when it writes to a pipe that nobody reads, ends when asked once more.
         self._interrupted_at = min(self._interrupted_at, time.monotonic())
         if time.monotonic() - self._interrupted_at > STUCK_AFTER:
             os._exit(130)
-
-    def _interrupt(self) -> None:
-        self._interrupted = False
-        self.interruptible = self._is_worker  # which decides for itself; an emitter is interrupted once
-        raise KeyboardInterrupt
+        self._interrupted = not self._closing.is_set() and (self.interruptible or self._is_worker)
+        if not self._in_pika:
+            self.interrupt_if_asked()
 
     # Who drives the loop.
 
@@ -369,7 +376,7 @@ class Connection:
         # The steps of which pika's BlockingConnection is made.
         self._steps += 1
         if self._pika is not None:
-            self._pika.hand_on()
+            self._pika.send_gathered()
         self._loop.poll()
         self._loop.process_timeouts()
 
@@ -456,10 +463,8 @@ class Connection:
         if words != self._said:
             complain(f" [!] {words}\n [*] Reconnecting ...")
             self._said = words
-        import random  # only here: most runs lose no connection, and start faster without it
-
         # With jitter, so that a hundred workers do not all come back in the same moment.
-        self._loop.call_later(self._pause * random.uniform(0.5, 1), self._connect)
+        self._loop.call_later(self._pause * (0.5 + os.urandom(1)[0] / 512), self._connect)
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
     def _give_up(self) -> None:
@@ -560,8 +565,8 @@ def complain(text: str) -> None:
 
 def run(main: Callable[[], int]) -> None:
     """Run a script and end with the exit status it returns; Ctrl+C is never a traceback."""
-    gc.freeze()  # what is imported stays
-    gc.enable()
+    gc.freeze()  # not even at the end is what was imported worth a look
+    gc.enable()  # disabled in the scripts' first lines
     Connection.is_script = True
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -611,7 +616,7 @@ class EventLog:
         except OSError as error:
             raise SettingsError(f"The log file {printable(str(path))} can't be opened: {error.strerror}.") from None
 
-    def record(self, event: str, message_id: str | None, task: str, **more: object) -> None:
+    def note(self, event: str, message_id: str | None, task: str, **more: object) -> None:
         """Note an event, for write() to write down."""
         if self._file is not None:
             self._noted.append({"event": event, "name": self._name, "message_id": message_id, "task": task, **more})
@@ -622,13 +627,13 @@ class EventLog:
             return
         now = datetime.now(timezone.utc).isoformat(timespec="microseconds")
         lines = "".join(self._encode({"time": now, **event}) + "\n" for event in self._noted).encode()
+        self._noted.clear()
         try:
-            if os.write(self._file, lines) < len(lines):  # a disk that is nearly full
-                os.write(self._file, b"\n")
+            while lines:  # once, unless the disk is nearly full
+                lines = lines[os.write(self._file, lines) :]
         except OSError as error:
             complain(f" [!] The log file can't be written: {error.strerror}. The tasks go on without it.")
             self.close()
-        self._noted.clear()  # last: Ctrl+C before it may have them written twice, but not left out
 
     def close(self) -> None:
         """Close the file; records are dropped from now on."""

@@ -19,9 +19,8 @@ from desktop import IN_TIME, PictureError, eventually, temporary_folder
 QUEUES = ("tasks", "tasks.dead-letters")
 
 
-@contextlib.contextmanager
-def private_rabbitmq() -> Iterator[rabbitmq.Node]:
-    """Give a RabbitMQ of our own, on the usual ports, which the pictures show.
+def check_ports() -> None:
+    """Check that RabbitMQ's usual ports, which the pictures show, are free for one of our own.
 
     Raises:
         PictureError: they are in use.
@@ -29,7 +28,11 @@ def private_rabbitmq() -> Iterator[rabbitmq.Node]:
     for port in (rabbitmq.AMQP_PORT, rabbitmq.MANAGEMENT_PORT):
         if rabbitmq.free_port(port) != port:
             raise PictureError(f"Port {port} is in use. The pictures show RabbitMQ at its usual ports: please free it.")
-    rabbitmq.ensure_server()
+
+
+@contextlib.contextmanager
+def private_rabbitmq() -> Iterator[rabbitmq.Node]:
+    """Give a RabbitMQ of our own, on the usual ports."""
     machine.say("Starting a private RabbitMQ (about ten seconds) ...")
     with temporary_folder() as folder:
         node = rabbitmq.Node(folder, rabbitmq.AMQP_PORT, rabbitmq.MANAGEMENT_PORT)

@@ -26,7 +26,7 @@ sys.path[:0] = [str(PICTURES.parent / "tools"), str(PICTURES)]
 
 import machine
 import rabbitmq
-from broker import QUEUES, emit, has_consumers, private_rabbitmq, renew_queues
+from broker import QUEUES, check_ports, emit, has_consumers, private_rabbitmq, renew_queues
 from desktop import (
     GAP,
     Browser,
@@ -59,9 +59,7 @@ EMITTER_COLUMNS = 52
 ORDINALS = ("First", "Second", "Third", "Fourth", "Fifth", "Sixth", "Seventh", "Eighth")
 TYPED = [f"{ordinal} task{'.' * dots}" for dots, ordinal in enumerate(ORDINALS, 1)]
 WATCHED = TYPED[:5]
-SETTLED = (
-    12  # seconds, until RabbitMQ has counted the tasks, the panel has asked for it, and the rates are those of waiting
-)
+SETTLED = 12  # seconds, until RabbitMQ has counted the tasks, and the panel has asked for that
 WIDE_COLUMNS = 121  # of a terminal as wide as the browser
 UNEVEN = (6, 1, 5, 1, 4, 2, 6, 1, 5, 1)  # dots of one task after the other
 NO_PREFETCH_WORKER = "tests/benchmarks/peers/work_pika_no_prefetch.py"
@@ -231,6 +229,7 @@ def set_up() -> None:
     Raises:
         machine.SetupError: something can't be installed without a question.
     """
+    rabbitmq.ensure_server()
     missing = [
         package for program, package in PACKAGES.items() if not (shutil.which(program) or Path(program).exists())
     ]
@@ -257,6 +256,7 @@ def main() -> int:
         parser.error(f"there is no picture {', '.join(sorted(unknown))}")
     machine.end_on_any_signal()
     try:
+        check_ports()
         set_up()
         take(names)
     except (PictureError, rabbitmq.NodeError, machine.SetupError) as error:

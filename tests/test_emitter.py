@@ -489,3 +489,23 @@ def test_a_large_file_takes_no_more_memory_than_a_small_one(scripts: Scripts) ->
         command = [sys.executable, "-c", measure, *scripts.command("emitter_of_tasks.py", "--file", file)]
         peaks.append(int(subprocess.check_output(command, env=scripts.environment)))
     assert peaks[1] < peaks[0] * 1.1
+
+
+def test_what_is_confirmed_after_ctrl_c_is_in_the_log(scripts: Scripts, relay: Relay) -> None:
+    emitter = scripts.emitter("--url", relay.url, "--log-file", scripts.log, stdin=subprocess.PIPE)
+    pipe = emitter.process.stdin
+    assert pipe is not None
+    pipe.write(b"first\n")
+    pipe.flush()
+    eventually(lambda: scripts.events("confirmed"), "the first is confirmed")
+    relay.delay = 1.5  # more than the emitter waits for the last confirms, and less than for the connection's end
+    pipe.write(b"".join(b"task %d\n" % number for number in range(20)))
+    pipe.flush()
+    eventually(lambda: scripts.broker.counts(scripts.queue)[0] == 21, "all are sent")
+    emitter.send(signal.SIGINT)
+    emitter.process.wait(20)
+    pipe.close()
+    confirmed = re.search(r"(\d+) tasks? confirmed", emitter.err + emitter.out)
+    assert confirmed is not None
+    assert int(confirmed[1]) == 21
+    assert len(scripts.events("confirmed")) == 21

@@ -19,16 +19,6 @@ channel.start_consuming()
 """
 
 
-def test_two_workers_share_equal_tasks_evenly(scripts: Scripts) -> None:
-    for name in ("anna", "ben"):
-        scripts.worker("--name", name, "--seconds-per-dot", "0.3", "--log-file", scripts.log)
-    scripts.emit(stdin=b"".join(b"task %d.\n" % number for number in range(1, 6)))
-    eventually(lambda: len(scripts.events("done")) == 5, "all done")
-    takers = {record["task"]: record["name"] for record in scripts.events("received")}
-    assert (takers["task 1."], takers["task 2."]) == ("anna", "ben")
-    assert sorted(list(takers.values()).count(name) for name in ("anna", "ben")) == [2, 3]
-
-
 def test_automatic_acknowledgement_loses_what_a_killed_worker_has_taken(scripts: Scripts) -> None:
     scripts.emit(stdin=b"".join(b"task %d\n" % number for number in range(1, 11)))
     program = scripts.folder / "forgets.py"

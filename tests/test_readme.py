@@ -8,11 +8,13 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 import pika
 import pytest
 import task_queue
 from harness import PROJECT, Broker, Scripts, eventually, new_queue_name
+from rabbitmq import ensure_server
 
 README = (PROJECT / "README.md").read_text()
 PROGRAMS = (
@@ -79,12 +81,13 @@ def test_every_command_of_the_readme_runs(scripts: Scripts, command: str) -> Non
 
 def test_the_user_of_the_readme_may_do_what_the_scripts_do(broker: Broker, tmp_path: Path) -> None:
     add_user, allow = (shlex.split(command)[1:] for command in commands() if command.startswith("rabbitmqctl"))
-    user, password = add_user[1:]
-    broker.node.ctl(*add_user)
+    user, password = add_user[1], "se cret"
+    program = str(ensure_server().with_name("rabbitmqctl"))
+    subprocess.run([program, *add_user], env=broker.node.environment(), input=f"{password}\n", text=True, check=True)
     try:
         broker.node.ctl(*allow)
         scripts = Scripts(broker, f"tasks-{new_queue_name()}", tmp_path, "newest")
-        scripts.environment["AMQP_URL"] = broker.url.replace("guest:guest", f"{user}:{password}")
+        scripts.environment["AMQP_URL"] = broker.url.replace("guest:guest", f"{user}:{quote(password)}")
         scripts.emit("impossible")
         scripts.emit("possible")
         failing = "sh -c 'test {} = possible'"
@@ -158,6 +161,6 @@ def test_every_documented_number_is_that_of_the_code() -> None:
     assert "at most 1,000 tasks or 16 MiB unconfirmed" in README
     assert "WINDOW = 1000 " in emitter
     assert "WINDOW_BYTES = 16 * 1024 * 1024 " in emitter
-    assert "After its 21st try (the queue's [delivery limit][limit] is 20" in README
+    assert "tried again at once, 20 times (the queue's [delivery limit][limit])" in README
     assert "DELIVERY_LIMIT = 20 " in (PROJECT / "task_queue.py").read_text()
     assert "ACK_TIMEOUT_HOURS = 24.0\n" in (PROJECT / "listening_worker.py").read_text()

@@ -1,6 +1,7 @@
 """What listening_worker.py promises: one task at a time, acknowledged when it is done, handed back when it is not."""
 
 import contextlib
+import os
 import re
 import signal
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pika
 import pytest
-from harness import Scripts, eventually
+from harness import PROJECT, Scripts, eventually
 
 STOPPED = " [*] Stopped."
 
@@ -444,3 +445,49 @@ def test_an_idle_worker_costs_nothing_measurable(scripts: Scripts) -> None:
     before, since = ticks(), time.monotonic()
     eventually(lambda: time.monotonic() > since + 5, "five seconds go by")
     assert ticks() - before <= 1  # of a hundredth of a second
+
+
+def test_ctrl_c_counts_that_comes_before_the_work_has_begun(scripts: Scripts) -> None:
+    """While a pipe that takes no more holds up the line that tells of the task."""
+    reader, writer = os.pipe()
+    worker = scripts.start("listening_worker.py", "--log-file", scripts.log, stdout=writer)
+    eventually(lambda: scripts.broker.counts(scripts.queue)[1] == 1, "the worker subscribes")
+    assert b"Waiting" in os.read(reader, 1000)
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"." * 4096)
+    os.set_blocking(writer, True)
+    os.close(writer)
+    scripts.emit("long" + "." * 60)
+    eventually(lambda: scripts.broker.counts(scripts.queue)[0] == 0, "the worker has the task")
+    eventually(lambda: is_asleep_in_a_pipe(worker.process.pid), "it can't tell so")
+    worker.send(signal.SIGINT)
+    with os.fdopen(reader, "rb") as pipe:
+        pipe.read()
+    worker.ends(0)
+    assert [record["event"] for record in scripts.events()] == ["received", "requeued"]
+
+
+def is_asleep_in_a_pipe(pid: int) -> bool:
+    return "pipe" in Path(f"/proc/{pid}/wchan").read_text()
+
+
+CUTS = """
+import os, sys
+from listening_worker import listen
+from relay import Relay
+
+relay = Relay(int(sys.argv[1]))
+listen(lambda task: task.redelivered or relay.cut(), url=relay.url, max_tasks=2, log_file="events.jsonl")
+"""
+
+
+def test_an_acknowledgement_that_can_not_have_arrived_is_not_told_as_done(scripts: Scripts) -> None:
+    scripts.emit("task")
+    program = scripts.folder / "cuts.py"
+    program.write_text(CUTS)
+    path = f"{PROJECT}:{PROJECT / 'tests'}"
+    run = scripts.start(str(program), scripts.broker.node.amqp_port, env={"PYTHONPATH": path}).ends()
+    assert [record["event"] for record in scripts.events()] == ["received", "ack-lost", "received", "done"]
+    assert "RabbitMQ will hand this task out again" in run.err

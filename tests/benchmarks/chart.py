@@ -20,13 +20,13 @@ def draw(figures: Figures, file: Path) -> None:
     """Draw the picture into a file."""
     pyplot.rcParams.update({"font.size": 12, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "1"})
     picture, (publishers, workers, scale, uneven) = pyplot.subplots(
-        4, figsize=(11, 14), height_ratios=[11, 11, 6, 3], layout="constrained", facecolor="white"
+        4, figsize=(11, 13), height_ratios=[11, 11, 4, 3], layout="constrained", facecolor="white"
     )
-    bars(publishers, "Publishing, all confirmed: tasks a second", figures["publishers"])
-    bars(workers, "One worker, tasks that are no work: tasks a second", figures["workers"])
+    bars(publishers, "Publishing, all confirmed: tasks a second (more is better)", figures["publishers"])
+    bars(workers, "One worker, tasks that are no work: tasks a second (more is better)", figures["workers"])
     crowd(scale, figures["scale"])
-    bars(uneven, "Uneven tasks, 4 workers: time, to the best possible", figures["uneven"], "{:.2f}", best_first=False)
-    picture.savefig(file, metadata={"Date": None})
+    bars(uneven, "Uneven tasks, 4 workers: time (less is better)", figures["uneven"], "{:.2f}", best_first=False)
+    picture.savefig(file, metadata={"Date": None}, bbox_inches="tight", pad_inches=0.25)
 
 
 def bars(
@@ -55,4 +55,6 @@ def crowd(axes: Axes, results: dict[str, list[float]]) -> None:
     axes.set_xticks(workers, [str(number) for number in workers])
     axes.set_ylim(0, 110)
     axes.set_xlabel("workers on one queue")
-    axes.set_title("More workers, tasks of 0.1 s: per cent of the best possible", loc="left", fontweight="bold")
+    axes.set_title(
+        "More workers, tasks of 0.1 s: per cent of the best possible (more is better)", loc="left", fontweight="bold"
+    )

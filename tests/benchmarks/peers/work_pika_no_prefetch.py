@@ -26,11 +26,11 @@ def callback(ch, method, properties, body):
     received = time.monotonic()
     count = (properties.headers or {}).get("x-delivery-count", 0)
     task = properties.message_id, text_of(body)
-    log.record("received", *task, redelivered=method.redelivered, delivery_count=count)
+    log.note("received", *task, redelivered=method.redelivered, delivery_count=count)
     log.write()
     connection.sleep(body.count(b".") * float(seconds_per_dot))
     ch.basic_ack(delivery_tag=method.delivery_tag)
-    log.record("done", *task, seconds=round(time.monotonic() - received, 6))
+    log.note("done", *task, seconds=round(time.monotonic() - received, 6))
     log.write()
 
 

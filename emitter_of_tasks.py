@@ -43,7 +43,7 @@ import pika
 from pika.channel import Channel
 
 WINDOW = 1000  # unconfirmed tasks; more bring little speed, and more to send again after a lost connection
-REFILL = 250  # confirms to wait for when the window is full; with half of it, RabbitMQ would run dry meanwhile
+REFILL = 250  # confirms to wait for when the window is full; if it were half of it, RabbitMQ would run dry meanwhile
 WINDOW_BYTES = 16 * 1024 * 1024  # in unconfirmed tasks, so that large ones do not fill the memory
 FULL_PAUSE = 1.0  # seconds until tasks are tried again that a full queue did not take
 FULL_PAUSES = 5  # until they are tried on another connection

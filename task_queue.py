@@ -41,11 +41,9 @@ NO_DELIVERY_LIMIT = 1_000_000_000
 DELIVERY_LIMIT = 20  # failed tries; the default of RabbitMQ 4, which 3.x has to be told
 
 KEEPER_DELAY = 0.02  # seconds the main thread may be elsewhere before the keeper drives; shorter tasks never wake it
-GATHERED_BYTES = (
-    64 * 1024
-)  # then they are handed to pika; of a piece that is sent in part, it copies the rest each time
+GATHERED_BYTES = 64 * 1024  # until pika gets them; of a piece that is sent in part, it copies the rest each time
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0  # seconds between attempts to reconnect
-STUCK_AFTER = 5.0  # seconds
+STUCK_AFTER = 10.0  # seconds; more than an end in good order takes, with a command that is slow to end
 CLOSE_WITHIN = 3.0  # seconds; a broker that is blocked or frozen never answers connection.close
 SHOWN_CHARACTERS = 500  # of a task's text, on the terminal
 ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]

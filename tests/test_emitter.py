@@ -509,3 +509,24 @@ def test_what_is_confirmed_after_ctrl_c_is_in_the_log(scripts: Scripts, relay: R
     assert confirmed is not None
     assert int(confirmed[1]) == 21
     assert len(scripts.events("confirmed")) == 21
+
+
+def test_an_emitter_whose_output_nobody_reads_ends_when_asked_again(scripts: Scripts) -> None:
+    reader, writer = os.pipe()
+    emitter = scripts.emitter("--verbose", "--file", "-", stdin=subprocess.PIPE, stdout=writer)
+    os.close(writer)
+    pipe = emitter.process.stdin
+    assert pipe is not None
+    pipe.write(b"".join(b"task %d %s\n" % (number, b"x" * 400) for number in range(900)))
+    pipe.flush()
+    eventually(lambda: scripts.broker.counts(scripts.queue)[0] == 900, "all are sent")
+
+    def has_ended() -> bool:
+        emitter.send(signal.SIGINT)
+        return emitter.process.poll() is not None
+
+    eventually(has_ended, "asked for long, it ends")
+    assert emitter.process.returncode == 130
+    os.close(reader)
+    with contextlib.suppress(BrokenPipeError):
+        pipe.close()

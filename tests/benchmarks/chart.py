@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import statistics
 from pathlib import Path
 
 import matplotlib
 
 matplotlib.use("Agg")
+from bench import Results, median
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
 OURS, OTHERS, IDEAL = "#e8590c", "#868e96", "#ced4da"
 
-Figures = dict[str, dict[str, list[float]]]
 
-
-def draw(figures: Figures, file: Path) -> None:
+def draw(figures: dict[str, Results], file: Path) -> None:
     """Draw the picture into a file."""
     pyplot.rcParams.update({"font.size": 12, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "1"})
     picture, (publishers, workers, scale, uneven) = pyplot.subplots(
@@ -29,11 +27,9 @@ def draw(figures: Figures, file: Path) -> None:
     picture.savefig(file, metadata={"Date": None}, bbox_inches="tight", pad_inches=0.25)
 
 
-def bars(
-    axes: Axes, title: str, results: dict[str, list[float]], form: str = "{:,.0f}", best_first: bool = True
-) -> None:
+def bars(axes: Axes, title: str, results: Results, form: str = "{:,.0f}", best_first: bool = True) -> None:
     """Draw a bar for each contender, ours in colour."""
-    middle = {name: statistics.median(values) for name, values in results.items()}
+    middle = {name: median(results, name) for name in results}
     names = sorted(middle, key=lambda name: middle[name], reverse=best_first)
     is_ours = [name.startswith(("emitter", "listening", "prefetch 1")) for name in names]
     drawn = axes.barh(names, [middle[name] for name in names], color=[OURS if ours else OTHERS for ours in is_ours])
@@ -45,10 +41,10 @@ def bars(
     axes.spines["bottom"].set_visible(False)
 
 
-def crowd(axes: Axes, results: dict[str, list[float]]) -> None:
+def crowd(axes: Axes, results: Results) -> None:
     """Draw how much the workers do, the more there are, beside what so many could do at best."""
     workers = [int(name) for name in results]
-    parts = [100 / statistics.median(values) for values in results.values()]
+    parts = [100 / median(results, name) for name in results]
     axes.axhline(100, color=IDEAL, linewidth=3)
     axes.plot(workers, parts, "o-", color=OURS, linewidth=2.5, markersize=8)
     axes.set_xscale("log", base=2)

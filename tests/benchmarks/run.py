@@ -18,6 +18,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parent.parent
@@ -25,6 +26,9 @@ sys.path[:0] = [str(PROJECT), *(str(PROJECT / name) for name in ("tools", "tests
 
 import machine  # noqa: E402
 import rabbitmq  # noqa: E402
+
+if TYPE_CHECKING:
+    from bench import Results
 
 RUNS, TASKS = 5, 50_000
 AMONG_PEERS = ("publishers", "workers", "two_workers")
@@ -66,7 +70,7 @@ def about(runs: int, tasks: int) -> str:
     )
 
 
-def measure(names: list[str], runs: int, tasks: int) -> tuple[str, dict[str, dict[str, list[float]]]]:
+def measure(names: list[str], runs: int, tasks: int) -> tuple[str, dict[str, Results]]:
     """Run these measurements; return their tables, and their figures."""
     # Only here, because they need what is installed by then.
     from bench import Bench

@@ -468,7 +468,10 @@ def queue_deleted(stage: Stage) -> None:
             eventually(lambda: stage.done() > before + 10, "tasks are done again", RECOVERY)  # noqa: B023
             after_the_last = datetime.now(timezone.utc).isoformat()
         emitter.ends(within=RECOVERY)
-        assert "Reconnecting" not in emitter.err or "is gone; it will be declared again" in emitter.err
+        # The second where a new channel's first task meets the deletion; the channel crashes then, in RabbitMQ 3.10 at
+        # least. Source: https://github.com/rabbitmq/rabbitmq-server/issues/3627
+        reasons = "is gone; it will be declared again", "closed the connection (INTERNAL_ERROR)"
+        assert "Reconnecting" not in emitter.err or any(reason in emitter.err for reason in reasons)
         eventually(lambda: stage.broker.counts(stage.queue)[0] == 0, "the queue is empty", RECOVERY)
     for worker in crew.workers:
         assert "cancelled this worker's subscription. Was the queue deleted?" in worker.err

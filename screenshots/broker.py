@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import json
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from typing import Any
 
 import machine
 import rabbitmq
-from desktop import IN_TIME, PictureError, eventually, temporary_folder
+from desktop import PictureError, eventually, temporary_folder
 
 QUEUES = ("tasks", "tasks.dead-letters")
 
@@ -44,26 +41,18 @@ def private_rabbitmq() -> Iterator[rabbitmq.Node]:
             node.stop()
 
 
-def api(node: rabbitmq.Node, method: str, path: str) -> Any:
-    """Ask the admin panel's HTTP interface."""
-    login = {"Authorization": "Basic " + base64.b64encode(b"guest:guest").decode()}
-    request = urllib.request.Request(f"{node.admin_url}/api/{path}", method=method, headers=login)
-    with urllib.request.urlopen(request, timeout=IN_TIME) as answer:
-        return json.loads(answer.read() or "null")
-
-
 def renew_queues(node: rabbitmq.Node) -> None:
     """Have both queues there, with nothing in them and nobody at them."""
-    eventually(lambda: not api(node, "GET", "connections"), "all have gone")
+    eventually(lambda: not node.api("GET", "connections"), "all have gone")
     for queue in QUEUES:
         with contextlib.suppress(urllib.error.HTTPError):  # there is none yet
-            api(node, "DELETE", f"queues/%2F/{queue}")
+            node.api("DELETE", f"queues/%2F/{queue}")
     emit()
 
 
 def has_consumers(node: rabbitmq.Node, number: int) -> bool:
     """Tell whether so many workers wait for tasks."""
-    return len(api(node, "GET", "consumers")) == number
+    return len(node.api("GET", "consumers")) == number
 
 
 def emit(*arguments: str, tasks: str = "") -> None:

@@ -45,7 +45,7 @@ THEME += "border.width: 2\nwindow.client.padding.width: 0\nwindow.handle.width: 
 THEME += "window.label.text.justify: center\n"
 
 
-class PictureError(Exception):
+class PictureError(machine.CommandError):
     """A picture can't be taken; the text says why."""
 
 

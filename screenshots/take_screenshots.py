@@ -31,7 +31,6 @@ from desktop import (
     GAP,
     Browser,
     Desktop,
-    PictureError,
     Terminal,
     eventually,
     height_of,
@@ -254,19 +253,11 @@ def main() -> int:
     names = parser.parse_args().names or list(SCENES)
     if unknown := set(names) - set(SCENES):
         parser.error(f"there is no picture {', '.join(sorted(unknown))}")
-    machine.end_on_any_signal()
-    try:
-        check_ports()
-        set_up()
-        take(names)
-    except (PictureError, rabbitmq.NodeError, machine.SetupError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nStopped.", file=sys.stderr)
-        return 130
+    check_ports()
+    set_up()
+    take(names)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    machine.run_main(main)

@@ -36,7 +36,7 @@ ENDS_WITHIN = 30.0  # seconds, for a process that was asked to end
 Record = dict[str, Any]
 
 
-class DemoError(Exception):
+class DemoError(machine.CommandError):
     """The demo did not go as it should; the text says how."""
 
 
@@ -227,19 +227,11 @@ def main() -> int:
         parser.error("--workers: at least one")
     if not chosen.file.is_file():
         parser.error(f"--file: there is no file {chosen.file}")
-    machine.end_on_any_signal()
-    try:
-        machine.run_in_venv("requirements.txt")
-        sys.path.insert(0, str(machine.PROJECT))
-        demonstrate(chosen.file, chosen.workers)
-    except (DemoError, rabbitmq.NodeError, machine.SetupError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nStopped.", file=sys.stderr)
-        return 130
+    machine.run_in_venv("requirements.txt")
+    sys.path.insert(0, str(machine.PROJECT))
+    demonstrate(chosen.file, chosen.workers)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    machine.run_main(main)

@@ -1,4 +1,4 @@
-"""What the set-up commands share: the project's virtual environment, and the system's package manager."""
+"""What the commands share: the virtual environment, the system's package manager, and how they end."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -26,7 +27,11 @@ PACKAGE_MANAGERS = {
 OTHER_NAMES = {("pacman", "rabbitmq-server"): "rabbitmq", ("brew", "rabbitmq-server"): "rabbitmq"}
 
 
-class SetupError(Exception):
+class CommandError(Exception):
+    """A command can't do what it is asked to; the text says why, for the person at the terminal."""
+
+
+class SetupError(CommandError):
     """The machine can't be set up without its owner; the text says what to do."""
 
 
@@ -99,8 +104,11 @@ def clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in ("AMQP_URL", "TASK_QUEUE")}
 
 
-def end_on_any_signal() -> None:
-    """Have `kill` and the closing of the terminal end this program as Ctrl+C does, with all that it started."""
+def run_main(main: Callable[[], int]) -> None:
+    """Run a command, and end with the exit status that it returns: 1 after a CommandError, 130 after Ctrl+C.
+
+    `kill` and the closing of the terminal end it as Ctrl+C does, with all that it started.
+    """
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -108,6 +116,15 @@ def end_on_any_signal() -> None:
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), interrupt)
+    try:
+        status = main()
+    except CommandError as error:
+        print(error, file=sys.stderr)
+        status = 1
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        status = 130
+    sys.exit(status)
 
 
 def ensure_venv(*requirements: str) -> None:

@@ -12,17 +12,20 @@ Needs no root, no configuration, and nothing of the system's own RabbitMQ but it
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
+import itertools
+import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import machine
 
@@ -32,9 +35,13 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 AMQP_PORT, MANAGEMENT_PORT = 5672, 15672
+# Below those that systems give to outgoing connections, one of which might take a port before its node does, or while
+# it restarts; and each process begins elsewhere, for nodes that are started at the same time.
+OTHER_PORTS = (20_000 + number % 12_000 for number in itertools.count(100 * os.getpid()))
 DATA = machine.PROJECT / ".rabbitmq"
 STARTED_WITHIN = 90.0  # seconds; a loaded machine of two cores takes about ten
 STOPPED_WITHIN = 30.0  # seconds
+ANSWERS_WITHIN = 30.0  # seconds
 
 # The wrapper in /usr/sbin insists on root or the rabbitmq user; the script it wraps runs as anybody.
 SERVER_SCRIPTS = (
@@ -46,7 +53,7 @@ SERVER_SCRIPTS = (
 )
 
 
-class NodeError(Exception):
+class NodeError(machine.CommandError):
     """A private node can't be started; the text says why and where its log is."""
 
 
@@ -83,12 +90,13 @@ def is_rabbitmq(host: str, port: int) -> bool:
 
 
 def free_port(wanted: int = 0) -> int:
-    """Return the wanted port if it is free on every local address, else one that the system chooses."""
+    """Return the wanted port if it is free on every local address, else another one."""
+    port = wanted or next(OTHER_PORTS)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         with contextlib.suppress(OSError):
-            probe.bind(("", wanted))
-            return int(probe.getsockname()[1])
+            probe.bind(("", port))
+            return port
     return free_port()
 
 
@@ -185,6 +193,21 @@ class Node:
         """Run rabbitmqctl against this node and return what it prints."""
         command = [str(ensure_server().with_name("rabbitmqctl")), *arguments]
         return subprocess.check_output(command, env=self.environment(), text=True, stderr=subprocess.STDOUT)
+
+    def api(self, method: str, path: str, body: object = None) -> Any:
+        """Ask the admin panel's HTTP interface, and return what it answers.
+
+        Raises:
+            urllib.error.HTTPError: it refused.
+        """
+        request = urllib.request.Request(
+            f"{self.admin_url}/api/{path}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Authorization": "Basic " + base64.b64encode(b"guest:guest").decode()},
+        )
+        with urllib.request.urlopen(request, timeout=ANSWERS_WITHIN) as answer:
+            return json.loads(answer.read() or "null")
 
     def environment(self) -> dict[str, str]:
         """Return the environment in which RabbitMQ's own commands (rabbitmqctl ...) reach this node."""
@@ -308,32 +331,24 @@ def main() -> int:
     argparse.ArgumentParser(
         description="Run a private RabbitMQ until Ctrl+C, with its data in .rabbitmq/.",
     ).parse_args()
-    machine.end_on_any_signal()
+    if is_rabbitmq("localhost", AMQP_PORT):
+        print(f"A RabbitMQ already answers on localhost:{AMQP_PORT}; the scripts will use it.")
+        return 0
+    node = start_usual_node()
+    print(f"RabbitMQ is up.  Admin panel: {node.admin_url}  (user guest, password guest)")
+    if node.amqp_port != AMQP_PORT:
+        print(f"Port {AMQP_PORT} was taken. In the other terminals first:  export AMQP_URL='{node.url}'")
+    print("Its queues are kept in .rabbitmq/. To stop it press CTRL+C", flush=True)
     try:
-        if is_rabbitmq("localhost", AMQP_PORT):
-            print(f"A RabbitMQ already answers on localhost:{AMQP_PORT}; the scripts will use it.")
-            return 0
-        node = start_usual_node()
-        print(f"RabbitMQ is up.  Admin panel: {node.admin_url}  (user guest, password guest)")
-        if node.amqp_port != AMQP_PORT:
-            print(f"Port {AMQP_PORT} was taken. In the other terminals first:  export AMQP_URL='{node.url}'")
-        print("Its queues are kept in .rabbitmq/. To stop it press CTRL+C", flush=True)
-        try:
-            while not node.has_ended():
-                time.sleep(0.5)
-            raise NodeError(f"RabbitMQ has ended by itself. Its log: {node.log.parent}")
-        except KeyboardInterrupt:
-            print("\nStopping RabbitMQ ...", flush=True)
-        finally:
-            node.stop()
-    except (NodeError, machine.SetupError) as error:
-        print(error, file=sys.stderr)
-        return 1
+        while not node.has_ended():
+            time.sleep(0.5)
+        raise NodeError(f"RabbitMQ has ended by itself. Its log: {node.log.parent}")
     except KeyboardInterrupt:
-        print()
-        return 130
+        print("\nStopping RabbitMQ ...", flush=True)
+    finally:
+        node.stop()
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    machine.run_main(main)

@@ -43,21 +43,14 @@ def set_up() -> None:
 
 def main() -> int:
     """Run the checks and return the exit status of the first that fails."""
-    machine.end_on_any_signal()
-    try:
-        set_up()
-        for check in (*CHECKS, ["pytest", *sys.argv[1:]]):
-            machine.say(f"--- {' '.join(check)}")
-            status = subprocess.run([sys.executable, "-m", *check], cwd=machine.PROJECT).returncode
-            if status != 0:
-                return status
-    except machine.SetupError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    set_up()
+    for check in (*CHECKS, ["pytest", *sys.argv[1:]]):
+        machine.say(f"--- {' '.join(check)}")
+        status = subprocess.run([sys.executable, "-m", *check], cwd=machine.PROJECT).returncode
+        if status != 0:
+            return status
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    machine.run_main(main)

@@ -151,8 +151,7 @@ class Bench(Scripts):
 
     def wait_for_workers(self, number: int) -> None:
         """Wait until so many workers have subscribed."""
-        with self.channel() as channel:
-            eventually(lambda: self.state(channel)[1] == number, f"{number} consumers", STARTED_WITHIN)
+        eventually(lambda: self.broker.counts(self.queue)[1] == number, f"{number} consumers", STARTED_WITHIN)
 
     def rate(self, workers: int, tasks: int) -> float:
         """Return how many of the queue's tasks a second are done, when all workers are there and at work.

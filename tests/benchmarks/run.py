@@ -101,22 +101,15 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=RUNS, metavar="N", help=f"rounds (default: {RUNS})")
     parser.add_argument("--tasks", type=int, default=TASKS, metavar="N", help=f"of the fast ones (default: {TASKS})")
     options = parser.parse_args()
-    machine.end_on_any_signal()
-    try:
-        set_up(options.only)
-        text, figures = measure([options.only] if options.only else list(NAMES), options.runs, options.tasks)
-        if options.only is None:
-            from chart import draw
+    set_up(options.only)
+    text, figures = measure([options.only] if options.only else list(NAMES), options.runs, options.tasks)
+    if options.only is None:
+        from chart import draw
 
-            (HERE / "results.md").write_text(f"# Results\n\n{about(options.runs, options.tasks)}\n\n{text}")
-            draw(figures, HERE / "results.svg")
-    except (machine.SetupError, rabbitmq.NodeError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+        (HERE / "results.md").write_text(f"# Results\n\n{about(options.runs, options.tasks)}\n\n{text}")
+        draw(figures, HERE / "results.svg")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    machine.run_main(main)

@@ -77,13 +77,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="the dice of an earlier run")
     parser.add_argument("--minutes", type=float, help="go on at random until the time is up")
     options = parser.parse_args()
-    machine.end_on_any_signal()
-    try:
-        rabbitmq.ensure_server()
-        machine.run_in_venv("requirements.txt", "tests/requirements.txt")
-    except machine.SetupError as error:
-        print(error, file=sys.stderr)
-        return 1
+    rabbitmq.ensure_server()
+    machine.run_in_venv("requirements.txt", "tests/requirements.txt")
     from scenarios import SCENARIOS
 
     if options.scenario not in (None, *SCENARIOS):
@@ -114,4 +109,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    machine.run_main(main)

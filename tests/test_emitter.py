@@ -32,6 +32,14 @@ def test_a_task_is_a_persistent_text_message_with_an_id(scripts: Scripts) -> Non
     assert properties == {"delivery_mode": 2, "content_type": "text/plain", "content_encoding": "utf-8"}
 
 
+def test_every_task_has_an_id_of_its_own(scripts: Scripts) -> None:
+    for _ in range(2):
+        scripts.emit(stdin=b"the same\nthe same\n")
+    ids = {message["properties"]["message_id"] for message in scripts.broker.messages(scripts.queue)}
+    assert len(ids) == 4
+    assert all(str(uuid.UUID(each)) == each for each in ids)
+
+
 def test_both_queues_are_declared_as_promised(scripts: Scripts) -> None:
     scripts.emit("task")
     queue, dead_letters = (

@@ -148,9 +148,12 @@ def demo(node: rabbitmq.Node, file: Path) -> None:
     columns, rows = 86, 26
     with desktop(width_of(columns) + 2 * GAP, height_of(rows) + 2 * GAP) as screen:
         terminal = screen.terminal("demo", columns, rows, GAP, GAP)
+        # Before the film begins: some see no more of it than its first frame.
+        terminal.types("python3 tools/demo.py", enter=False)
+        terminal.shows("tools/demo.py")
         with screen.filmed(file, frame_rate=8, last_frame_for=8):
             time.sleep(1)
-            terminal.types("python3 tools/demo.py", keys_per_second=12)
+            terminal.presses("Return")
             terminal.shows("Nothing is left in the queue.")
             time.sleep(1)
 

@@ -72,18 +72,13 @@ class Task(NamedTuple):
     letter: tuple[Channel, int] | None = None
 
 
-# The run's, and its last part counts the tasks: a new one for each takes a seventh of the emitter's processor time.
-UUID_OF_RUN = str(uuid.uuid4())[:-12]
-task_numbers = itertools.count(1)
-
-
 def new_task(text: str, line: int | None = None, next_line: int = 1) -> Task:
     """Return a task as a durable message."""
     properties = pika.BasicProperties(
         content_type="text/plain",
         content_encoding="utf-8",
         delivery_mode=pika.DeliveryMode.Persistent.value,
-        message_id=f"{UUID_OF_RUN}{next(task_numbers):012x}",
+        message_id=str(uuid.uuid4()),
         timestamp=int(time.time()),
     )
     return Task(text.encode(), properties, line, next_line)

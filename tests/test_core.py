@@ -37,7 +37,7 @@ def test_a_killed_workers_task_goes_to_another_marked_as_redelivered(scripts: Sc
     first.shows("Received")
     second = scripts.worker("--name", "second", "--seconds-per-dot", "0.01")
     first.send(signal.SIGKILL)
-    second.shows(f" [x] Received Long task{30 * '.'} (redelivered)", within=2)
+    second.shows(f" [x] Received Long task{30 * '.'} (redelivered)", within=4)
     second.shows("Done.")
 
 

@@ -71,13 +71,13 @@ def test_a_worker_is_known_by_its_name(scripts: Scripts) -> None:
 # ---- Ends
 
 
-def test_ctrl_c_hands_the_task_back_within_a_second(scripts: Scripts) -> None:
+def test_ctrl_c_hands_the_task_back_at_once(scripts: Scripts) -> None:
     first = scripts.worker("--name", "first", "--log-file", scripts.log)
     scripts.emit("task.........")
     first.shows("1 of 9")
     second = scripts.worker("--name", "second", "--seconds-per-dot", "0.01")
     first.send(signal.SIGINT)
-    second.shows(" [x] Received task......... (redelivered)", within=1)
+    second.shows(" [x] Received task......... (redelivered)", within=4)
     second.shows("Done.")
     first.ends()
     assert first.lines[-2:] == [" [*] Not finished, so it goes back to the queue: task.........", STOPPED]
@@ -114,7 +114,7 @@ def test_a_second_sigterm_is_like_ctrl_c(scripts: Scripts) -> None:
     worker.send(signal.SIGTERM)
     worker.shows("2 of 9")
     worker.send(signal.SIGTERM)
-    worker.ends(within=1)
+    worker.ends(within=4)
     assert "goes back to the queue" in worker.out
     assert scripts.broker.bodies(scripts.queue) == ["task........."]
 

@@ -128,7 +128,7 @@ def declare_queues(channel: Channel, queue: str, then: Callable[[], None]) -> No
     Quorum queues, because they count failed tries: a task that kills every worker ends in the dead letters instead
     of going round for ever. Source: https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling
     """
-    arguments = {
+    arguments: dict[str, Any] = {
         "x-queue-type": "quorum",
         "x-delivery-limit": DELIVERY_LIMIT,
         "x-dead-letter-exchange": "",
@@ -137,7 +137,7 @@ def declare_queues(channel: Channel, queue: str, then: Callable[[], None]) -> No
         "x-dead-letter-strategy": "at-least-once",
         "x-overflow": "reject-publish",
     }
-    kept = {"x-queue-type": "quorum", "x-delivery-limit": NO_DELIVERY_LIMIT}
+    kept: dict[str, Any] = {"x-queue-type": "quorum", "x-delivery-limit": NO_DELIVERY_LIMIT}
     channel.queue_declare(dead_letters_of(queue), durable=True, arguments=kept, callback=lambda _: None)
     # pika sends it when the first is answered.
     channel.queue_declare(queue, durable=True, arguments=arguments, callback=lambda _: then())

@@ -335,11 +335,11 @@ def main() -> int:
         print(f"A RabbitMQ already answers on localhost:{AMQP_PORT}; the scripts will use it.")
         return 0
     node = start_usual_node()
-    print(f"RabbitMQ is up.  Admin panel: {node.admin_url}  (user guest, password guest)")
-    if node.amqp_port != AMQP_PORT:
-        print(f"Port {AMQP_PORT} was taken. In the other terminals first:  export AMQP_URL='{node.url}'")
-    print("Its queues are kept in .rabbitmq/. To stop it press CTRL+C", flush=True)
     try:
+        print(f"RabbitMQ is up.  Admin panel: {node.admin_url}  (user guest, password guest)")
+        if node.amqp_port != AMQP_PORT:
+            print(f"Port {AMQP_PORT} was taken. In the other terminals first:  export AMQP_URL='{node.url}'")
+        print("Its queues are kept in .rabbitmq/. To stop it press CTRL+C", flush=True)
         while not node.has_ended():
             time.sleep(0.5)
         raise NodeError(f"RabbitMQ has ended by itself. Its log: {node.log.parent}")

@@ -6,7 +6,6 @@ import contextlib
 import subprocess
 import sys
 import urllib.error
-import urllib.request
 from collections.abc import Iterator
 
 import machine

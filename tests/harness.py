@@ -83,13 +83,18 @@ class Broker:
         """Return how many messages wait in a queue, and how many consumers it has, as of now."""
         with contextlib.closing(pika.BlockingConnection(pika.URLParameters(self.url))) as connection:
             try:
-                answer = connection.channel().queue_declare(queue, passive=True).method
+                return counts_on(connection.channel(), queue)
             except pika.exceptions.ChannelClosedByBroker:
                 return 0, 0
-        return answer.message_count or 0, answer.consumer_count or 0
 
     def declare(self, queue: str, **arguments: object) -> None:
         self.api("PUT", f"queues/%2F/{queue}", {"durable": True, "arguments": arguments})
+
+
+def counts_on(channel: pika.adapters.blocking_connection.BlockingChannel, queue: str) -> tuple[int, int]:
+    """Return how many messages wait in a queue, and how many consumers it has."""
+    answer = channel.queue_declare(queue, passive=True).method
+    return answer.message_count or 0, answer.consumer_count or 0
 
 
 def records_in(file: Path) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 import contextlib
 import signal
 import sys
-from pathlib import Path
 
 import pika
 from harness import Broker, Run, Scripts, eventually, new_queue_name
@@ -69,24 +68,3 @@ def test_without_confirms_nobody_hears_that_a_task_is_not_taken(broker: Broker) 
             channel.basic_publish("", queue, b"task %d" % number, mandatory=True)
     eventually(lambda: broker.bodies(queue) == ["task 0"], "one is there")
     broker.drop(queue)
-
-
-def test_systemd_ends_a_worker_of_the_unit_after_its_task(scripts: Scripts) -> None:
-    readme = Path(__file__).resolve().parent.parent.joinpath("README.md").read_text()
-    unit = readme.partition("```ini\n")[2].partition("```")[0]
-    settings = dict(line.split("=", 1) for line in unit.splitlines() if "=" in line and not line.startswith("#"))
-    assert settings["KillMode"] == "mixed"
-    assert settings["Restart"] == "always"
-    folder = settings["WorkingDirectory"]
-    python, script, *arguments = settings["ExecStart"].replace("%H", "host").replace("%i", "1").split()
-    assert python == f"{folder}/.venv/bin/python"
-    worker = scripts.worker(*arguments, "--log-file", scripts.log)
-    assert script == "listening_worker.py"
-    scripts.emit("one.")
-    worker.shows("Received one.")
-    worker.send(signal.SIGTERM)
-    worker.ends(0)
-    assert [(record["event"], record["name"]) for record in scripts.events()] == [
-        ("received", "host-1"),
-        ("done", "host-1"),
-    ]

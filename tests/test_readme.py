@@ -113,6 +113,26 @@ def test_the_addresses_of_the_readme_are_those_of_a_cluster(monkeypatch: pytest.
     assert all(node.ssl_options for node in nodes)
 
 
+def test_systemd_ends_a_worker_of_the_unit_after_its_task(scripts: Scripts) -> None:
+    (unit,) = blocks("ini")
+    settings = dict(line.split("=", 1) for line in unit.splitlines() if "=" in line and not line.startswith("#"))
+    assert settings["KillMode"] == "mixed"
+    assert settings["Restart"] == "always"
+    folder = settings["WorkingDirectory"]
+    python, script, *arguments = settings["ExecStart"].replace("%H", "host").replace("%i", "1").split()
+    assert python == f"{folder}/.venv/bin/python"
+    worker = scripts.worker(*arguments, "--log-file", scripts.log)
+    assert script == "listening_worker.py"
+    scripts.emit("one.")
+    worker.shows("Received one.")
+    worker.send(signal.SIGTERM)
+    worker.ends(0)
+    assert [(record["event"], record["name"]) for record in scripts.events()] == [
+        ("received", "host-1"),
+        ("done", "host-1"),
+    ]
+
+
 def test_the_function_of_the_readme_is_a_worker(scripts: Scripts) -> None:
     scripts.emit(stdin=b"one\ntwo\n")
     lines = scripts.program(blocks("python")[0].replace("listen(perform", "listen(perform, burst=True")).lines

@@ -39,7 +39,7 @@ def test_the_panel_that_y_opens_knows_the_queues_and_the_workers(scripts: Script
 
     address = eventually(lambda: opened.exists() and opened.read_text().strip(), "a browser is opened")
     assert address == panel
-    api = scripts.broker.node.api  # which is at the same address, and what the page asks
+    api = scripts.broker.api  # which is at the same address, and what the page asks
 
     def known() -> tuple[list[str], list[str], int]:
         queues = [queue for queue in api("GET", "queues") if queue["name"].startswith(scripts.queue)]

@@ -474,20 +474,18 @@ def is_asleep_in_a_pipe(pid: int) -> bool:
 
 
 CUTS = """
-import os, sys
+import os
 from listening_worker import listen
 from relay import Relay
 
-relay = Relay(int(sys.argv[1]))
+relay = Relay(int(os.environ["BEHIND_RELAY"]))
 listen(lambda task: task.redelivered or relay.cut(), url=relay.url, max_tasks=2, log_file="events.jsonl")
 """
 
 
 def test_an_acknowledgement_that_can_not_have_arrived_is_not_told_as_done(scripts: Scripts) -> None:
     scripts.emit("task")
-    program = scripts.folder / "cuts.py"
-    program.write_text(CUTS)
     path = f"{PROJECT}:{PROJECT / 'tests'}"
-    run = scripts.start(str(program), scripts.broker.node.amqp_port, env={"PYTHONPATH": path}).ends()
+    run = scripts.program(CUTS, PYTHONPATH=path, BEHIND_RELAY=str(scripts.broker.node.amqp_port))
     assert [record["event"] for record in scripts.events()] == ["received", "ack-lost", "received", "done"]
     assert "RabbitMQ will hand this task out again" in run.err

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import machine
 import pika
-from harness import PROJECT, Broker, Scripts, eventually, new_queue_name
+from harness import PROJECT, Broker, Scripts, counts_on, eventually, new_queue_name
 
 PEERS = Path(__file__).resolve().parent / "peers"
 STARTED_WITHIN = 60.0  # seconds
@@ -142,16 +142,12 @@ class Bench(Scripts):
                 properties, body = message.with_new_id()
                 channel.basic_publish("", self.queue, body, properties)
             # Not confirmed, which would take half a minute, so counted before the connection is closed.
-            eventually(lambda: self.state(channel)[0] == number, f"{number} messages in {self.queue}")
-
-    def state(self, channel: pika.adapters.blocking_connection.BlockingChannel) -> tuple[int, int]:
-        """Return how many messages wait in the queue, and how many consumers it has."""
-        answer = channel.queue_declare(self.queue, passive=True).method
-        return answer.message_count or 0, answer.consumer_count or 0
+            eventually(lambda: counts_on(channel, self.queue)[0] == number, f"{number} messages in {self.queue}")
 
     def wait_for_workers(self, number: int) -> None:
         """Wait until so many workers have subscribed."""
-        eventually(lambda: self.broker.counts(self.queue)[1] == number, f"{number} consumers", STARTED_WITHIN)
+        with self.channel() as channel:
+            eventually(lambda: counts_on(channel, self.queue)[1] == number, f"{number} consumers", STARTED_WITHIN)
 
     def rate(self, workers: int, tasks: int) -> float:
         """Return how many of the queue's tasks a second are done, when all workers are there and at work.
@@ -161,12 +157,12 @@ class Bench(Scripts):
         with self.channel() as channel:
 
             def are_at_work() -> bool:
-                left, consumers = self.state(channel)
+                left, consumers = counts_on(channel, self.queue)
                 return left < 0.95 * tasks and consumers == workers
 
             eventually(are_at_work, f"{workers} workers at work", STARTED_WITHIN)
-            left, began = self.state(channel)[0], time.perf_counter()
-            eventually(lambda: self.state(channel)[0] == 0, "all tasks done", DONE_WITHIN)
+            left, began = counts_on(channel, self.queue)[0], time.perf_counter()
+            eventually(lambda: counts_on(channel, self.queue)[0] == 0, "all tasks done", DONE_WITHIN)
             return left / (time.perf_counter() - began)
 
 

@@ -12,6 +12,7 @@ Needs no root, no configuration, and nothing of the system's own RabbitMQ but it
 from __future__ import annotations
 
 import argparse
+import atexit
 import base64
 import contextlib
 import itertools
@@ -36,7 +37,7 @@ except ImportError:  # Windows
 
 AMQP_PORT, MANAGEMENT_PORT = 5672, 15672
 # Below those that systems give to outgoing connections, one of which might take a port before its node does, or while
-# it restarts; and each process begins elsewhere, for nodes that are started at the same time.
+# it restarts; and each process begins elsewhere.
 OTHER_PORTS = (20_000 + number % 12_000 for number in itertools.count(100 * os.getpid()))
 DATA = machine.PROJECT / ".rabbitmq"
 STARTED_WITHIN = 90.0  # seconds; a loaded machine of two cores takes about ten
@@ -90,14 +91,26 @@ def is_rabbitmq(host: str, port: int) -> bool:
 
 
 def free_port(wanted: int = 0) -> int:
-    """Return the wanted port if it is free on every local address, else another one."""
+    """Return the wanted port if it is free on every local address, else another one, reserved for this process."""
     port = wanted or next(OTHER_PORTS)
-    with socket.socket() as probe:
+    with contextlib.suppress(OSError), socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        with contextlib.suppress(OSError):
-            probe.bind(("", port))
-            return port
+        probe.bind(("", port))
+        if not wanted:
+            reserve(port)
+        return port
     return free_port()
+
+
+def reserve(port: int) -> None:
+    """Have no other process get this port from free_port(), though a node takes some seconds to listen there.
+
+    Raises:
+        OSError: another one has it.
+    """
+    sign = socket.socket(type=socket.SOCK_DGRAM)  # UDP, which leaves the TCP port to the node
+    atexit.register(sign.close)
+    sign.bind(("127.0.0.1", port))
 
 
 class Node:

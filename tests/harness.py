@@ -24,7 +24,13 @@ from rabbitmq import Node
 
 PROJECT = Path(__file__).resolve().parent.parent
 OLD_PIKA = PROJECT / ".venv" / "pika-1.3.2"  # put there by tools/test.py
-CONFIG = "max_message_size = 16777216\n"  # of every node of the tests: the limit that RabbitMQ 4 has by itself
+CONFIG = (  # of every node of the tests
+    "max_message_size = 16777216\n"  # the limit that RabbitMQ 4 has by itself
+    # The panel looks every second, and not every five, who has come and gone.
+    "management.sample_retention_policies.global.minute = 1\n"
+    "management.sample_retention_policies.basic.minute = 1\n"
+    "management.sample_retention_policies.detailed.minute = 1\n"
+)
 DEADLINE = 20.0  # seconds for whatever should happen at once; generous, for a loaded machine
 
 
@@ -234,6 +240,16 @@ class Scripts:
             elif run.process.poll() is None:
                 run.process.kill()
                 run.process.wait()
+
+
+def fill(pipe: int) -> None:
+    """Write dots into a pipe until it takes no more, and close this end of it."""
+    os.set_blocking(pipe, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(pipe, b"." * 4096)
+    os.set_blocking(pipe, True)
+    os.close(pipe)
 
 
 def new_queue_name() -> str:

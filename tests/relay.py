@@ -6,7 +6,8 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable
+
+HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"  # the whole frame
 
 
 class Relay:
@@ -14,22 +15,26 @@ class Relay:
 
     Args:
         port: of the broker, on this machine.
+        host: the address, of this machine too, at which scripts find the relay.
 
     Attributes:
         url: where scripts reach the broker through the relay.
         delay: seconds by which each piece from the broker comes late.
         piece: bytes that are passed on at a time.
+        heartbeats: how many the scripts have sent.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
         self._port = port
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"amqp://guest:guest@127.0.0.1:{self._listener.getsockname()[1]}/%2F"
+        self._listener = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        at = f"[{host}]" if ":" in host else host
+        self.url = f"amqp://guest:guest@{at}:{self._listener.getsockname()[1]}/%2F"
         self.sockets: list[socket.socket] = []
         self.delay = 0.0
         self.piece = 65536
-        self._thawed = threading.Event()
-        self._thawed.set()
+        self.heartbeats = 0
+        self._requests_pass, self._answers_pass = threading.Event(), threading.Event()
+        self.thaw()
         self._breaks_frames = False
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -46,11 +51,17 @@ class Relay:
 
     def freeze(self) -> None:
         """Pass nothing on in either direction, and close nothing, as a firewall that has forgotten its connections."""
-        self._thawed.clear()
+        self._requests_pass.clear()
+        self._answers_pass.clear()
+
+    def freeze_answers(self) -> None:
+        """Pass on what the scripts send, and nothing of what the broker says to it."""
+        self._answers_pass.clear()
 
     def thaw(self) -> None:
         """Pass things on again."""
-        self._thawed.set()
+        self._requests_pass.set()
+        self._answers_pass.set()
 
     def close(self) -> None:
         """End the relay with its connections."""
@@ -71,20 +82,24 @@ class Relay:
                 here.close()
                 continue
             self.sockets += [here, there]
-            for source, target, delay in ((here, there, lambda: 0.0), (there, here, lambda: self.delay)):
-                threading.Thread(target=self._copy, args=(source, target, delay), daemon=True).start()
+            for source, target in ((here, there), (there, here)):
+                threading.Thread(target=self._copy, args=(source, target, source is there), daemon=True).start()
 
-    def _copy(self, source: socket.socket, target: socket.socket, delay: Callable[[], float]) -> None:
+    def _copy(self, source: socket.socket, target: socket.socket, from_broker: bool) -> None:
+        passes = self._answers_pass if from_broker else self._requests_pass
         with contextlib.suppress(OSError):
             while data := source.recv(self.piece):
-                time.sleep(delay())
-                self._thawed.wait()
+                if from_broker:
+                    time.sleep(self.delay)
+                else:
+                    self.heartbeats += data.count(HEARTBEAT)
+                passes.wait()
                 if self._breaks_frames:
                     self._breaks_frames = False
                     target.sendall(data[:-3])
                     break
                 target.sendall(data)
-        self._thawed.wait()
+        passes.wait()
         shut(source, target)
 
 

@@ -1,0 +1,233 @@
+"""After a loss: what is sent again, where another connection is looked for, and when that is of no use."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import socket
+import ssl
+import struct
+import subprocess
+import termios
+import threading
+import urllib.error
+from collections.abc import Iterator
+from typing import BinaryIO
+from urllib.parse import quote
+
+import pexpect
+import pytest
+import trustme
+from harness import Scripts, eventually
+from relay import Relay, shut
+
+PROMPT = "Enter new task: "
+
+
+# ---- What is sent again
+
+
+def test_just_what_was_not_confirmed_is_sent_again_in_order_with_the_same_ids_before_anything_newer(
+    scripts: Scripts, relay: Relay
+) -> None:
+    emitter = scripts.emitter("--url", relay.url, "--log-file", scripts.log, stdin=subprocess.PIPE)
+    pipe = emitter.process.stdin
+    assert pipe is not None
+    write_numbers(pipe, range(300))
+    eventually(lambda: len(scripts.events("confirmed")) == 300, "these are confirmed")
+    relay.freeze_answers()
+    write_numbers(pipe, range(300, 800))
+    eventually(lambda: scripts.broker.counts(scripts.queue)[0] == 800, "these are there, which the emitter can't know")
+    relay.cut()
+    emitter.shows("Reconnecting")
+    write_numbers(pipe, range(800, 1000))
+    eventually(lambda: is_empty(pipe), "these are read while there is no connection")
+    relay.thaw()
+    pipe.close()
+    emitter.ends()
+
+    found = [(int(m["body"]), m["properties"]["message_id"]) for m in scripts.broker.messages(scripts.queue)]
+    assert [number for number, _ in found] == [*range(300), *range(300, 800), *range(300, 800), *range(800, 1000)]
+    assert found[300:800] == found[800:1300]
+    assert len({message_id for _, message_id in found}) == 1000
+    confirmed = [(int(event["task"]), event["message_id"]) for event in scripts.events("confirmed")]
+    assert len(confirmed) == 1000
+    assert set(confirmed) == set(found)
+
+
+def write_numbers(pipe: BinaryIO, numbers: range) -> None:
+    """Write one a line."""
+    pipe.write(b"".join(b"%d\n" % number for number in numbers))
+    pipe.flush()
+
+
+def is_empty(pipe: BinaryIO) -> bool:
+    """Tell whether what was written into a pipe has been read."""
+    return struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4))) == (0,)
+
+
+# ---- Where another connection is looked for
+
+
+def test_reconnecting_goes_round_the_nodes(scripts: Scripts, relay: Relay) -> None:
+    with contextlib.closing(Relay(scripts.broker.node.amqp_port)) as second:
+        worker = scripts.worker("--url", f"{relay.url},{second.url}", "--seconds-per-dot", 0)
+        tasks = 0
+
+        def serves(node: Relay, other: Relay) -> None:
+            nonlocal tasks
+            tasks += 1
+            scripts.broker.publish(scripts.queue, b"task")
+            worker.shows("Done.", times=tasks)
+            assert node.sockets
+            assert not other.sockets
+
+        serves(relay, second)
+        relay.cut()
+        serves(second, relay)  # though the first would take it again
+        second.cut()
+        serves(relay, second)
+        relay.close()
+        serves(second, relay)
+        second.cut()
+        serves(second, relay)  # by way of the first, which is gone
+
+
+def test_a_connection_that_an_operator_closes_is_made_again(scripts: Scripts) -> None:
+    worker = scripts.worker("--name", scripts.queue)
+    api = scripts.broker.api
+
+    def mine() -> list[str]:
+        connections = api("GET", "connections")
+        return [c["name"] for c in connections if c["client_properties"].get("connection_name") == scripts.queue]
+
+    (connection,) = eventually(mine, "the panel knows the connection")
+    api("DELETE", f"connections/{quote(connection)}")
+    worker.shows("closed the connection (CONNECTION_FORCED")
+    worker.shows("Connected again.")
+
+
+# ---- When it is of no use
+
+
+@pytest.fixture
+def tenant(scripts: Scripts, relay: Relay) -> Iterator[Scripts]:
+    """The scripts as a user with a virtual host, both named like the queue, that a test may spoil."""
+    name, api = scripts.queue, scripts.broker.api
+    api("PUT", f"vhosts/{name}")
+    api("PUT", f"users/{name}", {"password": "right", "tags": ""})
+    allow(scripts)
+    scripts.environment["AMQP_URL"] = relay.url.replace("guest:guest", f"{name}:right").replace("%2F", name)
+    yield scripts
+    scripts.end_all()
+    for path in (f"users/{name}", f"vhosts/{name}"):
+        with contextlib.suppress(urllib.error.HTTPError):
+            api("DELETE", path)
+
+
+def allow(tenant: Scripts, configure: str = ".*") -> None:
+    permissions = {"configure": configure, "write": ".*", "read": ".*"}
+    tenant.broker.api("PUT", f"permissions/{tenant.queue}/{tenant.queue}", permissions)
+
+
+def change_password(tenant: Scripts, password: str) -> None:
+    tenant.broker.api("PUT", f"users/{tenant.queue}", {"password": password, "tags": ""})
+
+
+def replace_queue(tenant: Scripts) -> None:
+    queue = f"queues/{tenant.queue}/{tenant.queue}"
+    tenant.broker.api("DELETE", queue)
+    tenant.broker.api("PUT", queue, {"durable": True})
+
+
+FINAL = {
+    "refused user NAME with this password": lambda tenant: change_password(tenant, "another"),
+    "lets user NAME not into virtual host NAME": lambda tenant: tenant.broker.api(
+        "DELETE", f"permissions/{tenant.queue}/{tenant.queue}"
+    ),
+    "User NAME may not do this": lambda tenant: allow(tenant, configure="^$"),
+    "has no virtual host NAME": lambda tenant: tenant.broker.api("DELETE", f"vhosts/{tenant.queue}"),
+    "Queue NAME has other settings": replace_queue,
+}
+
+
+@pytest.mark.parametrize("words", FINAL)
+def test_what_trying_again_can_not_mend_is_told_at_the_prompt_before_anything_is_typed(
+    tenant: Scripts, relay: Relay, words: str
+) -> None:
+    terminal = tenant.at_terminal("emitter_of_tasks.py", "--no-admin")
+    terminal.expect(PROMPT)
+    FINAL[words](tenant)
+    relay.cut()
+    terminal.expect_exact(words.replace("NAME", tenant.queue))
+    terminal.sendline("task")
+    terminal.expect_exact("Not confirmed: task")
+    terminal.expect(pexpect.EOF)
+    terminal.close()
+    assert terminal.exitstatus == 1
+
+
+NOT_FINAL = {
+    "No machine named no-such-host.invalid is known": "amqp://no-such-host.invalid",
+    "Nothing listens at localhost:1": "amqp://localhost:1",
+    "If an authority of your own has signed it": "amqps://localhost:{of_a_stranger}",
+    "certificate is not valid for 'localhost'": "amqps://localhost:{for_another_host}",
+    "is that its TLS port?": "amqps://localhost:{amqp}",
+    "does not answer": "amqp://localhost:{silent}?stack_timeout=0.2",
+    "without a word of AMQP": "amqp://localhost:{of_a_stranger}",
+}
+
+
+@pytest.fixture
+def ports(tenant: Scripts) -> Iterator[dict[str, int]]:
+    """Those of the servers in NOT_FINAL."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tenant.folder / "authority.pem"))
+    tenant.environment["SSL_CERT_FILE"] = "authority.pem"
+    node = tenant.broker.node
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        tls_server(trustme.CA().issue_cert("localhost")) as of_a_stranger,
+        tls_server(authority.issue_cert("elsewhere.invalid")) as for_another_host,
+    ):
+        yield {
+            "amqp": node.amqp_port,
+            "silent": silent.getsockname()[1],
+            "of_a_stranger": of_a_stranger,
+            "for_another_host": for_another_host,
+        }
+
+
+@contextlib.contextmanager
+def tls_server(certificate: trustme.LeafCert) -> Iterator[int]:
+    """Give the port of a server that shows a certificate and does nothing else."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):  # it is closed
+            while True:
+                with listener.accept()[0] as peer, contextlib.suppress(OSError):  # who does not like it
+                    context.wrap_socket(peer, server_side=True)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        yield listener.getsockname()[1]
+        shut(listener)
+
+
+@pytest.mark.parametrize("words", NOT_FINAL)
+def test_what_may_be_otherwise_in_a_minute_is_tried_again_though_the_other_node_refuses_for_good(
+    tenant: Scripts, relay: Relay, ports: dict[str, int], words: str
+) -> None:
+    nodes = f"{tenant.environment['AMQP_URL']},{NOT_FINAL[words].format(**ports)}"
+    terminal = tenant.at_terminal("emitter_of_tasks.py", "--no-admin", AMQP_URL=nodes)
+    terminal.expect(PROMPT)
+    change_password(tenant, "another")
+    relay.cut()
+    terminal.expect_exact(words)
+    terminal.expect_exact(f"refused user {tenant.queue} with this password")
+    change_password(tenant, "right")
+    terminal.expect_exact("Connected again.")
+    terminal.sendline("task")
+    terminal.expect_exact(" [x] Sent task\r\n")

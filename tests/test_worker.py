@@ -1,16 +1,20 @@
 """What listening_worker.py promises: one task at a time, acknowledged when it is done, handed back when it is not."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pika
 import pytest
-from harness import PROJECT, Scripts, eventually
+from harness import PROJECT, Scripts, eventually, fill
 
 STOPPED = " [*] Stopped."
 
@@ -54,18 +58,39 @@ def test_a_worker_holds_one_task(scripts: Scripts) -> None:
     eventually(lambda: scripts.broker.bodies(scripts.queue) == ["two.", "three."], "the others wait in the queue")
 
 
-def test_a_worker_is_known_by_its_name(scripts: Scripts) -> None:
-    scripts.worker("--name", "anna")
+def consumers(scripts: Scripts) -> list[dict[str, Any]]:
+    """Return what the admin panel knows of those who listen to the queue."""
+    return [each for each in scripts.broker.api("GET", "consumers") if each["queue"]["name"] == scripts.queue]
 
-    def consumers() -> list[str]:
-        return [
-            c["consumer_tag"] for c in scripts.broker.api("GET", "consumers") if c["queue"]["name"] == scripts.queue
-        ]
+
+@pytest.mark.parametrize("given", ["anna", None])
+def test_a_worker_is_known_by_its_name(scripts: Scripts, given: str | None) -> None:
+    worker = scripts.worker(*["--name", given][: 2 * bool(given)], "--log-file", scripts.log)
+    name = given or f"worker-{socket.gethostname()}-{worker.process.pid}"
 
     def connections() -> list[str]:
         return [c["client_properties"].get("connection_name") for c in scripts.broker.api("GET", "connections")]
 
-    eventually(lambda: consumers() == ["anna"] and "anna" in connections(), "the admin panel shows the name")
+    eventually(lambda: [c["consumer_tag"] for c in consumers(scripts)] == [name], "the panel shows the consumer's name")
+    eventually(lambda: name in connections(), "the panel shows the connection's name")
+    scripts.broker.publish(scripts.queue, b"task")
+    worker.shows("Done.")
+    assert [event["name"] for event in scripts.events()] == [name, name]
+
+
+@pytest.mark.parametrize(
+    ("flags", "arguments", "milliseconds"),
+    [([], "", 86_400_000), (["--ack-timeout", "0.5"], ", ack_timeout=0.5", 1_800_000)],
+)
+def test_rabbitmq_is_told_how_long_a_task_may_take(
+    scripts: Scripts, flags: list[str], arguments: str, milliseconds: int
+) -> None:
+    program = scripts.folder / "work.py"
+    program.write_text(f"from listening_worker import listen\nlisten(print{arguments})\n")
+    scripts.start("listening_worker.py", *flags)
+    scripts.start(str(program), env={"PYTHONPATH": str(PROJECT)})
+    eventually(lambda: len(consumers(scripts)) == 2, "the panel shows both")
+    assert [each["arguments"] for each in consumers(scripts)] == [{"x-consumer-timeout": milliseconds}] * 2
 
 
 # ---- Ends
@@ -299,8 +324,10 @@ def test_ctrl_c_at_a_terminal_reaches_the_command_through_the_worker(scripts: Sc
 def test_a_worker_says_which_try_was_the_last(scripts: Scripts) -> None:
     scripts.emit("bad")
     worker = scripts.work("--run", "false")
-    assert worker.lines[-2] == " [!] It failed too often, and is a dead letter now: bad"
-    assert worker.out.count("Received bad") == 21
+    tries = [" [x] Received bad", " [!] Failed"] * 21
+    ends = [" [*] Waiting", *tries, " [!] It failed too often, and is a dead letter now: bad", " [*] Stopped."]
+    assert len(worker.lines) == len(ends)
+    assert all(line.startswith(beginning) for line, beginning in zip(worker.lines, ends))
     assert worker.err == ""
 
 
@@ -453,12 +480,7 @@ def test_ctrl_c_counts_that_comes_before_the_work_has_begun(scripts: Scripts) ->
     worker = scripts.start("listening_worker.py", "--log-file", scripts.log, stdout=writer)
     eventually(lambda: scripts.broker.counts(scripts.queue)[1] == 1, "the worker subscribes")
     assert b"Waiting" in os.read(reader, 1000)
-    os.set_blocking(writer, False)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            os.write(writer, b"." * 4096)
-    os.set_blocking(writer, True)
-    os.close(writer)
+    fill(writer)
     scripts.emit("long" + "." * 60)
     eventually(lambda: scripts.broker.counts(scripts.queue)[0] == 0, "the worker has the task")
     eventually(lambda: is_asleep_in_a_pipe(worker.process.pid), "it can't tell so")

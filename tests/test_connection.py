@@ -2,9 +2,10 @@
 
 import signal
 import subprocess
+from collections.abc import Iterator
 
 import pytest
-from harness import Scripts, eventually
+from harness import PROJECT, Scripts, eventually
 from relay import Relay
 
 SCRIPTS = ["emitter_of_tasks.py", "listening_worker.py"]
@@ -138,6 +139,53 @@ def test_usage(scripts: Scripts, arguments: tuple[str, ...]) -> None:
     assert done.returncode == 2
     assert done.stdout == b""
     assert b"Traceback" not in done.stderr
+
+
+# ---- Defaults
+
+
+@pytest.fixture
+def learner(scripts: Scripts) -> Iterator[Scripts]:
+    """The scripts without any setting, where every name and port leads to the suite's RabbitMQ, and is noted down."""
+    for name in ("AMQP_URL", "TASK_QUEUE"):
+        del scripts.environment[name]
+    scripts.environment["PYTHONPATH"] = f"{scripts.folder}:{PROJECT}"
+    (scripts.folder / "sitecustomize.py").write_text(
+        "import socket\n"
+        "getaddrinfo = socket.getaddrinfo\n"
+        "def lead_elsewhere(host, port, *more, **named):\n"
+        "    with open('asked', 'a') as asked:\n"
+        "        print(host, port, file=asked)\n"
+        f"    return getaddrinfo('127.0.0.1', {scripts.broker.node.amqp_port}, *more, **named)\n"
+        "socket.getaddrinfo = lead_elsewhere\n"
+    )
+    yield scripts
+    scripts.end_all()
+    scripts.broker.drop("tasks", "tasks.dead-letters")
+
+
+def asked_for(learner: Scripts) -> set[str]:
+    """Return the names and ports that led to the suite's RabbitMQ."""
+    return set((learner.folder / "asked").read_text().splitlines())
+
+
+def test_without_settings_it_is_the_queue_tasks_on_this_machine(learner: Scripts) -> None:
+    learner.emit(stdin=b"one\ntwo\n")
+    assert learner.broker.counts("tasks") == (2, 0)
+    worker = learner.work("--max-tasks", 1)
+    assert worker.lines[:2] == [" [*] Waiting for tasks in queue tasks. To exit press CTRL+C", " [x] Received one"]
+    program = learner.program("from listening_worker import listen\nlisten(print, burst=True)\n", **learner.environment)
+    assert " [x] Received two" in program.lines
+    assert asked_for(learner) == {"localhost 5672"}
+
+
+@pytest.mark.parametrize(
+    ("url", "port", "status"), [("amqp://guest:guest@a-machine/%2F", 5672, 0), ("amqps://a-machine", 5671, 1)]
+)
+def test_a_url_may_leave_the_port_out(learner: Scripts, url: str, port: int, status: int) -> None:
+    run = learner.emit("task", "--url", url, status=status)
+    assert asked_for(learner) == {f"a-machine {port}"}
+    assert status == 0 or f"No TLS with a-machine:{port}" in run.err  # which that RabbitMQ does not speak
 
 
 # ---- Connections that are lost

@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 import pexpect
 import pika
 import pytest
-from harness import Scripts, eventually
+from harness import Scripts, eventually, fill
 from relay import Relay
 
 QUESTION = r"Would you like to monitor RabbitMQ queues\? y or n "
@@ -65,8 +66,9 @@ def test_flags_count_before_the_environment(scripts: Scripts) -> None:
     scripts.broker.drop(other, f"{other}.dead-letters")
 
 
-def test_the_next_node_is_tried(scripts: Scripts) -> None:
-    scripts.emit("task", "--url", f"amqp://localhost:1/%2F,{scripts.broker.url}")
+@pytest.mark.parametrize("query", ["", "?tcp_options={'TCP_KEEPIDLE':60,'TCP_KEEPCNT':3}"])
+def test_the_next_node_is_tried_and_a_comma_in_a_query_begins_none(scripts: Scripts, query: str) -> None:
+    scripts.emit("task", "--url", f"amqp://localhost:1/%2F{query},{scripts.broker.url}{query}")
     assert scripts.broker.bodies(scripts.queue) == ["task"]
 
 
@@ -177,6 +179,20 @@ def test_the_prompt_asks_again_and_again(scripts: Scripts) -> None:
     assert scripts.broker.bodies(scripts.queue) == ["one", "two"]
 
 
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])  # as Python takes them, depending on the language
+def test_what_is_no_text_is_not_sent_and_asked_for_again(scripts: Scripts, errors: str) -> None:
+    encoding = f"utf-8:{errors}"
+    terminal = scripts.at_terminal("emitter_of_tasks.py", "--no-admin", PYTHONIOENCODING=encoding)
+    terminal.expect(PROMPT)
+    terminal.setecho(False)  # of what is no text for pexpect either
+    os.write(terminal.child_fd, b"Gr\xf6\xdfe\n")
+    terminal.expect("That is not text in this terminal's encoding")
+    terminal.expect(PROMPT)
+    terminal.sendline("Größe")
+    terminal.expect(" \\[x\\] Sent Größe\r\n")
+    assert scripts.broker.bodies(scripts.queue) == ["Größe"]
+
+
 def is_asleep(pid: int) -> bool:
     """Tell whether the main thread of a process waits for something."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
@@ -226,11 +242,18 @@ def test_y_opens_the_admin_panel_in_the_browser(scripts: Scripts, answer: str) -
         assert opened.read_text() == f"{panel}\n"
 
 
-def test_the_admin_address_comes_from_the_url_without_its_password(scripts: Scripts) -> None:
-    terminal = scripts.at_terminal("emitter_of_tasks.py", "--admin", "task", BROWSER="true")
-    terminal.expect_exact(" [*] RabbitMQ's admin panel: http://localhost:15672/#/queues\r\n")
-    terminal.expect(" \\[x\\] Sent task\r\n")
-    terminal.expect(pexpect.EOF)
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "::1"])
+def test_the_admin_address_comes_from_the_url_without_its_password(scripts: Scripts, host: str) -> None:
+    try:
+        relay = Relay(scripts.broker.node.amqp_port, host)
+    except OSError:
+        pytest.skip(f"no {host} on this machine")
+    with contextlib.closing(relay):
+        terminal = scripts.at_terminal("emitter_of_tasks.py", "--admin", "task", BROWSER="true", AMQP_URL=relay.url)
+        at = "[::1]" if host == "::1" else host
+        terminal.expect_exact(f" [*] RabbitMQ's admin panel: http://{at}:15672/#/queues\r\n")
+        terminal.expect(" \\[x\\] Sent task\r\n")
+        terminal.expect(pexpect.EOF)
 
 
 def test_a_panel_that_does_not_answer_is_explained(scripts: Scripts) -> None:
@@ -371,6 +394,28 @@ def test_a_reader_that_is_slow_does_not_stop_the_heartbeats(scripts: Scripts) ->
     assert emitter.err == ""
 
 
+def test_output_that_is_full_while_it_waits_for_input_does_not_stop_the_heartbeats(
+    scripts: Scripts, relay: Relay
+) -> None:
+    """The main thread reads; who reports what was confirmed meanwhile must not wait for the reader of that."""
+    reader, writer = os.pipe()
+    emitter = scripts.emitter("--verbose", "--url", f"{relay.url}?heartbeat=1", stdin=subprocess.PIPE, stdout=writer)
+    fill(writer)
+    pipe = emitter.process.stdin
+    assert pipe is not None
+    pipe.write(b"one\n")
+    pipe.flush()
+    eventually(lambda: scripts.broker.counts(scripts.queue)[0] == 1, "the task is sent")
+    before = relay.heartbeats
+    eventually(lambda: relay.heartbeats > before + 4, "it is alive long after the confirm came")
+    with os.fdopen(reader, "rb") as output:
+        pipe.write(b"two\n")
+        pipe.close()
+        assert output.read().strip(b".").startswith(b" [x] Sent one\n [x] Sent two\n [x] Sent 2 tasks")
+    emitter.ends()
+    assert emitter.err == ""
+
+
 def test_ctrl_c_names_the_next_line_exactly(scripts: Scripts) -> None:
     numbers = scripts.folder / "numbers.txt"
     numbers.write_text("".join(f"{number}\n" for number in range(1, 500_001)))
@@ -394,11 +439,11 @@ def test_an_unclosed_quote_is_named_and_does_not_swallow_the_file(scripts: Scrip
 
 
 def test_the_log_names_what_is_confirmed(scripts: Scripts) -> None:
-    scripts.emit("--log-file", scripts.log, stdin=b"one\n\ntwo\n")
+    emitter = scripts.emit("--log-file", scripts.log, stdin=b"one\n\ntwo\n")
     ids = [message["properties"]["message_id"] for message in scripts.broker.messages(scripts.queue)]
     first, second = scripts.events()
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00", first.pop("time"))
-    assert first.pop("name").startswith("emitter-")
+    assert first.pop("name") == f"emitter-{socket.gethostname()}-{emitter.process.pid}"
     assert first == {"event": "confirmed", "message_id": ids[0], "task": "one", "line": 1}
     assert (second["message_id"], second["task"], second["line"]) == (ids[1], "two", 3)
 

@@ -425,10 +425,10 @@ class Connection:
             lambda _, frame: complain(f" [*] RabbitMQ takes no tasks for now: {frame.method.reason}. Waiting ...")
         )
         connection.add_on_connection_unblocked_callback(lambda *_: complain(" [*] RabbitMQ takes tasks again."))
-        connection.channel(on_open_callback=self._on_channel_open)
+        channel = connection.channel(on_open_callback=self._on_channel_open)
+        channel.add_on_close_callback(lambda _, why: self.lose(why))  # also when RabbitMQ does not open it
 
     def _on_channel_open(self, channel: Channel) -> None:
-        channel.add_on_close_callback(lambda _, why: self.lose(why))
         declare_queues(channel, self.queue, then=lambda: self._on_declared(channel))
 
     def _on_declared(self, channel: Channel) -> None:

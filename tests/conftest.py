@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from harness import CONFIG, Broker, Scripts, new_queue_name
 from rabbitmq import Node
 from relay import Relay
+from scripted_server import Server
 
 
 @pytest.fixture(scope="session")
@@ -64,3 +65,32 @@ def relay(broker: Broker) -> Iterator[Relay]:
     it = Relay(broker.node.amqp_port)
     yield it
     it.close()
+
+
+@pytest.fixture
+def new_server() -> Iterator[Callable[[], Server]]:
+    """Starts servers that do what a test tells them. That they were spoken to in AMQP is checked at the end."""
+    servers: list[Server] = []
+
+    def start() -> Server:
+        servers.append(Server())
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+        assert server.errors == []
+
+
+@pytest.fixture
+def server(new_server: Callable[[], Server]) -> Server:
+    """A server that does what the test tells it."""
+    return new_server()
+
+
+@pytest.fixture
+def at_server(server: Server, tmp_path: Path) -> Iterator[Scripts]:
+    """The scripts at that server, without any RabbitMQ."""
+    it = Scripts(server, "tasks", tmp_path, "newest")
+    yield it
+    it.end_all()

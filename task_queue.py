@@ -168,6 +168,10 @@ class GatheringConnection(pika.SelectConnection):
             super()._adapter_emit_data(bytes(self._gathered))  # type: ignore[misc]  # not in the stubs
             self._gathered.clear()
 
+    def abort(self) -> None:
+        """Close the socket without RabbitMQ's answer."""
+        self._terminate_stream(TimeoutError())  # type: ignore[attr-defined]  # not in the stubs
+
 
 class Connection:
     """A connection to RabbitMQ that stays alive while its owner is busy, and is made again when it is lost.
@@ -316,6 +320,9 @@ class Connection:
             if self._pika is not None:
                 if not (self._pika.is_closing or self._pika.is_closed):
                     self._pika.close()
+                self.wait(lambda: self._pika is None, CLOSE_WITHIN)
+            if self._pika is not None:  # or its socket would stay open
+                self._pika.abort()
                 self.wait(lambda: self._pika is None, CLOSE_WITHIN)
         if self._keeper.is_alive():
             self._main_left.set()

@@ -103,6 +103,11 @@ def counts_on(channel: pika.adapters.blocking_connection.BlockingChannel, queue:
     return answer.message_count or 0, answer.consumer_count or 0
 
 
+def waits_in(pid: int) -> str:
+    """Return where in Linux the main thread of a process waits, such as in a pipe or in epoll."""
+    return Path(f"/proc/{pid}/wchan").read_text()
+
+
 def records_in(file: Path) -> list[dict[str, Any]]:
     """Return the JSON objects in a file, a line each, to which others still write."""
     text = file.read_text()

@@ -22,6 +22,7 @@ class Relay:
         delay: seconds by which each piece from the broker comes late.
         piece: bytes that are passed on at a time.
         heartbeats: how many the scripts have sent.
+        last_sent: the last piece that a script has sent.
     """
 
     def __init__(self, port: int, host: str = "127.0.0.1") -> None:
@@ -33,6 +34,7 @@ class Relay:
         self.delay = 0.0
         self.piece = 65536
         self.heartbeats = 0
+        self.last_sent = b""
         self._requests_pass, self._answers_pass = threading.Event(), threading.Event()
         self.thaw()
         self._breaks_frames = False
@@ -93,6 +95,7 @@ class Relay:
                     time.sleep(self.delay)
                 else:
                     self.heartbeats += data.count(HEARTBEAT)
+                    self.last_sent = data
                 passes.wait()
                 if self._breaks_frames:
                     self._breaks_frames = False

@@ -14,7 +14,7 @@ from pathlib import Path
 import pexpect
 import pika
 import pytest
-from harness import Scripts, eventually, fill
+from harness import Scripts, eventually, fill, waits_in
 from relay import Relay
 
 QUESTION = r"Would you like to monitor RabbitMQ queues\? y or n "
@@ -208,6 +208,43 @@ def test_ctrl_c_ends_the_prompt(scripts: Scripts) -> None:
     terminal.close()
     assert terminal.exitstatus == 0
     assert "Traceback" not in terminal.before
+
+
+@pytest.mark.parametrize("way", ["is on its way", "can not be sent"])
+def test_ctrl_c_at_the_prompt_names_the_task_that_is_not_confirmed(scripts: Scripts, relay: Relay, way: str) -> None:
+    terminal = scripts.at_terminal("emitter_of_tasks.py", "--no-admin", AMQP_URL=relay.url)
+    terminal.expect(PROMPT)
+    if way == "is on its way":
+        relay.freeze_answers()
+    else:
+        relay.close()
+        terminal.expect("Reconnecting")
+    terminal.sendline("task")
+    eventually(lambda: "epoll" in waits_in(terminal.pid), "it reads no more and waits for the confirm")
+    terminal.sendintr()
+    terminal.expect_exact("Not confirmed: task\r\n")
+    terminal.expect(pexpect.EOF)
+    terminal.close()
+    assert terminal.exitstatus == 130
+
+
+def test_ctrl_c_at_the_question_ends_it(scripts: Scripts) -> None:
+    terminal = scripts.at_terminal("emitter_of_tasks.py")
+    terminal.expect(QUESTION)
+    eventually(lambda: is_asleep(terminal.pid), "it waits for an answer")
+    terminal.sendintr()
+    terminal.expect(pexpect.EOF)
+    terminal.close()
+    assert terminal.exitstatus == 130
+    assert "Traceback" not in terminal.before
+
+
+def test_what_is_no_answer_is_asked_again(scripts: Scripts) -> None:
+    terminal = scripts.at_terminal("emitter_of_tasks.py")
+    for answer in ("maybe", "yesterday", "n"):
+        terminal.expect(QUESTION)
+        terminal.sendline(answer)
+    terminal.expect(PROMPT)
 
 
 def test_an_emitter_that_waited_at_its_prompt_sends_at_once(scripts: Scripts) -> None:
@@ -562,6 +599,37 @@ def test_what_is_confirmed_after_ctrl_c_is_in_the_log(scripts: Scripts, relay: R
     assert confirmed is not None
     assert int(confirmed[1]) == 21
     assert len(scripts.events("confirmed")) == 21
+
+
+CLOSE = [method.INDEX.to_bytes(4, "big") for method in (pika.spec.Channel.Close, pika.spec.Connection.Close)]
+
+
+@pytest.mark.parametrize(
+    ("again", "confirmed"), [("waits for confirms", 21), ("closes", 21), ("waits for what never comes", 1)]
+)
+def test_a_second_ctrl_c_cuts_no_confirm_off(scripts: Scripts, relay: Relay, again: str, confirmed: int) -> None:
+    """Neither that comes while the emitter waits for the last confirms, nor while it closes its connection."""
+    emitter = scripts.emitter("--url", relay.url, "--log-file", scripts.log, stdin=subprocess.PIPE)
+    assert emitter.process.stdin
+    with emitter.process.stdin as pipe:
+        pipe.write(b"first\n")
+        pipe.flush()
+        eventually(lambda: scripts.events("confirmed"), "the first is confirmed")
+        relay.freeze_answers()
+        pipe.write(b"another\n" * 20)
+        pipe.flush()
+        eventually(lambda: scripts.broker.counts(scripts.queue)[0] == 21, "all are sent")
+        emitter.send(signal.SIGINT)
+        if again == "closes":
+            eventually(lambda: any(method in relay.last_sent for method in CLOSE), "it closes its connection")
+        else:
+            eventually(lambda: "pipe" not in waits_in(emitter.process.pid), "it reads no more")
+        emitter.send(signal.SIGINT)
+        if confirmed == 21:
+            relay.thaw()
+        emitter.ends(130)
+    assert f" confirmed. Go on from line {confirmed + 1} of standard input." in emitter.err
+    assert len(scripts.events("confirmed")) == confirmed
 
 
 def test_an_emitter_whose_output_nobody_reads_ends_when_asked_again(scripts: Scripts) -> None:

@@ -6,10 +6,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from harness import CONFIG, Broker, Scripts, new_queue_name
+from harness import CONFIG, Broker, Scripts, let_children_hear_signals, new_queue_name
 from rabbitmq import Node
 from relay import Relay
 from scripted_server import Server
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _signals() -> None:
+    """Run the suite under nohup as anywhere else. Not on import: the processes of pytest-xdist inherit what it was."""
+    let_children_hear_signals()
 
 
 @pytest.fixture(scope="session")

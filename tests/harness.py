@@ -44,6 +44,16 @@ def eventually(happens: Callable[[], Any], what: str, within: float = DEADLINE) 
         time.sleep(0.02)
 
 
+def let_children_hear_signals() -> None:
+    """Have what is started from now on begin with default signals, though this process was told to ignore some.
+
+    As by nohup, or by a shell's `&`. A handler that does nothing, unlike SIG_IGN, is not inherited.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
+
+
 class Broker:
     """A node, and the tests' own view of it through the admin panel's HTTP interface."""
 
@@ -106,6 +116,15 @@ def counts_on(channel: pika.adapters.blocking_connection.BlockingChannel, queue:
 def waits_in(pid: int) -> str:
     """Return where in Linux the main thread of a process waits, such as in a pipe or in epoll."""
     return Path(f"/proc/{pid}/wchan").read_text()
+
+
+def fill(pipe: int) -> None:
+    """Write into a pipe until it takes no more."""
+    os.set_blocking(pipe, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(pipe, b"." * 4096)
+    os.set_blocking(pipe, True)
 
 
 def records_in(file: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,240 @@
+"""Signals: what they end however things stand, and whose they are again when a worker of one's own is over."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness import PROJECT, Run, Scripts, eventually, fill, waits_in
+from relay import Relay
+
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextlib.contextmanager
+def ignored(*numbers: signal.Signals) -> Iterator[None]:
+    """Ignore signals, and have what is started meanwhile inherit that, as from nohup or a shell's `&`."""
+    before = [signal.signal(number, signal.SIG_IGN) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before):
+            signal.signal(number, handler)
+
+
+# ---- A program of one's own
+
+
+STATE = """
+import os, signal, threading
+from listening_worker import listen
+from task_queue import QueueError
+
+NUMBERS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+
+def handlers():
+    return [signal.getsignal(number) for number in NUMBERS]
+
+def state():
+    fd = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(fd)
+    return [*handlers(), fd]
+
+def raising(number):
+    return lambda task: os.kill(os.getpid(), number)
+
+def have_own_handlers():
+    reads, writes = os.pipe()
+    os.set_blocking(writes, False)
+    signal.set_wakeup_fd(writes)
+    for number in NUMBERS:
+        signal.signal(number, lambda *_: print("not heard by the worker"))
+"""
+
+
+@pytest.mark.parametrize("handlers", ["Python's own handlers", "handlers of one's own"])
+def test_listen_leaves_the_signals_as_they_were(scripts: Scripts, handlers: str) -> None:
+    program = f"""{STATE}
+if {handlers == "handlers of one's own"}:
+    have_own_handlers()
+
+def refused():
+    try:
+        listen(print, url="amqp://localhost:1")
+    except QueueError:
+        print("refused")
+
+ways = {{
+    "burst": lambda: listen(print, burst=True),
+    "SIGTERM": lambda: listen(raising(signal.SIGTERM)),
+    "SIGHUP": lambda: listen(raising(signal.SIGHUP)),
+    "Ctrl+C": lambda: listen(raising(signal.SIGINT)),
+    "refused": refused,
+}}
+for name in ("refused", "SIGTERM", "SIGHUP", "Ctrl+C", "burst", "burst"):
+    before = state()
+    ways[name]()
+    print(name, "changes", [one for one, other in zip(before, state()) if one != other])
+"""
+    scripts.emit(stdin=b"one\ntwo\nthree\nfour\n")
+    lines = scripts.program(program).lines
+    assert [line for line in lines if "changes" in line] == [
+        f"{name} changes []" for name in ("refused", "SIGTERM", "SIGHUP", "Ctrl+C", "burst", "burst")
+    ]
+    assert lines.count(" [*] Stopped.") == 5
+    assert "not heard by the worker" not in lines
+
+
+def test_listen_in_another_thread_leaves_the_signals_alone(scripts: Scripts) -> None:
+    program = f"""{STATE}
+def perform(task):
+    print(task.text, "changes", handlers() != before[:3])
+
+have_own_handlers()
+before = state()
+thread = threading.Thread(target=listen, args=(perform,), kwargs={{"burst": True}})
+thread.start()
+while thread.is_alive():
+    thread.join(0.1)
+print("the end changes", state() != before)
+"""
+    scripts.emit(stdin=b"one\ntwo\n")
+    lines = scripts.program(program).lines
+    assert [line for line in lines if "changes" in line] == [
+        "one changes False",
+        "two changes False",
+        "the end changes False",
+    ]
+    assert lines.count(" [x] Done.") == 2
+
+
+def test_signals_that_a_program_ignores_stay_ignored(scripts: Scripts) -> None:
+    program = f"""{STATE}
+def perform(task):
+    for number in NUMBERS:
+        os.kill(os.getpid(), number)
+
+for number in NUMBERS:
+    signal.signal(number, signal.SIG_IGN)
+listen(perform, burst=True)
+print(handlers() == [signal.SIG_IGN] * 3)
+"""
+    scripts.emit(stdin=b"one\ntwo\n")
+    lines = scripts.program(program).lines
+    assert lines.count(" [x] Done.") == 2
+    assert lines[-1] == "True"
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_a_process_that_a_task_forks_dies_of_a_signal_and_the_worker_goes_on(
+    scripts: Scripts, number: signal.Signals
+) -> None:
+    program = f"""
+import os, time
+from listening_worker import listen
+
+def perform(task):
+    reads, writes = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(writes, b".")  # what comes before, Python itself forgets
+        time.sleep(5)
+        os._exit(0)
+    os.read(reads, 1)
+    os.kill(pid, {number.value})
+    print("died of", os.WTERMSIG(os.waitpid(pid, 0)[1]))
+
+if __name__ == "__main__":
+    listen(perform, burst=True)
+"""
+    scripts.emit(stdin=b"one\ntwo\n")
+    run = scripts.program(program)
+    assert run.lines.count(f"died of {number.value}") == 2
+    assert run.lines.count(" [x] Done.") == 2
+    assert run.err == ""
+
+
+# ---- The scripts
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_a_signal_that_was_ignored_at_the_start_stays_ignored(scripts: Scripts, number: signal.Signals) -> None:
+    with ignored(number):
+        emitter = scripts.emitter("--verbose", stdin=subprocess.PIPE)
+        worker = scripts.worker("--run", f"sh -c 'kill -{number.value} $$; echo the command goes on'")
+    assert emitter.process.stdin
+    with emitter.process.stdin as pipe:
+        pipe.write(b"one\n")
+        pipe.flush()
+        worker.shows("the command goes on")
+        emitter.send(number)
+        worker.send(number)
+        pipe.write(b"two\n")
+    emitter.ends()
+    worker.shows("Done.", times=2)
+    worker.send(signal.SIGINT)
+    worker.ends()
+
+
+def test_a_worker_whose_output_nobody_reads_ends_when_asked_again(scripts: Scripts) -> None:
+    reader, writer = os.pipe()
+    worker = scripts.start("listening_worker.py", "--log-file", scripts.log, stdout=writer)
+    assert b"Waiting" in os.read(reader, 1000)
+    fill(writer)
+    os.close(writer)
+    scripts.emit("task")
+    eventually(lambda: scripts.broker.counts(scripts.queue)[0] == 0, "the worker has the task")
+    eventually(lambda: "pipe" in waits_in(worker.process.pid), "it can't tell so")
+
+    def has_ended() -> bool:
+        worker.send(signal.SIGTERM)
+        return worker.process.poll() is not None
+
+    eventually(has_ended, "asked for long, it ends", within=40)
+    os.close(reader)
+    assert worker.process.returncode in (0, 130)
+    assert scripts.events("done") or eventually(lambda: scripts.broker.bodies(scripts.queue) == ["task"], "it is back")
+
+
+@pytest.mark.parametrize("busy_with", ["nothing", "a task", "reconnecting"])
+def test_a_broker_that_is_frozen_does_not_keep_a_worker_from_ending(
+    scripts: Scripts, relay: Relay, busy_with: str
+) -> None:
+    worker = scripts.worker("--url", relay.url, "--seconds-per-dot", 0.3)
+    if busy_with == "a task":
+        scripts.emit("task..")
+        worker.shows("1 of 2")
+    relay.freeze()
+    if busy_with == "reconnecting":
+        relay.cut()
+        worker.shows("Reconnecting")
+        eventually(lambda: relay.sockets, "it tries")
+    worker.send(signal.SIGTERM)
+    worker.ends(within=8)  # five, and some for a loaded machine
+    assert worker.lines[-1] == " [*] Stopped."
+    if busy_with == "a task":
+        relay.cut()
+        eventually(lambda: scripts.broker.bodies(scripts.queue) == ["task.."], "it is not lost")
+
+
+# ---- The suite
+
+
+def test_what_the_suite_starts_ignores_no_signal(tmp_path: Path) -> None:
+    run = Run(["grep", "SigIgn", "/proc/self/status"], tmp_path, dict(os.environ)).ends()
+    ignores = int(run.out.split()[1], 16)
+    assert [number for number in ENDING if ignores >> (number - 1) & 1] == []
+
+
+def test_not_even_when_the_suite_was_told_to_ignore_them(tmp_path: Path) -> None:
+    same = f"{__file__}::{test_what_the_suite_starts_ignores_no_signal.__name__}"
+    options = ["-n0", "-pno:cacheprovider", f"--basetemp={tmp_path}/again"]
+    with ignored(*ENDING):
+        assert subprocess.run([sys.executable, "-m", "pytest", *options, same], cwd=PROJECT).returncode == 0

@@ -266,15 +266,5 @@ class Scripts:
                 run.process.wait()
 
 
-def fill(pipe: int) -> None:
-    """Write dots into a pipe until it takes no more, and close this end of it."""
-    os.set_blocking(pipe, False)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            os.write(pipe, b"." * 4096)
-    os.set_blocking(pipe, True)
-    os.close(pipe)
-
-
 def new_queue_name() -> str:
     return f"test-{uuid.uuid4().hex[:12]}"

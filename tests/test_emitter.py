@@ -438,6 +438,7 @@ def test_output_that_is_full_while_it_waits_for_input_does_not_stop_the_heartbea
     reader, writer = os.pipe()
     emitter = scripts.emitter("--verbose", "--url", f"{relay.url}?heartbeat=1", stdin=subprocess.PIPE, stdout=writer)
     fill(writer)
+    os.close(writer)
     pipe = emitter.process.stdin
     assert pipe is not None
     pipe.write(b"one\n")

@@ -305,6 +305,39 @@ def test_ctrl_c_ends_the_command_with_its_children(scripts: Scripts, stubborn: s
     assert scripts.broker.bodies(scripts.queue) == ["task"]
 
 
+def busy_command(when_asked_to_end: str) -> str:
+    """Return a command that is busy for half a minute, and does this at SIGTERM."""
+    return f"sh -c 'trap \"{when_asked_to_end}\" TERM; echo pid $$; for _ in $(seq 300); do sleep 0.1; done'"
+
+
+def test_a_command_that_is_ended_may_tidy_up(scripts: Scripts) -> None:
+    scripts.emit("task")
+    worker = scripts.worker("--run", busy_command("sleep 1; echo tidy; exit"))
+    worker.shows("pid ")
+    worker.send(signal.SIGINT)
+    assert "tidy" in worker.ends().lines
+    assert scripts.broker.bodies(scripts.queue) == ["task"]
+
+
+@pytest.mark.parametrize("is_asked_again", [False, True])
+def test_a_command_that_does_not_end_is_killed_after_five_seconds_or_a_second_ctrl_c(
+    scripts: Scripts, is_asked_again: bool
+) -> None:
+    scripts.emit("task")
+    worker = scripts.worker("--run", busy_command("echo no"))
+    worker.shows("pid ")
+    asked = time.monotonic()
+    worker.send(signal.SIGINT)
+    worker.shows("no\n")
+    if is_asked_again:
+        worker.send(signal.SIGINT)
+    worker.ends()
+    assert (time.monotonic() - asked < 5) == is_asked_again
+    (pid,) = re.findall(r"pid (\d+)", worker.out)
+    assert not is_alive(int(pid))
+    assert scripts.broker.bodies(scripts.queue) == ["task"]
+
+
 def test_ctrl_c_at_a_terminal_reaches_the_command_through_the_worker(scripts: Scripts) -> None:
     scripts.emit("task")
     ended = scripts.folder / "ended"
@@ -481,6 +514,7 @@ def test_ctrl_c_counts_that_comes_before_the_work_has_begun(scripts: Scripts) ->
     eventually(lambda: scripts.broker.counts(scripts.queue)[1] == 1, "the worker subscribes")
     assert b"Waiting" in os.read(reader, 1000)
     fill(writer)
+    os.close(writer)
     scripts.emit("long" + "." * 60)
     eventually(lambda: scripts.broker.counts(scripts.queue)[0] == 0, "the worker has the task")
     eventually(lambda: is_asleep_in_a_pipe(worker.process.pid), "it can't tell so")

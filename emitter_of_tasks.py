@@ -485,7 +485,7 @@ def offer_admin_panel(answer: bool | None, url: str) -> None:
         import webbrowser  # only here: it takes long to load
         from urllib.parse import urlsplit
 
-        say(f" [*] RabbitMQ's admin panel: {url}")
+        say(f" [*] RabbitMQ's admin panel: {printable(url)}")
         try:
             parts = urlsplit(url)
             socket.create_connection((parts.hostname, parts.port or 80), timeout=2).close()

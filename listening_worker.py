@@ -409,7 +409,7 @@ def at_least_0(text: str) -> float:
     with contextlib.suppress(ValueError):
         if 0 <= (value := float(text)) <= 1e9:
             return value
-    raise argparse.ArgumentTypeError(f"{text} is not a number from 0 on")
+    raise argparse.ArgumentTypeError(f"{printable(text)} is not a number from 0 on")
 
 
 def at_least_1(text: str) -> int:
@@ -417,7 +417,7 @@ def at_least_1(text: str) -> int:
     with contextlib.suppress(ValueError):
         if (value := int(text)) >= 1:
             return value
-    raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 on")
+    raise argparse.ArgumentTypeError(f"{printable(text)} is not a whole number from 1 on")
 
 
 def settings() -> argparse.Namespace:

@@ -429,7 +429,9 @@ class Connection:
 
     def _on_open(self, connection: Any) -> None:
         connection.add_on_connection_blocked_callback(
-            lambda _, frame: complain(f" [*] RabbitMQ takes no tasks for now: {frame.method.reason}. Waiting ...")
+            lambda _, frame: complain(
+                f" [*] RabbitMQ takes no tasks for now: {printable(frame.method.reason)}. Waiting ..."
+            )
         )
         connection.add_on_connection_unblocked_callback(lambda *_: complain(" [*] RabbitMQ takes tasks again."))
         channel = connection.channel(on_open_callback=self._on_channel_open)

@@ -41,6 +41,19 @@ def test_every_task_has_an_id_of_its_own(scripts: Scripts) -> None:
     assert all(str(uuid.UUID(each)) == each for each in ids)
 
 
+def test_tasks_are_persistent_whichever_way_they_come_in(scripts: Scripts) -> None:
+    (scripts.folder / "tasks.csv").write_text("of a file,.\n")
+    terminal = scripts.at_terminal("emitter_of_tasks.py", "--no-admin")
+    scripts.emit("of words")
+    scripts.emit("--file", "tasks.csv")
+    scripts.emit(stdin=b"of a pipe\n")
+    terminal.expect(PROMPT)
+    terminal.sendline("typed")
+    terminal.expect(r" \[x\] Sent typed\r\n")
+    modes = {m["body"].decode(): m["properties"].get("delivery_mode") for m in scripts.broker.messages(scripts.queue)}
+    assert modes == dict.fromkeys(["of words", "of a file .", "of a pipe", "typed"], 2)
+
+
 def test_both_queues_are_declared_as_promised(scripts: Scripts) -> None:
     scripts.emit("task")
     queue, dead_letters = (
@@ -148,6 +161,41 @@ def test_a_task_that_is_too_large_is_named_and_the_others_are_sent(scripts: Scri
     assert "Go on from" not in emitter.err  # there is no rest
     # RabbitMQ ends the channel, so that what it had not confirmed by then is sent again.
     assert set(scripts.broker.bodies(scripts.queue)) == set(small)
+
+
+def test_a_task_of_the_largest_size_is_sent_after_one_that_was_too_large(scripts: Scripts) -> None:
+    largest = 16 * 1024 * 1024
+    lines = [b"x" * (largest + 1), b"y" * largest, b"small"]
+    scripts.emit("--log-file", scripts.log, stdin=b"\n".join(lines), status=1)
+    assert sorted((event["line"], event["event"]) for event in scripts.events()) == [
+        (1, "refused"),
+        (2, "confirmed"),
+        (3, "confirmed"),
+    ]
+    assert scripts.broker.counts(scripts.queue)[0] == 2
+
+
+def test_a_thousand_tasks_may_be_unconfirmed_and_no_more(scripts: Scripts, relay: Relay) -> None:
+    emitter = scripts.emitter("--url", relay.url, "--log-file", scripts.log, stdin=subprocess.PIPE)
+    pipe = emitter.process.stdin
+    assert pipe is not None
+    pipe.write(b"first\n")
+    pipe.flush()
+    eventually(lambda: scripts.events("confirmed"), "the first is confirmed")
+    relay.freeze_answers()
+    pipe.write(b"task\n" * 3000)
+    pipe.close()
+
+    def sent() -> int:
+        return scripts.broker.counts(scripts.queue)[0] - 1
+
+    eventually(lambda: sent() >= 1000, "it sends what it may")
+    since = time.monotonic()
+    eventually(lambda: sent() > 1000 or time.monotonic() > since + 0.5, "half a second goes by, enough for all of them")
+    assert sent() == 1000
+    relay.thaw()
+    emitter.ends()
+    assert sent() == 3000
 
 
 def test_progress_is_shown_at_a_terminal(scripts: Scripts) -> None:
@@ -529,6 +577,29 @@ def test_a_task_that_fails_again_at_once_is_not_moved_for_ever(scripts: Scripts)
     eventually(lambda: scripts.broker.counts(scripts.dead_letters)[0] == 2, "they are dead letters again")
     worker.send(signal.SIGTERM)
     worker.ends()
+
+
+def test_a_task_that_comes_back_from_the_dead_letters_begins_a_new_life(scripts: Scripts) -> None:
+    """Nothing of its former life is shown or logged, though somebody has looked at the dead letters meanwhile.
+
+    So it is on RabbitMQ 3.10, however they are moved; on 4.x, a letter that RabbitMQ itself moves back counts on.
+    """
+    fail_often(scripts)
+    assert len(scripts.broker.messages(scripts.dead_letters)) == 2
+    scripts.emit("--retry-dead-letters")
+    scripts.log.unlink()
+    said = scripts.work("--run", "false", "--log-file", scripts.log).lines
+    for task in ("bad", "ugly"):
+        received = [record for record in scripts.events("received") if record["task"] == task]
+        tries = [(record["redelivered"], record["delivery_count"]) for record in received]
+        assert tries == [(failed > 0, failed) for failed in range(21)]
+        assert [line for line in said if f"Received {task}" in line] == [
+            f" [x] Received {task}",
+            *[f" [x] Received {task} (redelivered)"] * 20,
+        ]
+        last_words = f" [!] It failed too often, and is a dead letter now: {task}"
+        assert said.count(last_words) == 1
+        assert said[: said.index(last_words)].count(f" [x] Received {task} (redelivered)") == 20
 
 
 def test_no_dead_letters_is_nothing_to_do(scripts: Scripts) -> None:

@@ -45,10 +45,9 @@ def test_a_task_and_its_command_are_shown_harmless_when_they_fail_too_often(scri
     command.chmod(0o755)
     scripts.emit(HARM)
     said = harmless(scripts.work("--run", shlex.quote(f"./{HARM}")))
-    assert said.count(f" [x] Received {SHOWN}") == 21
     failed = rf" \[!\] Failed.*: \./{re.escape(SHOWN)} "
-    assert len(re.findall(f"{failed}was killed by SIGKILL", said)) == 1
-    assert len(re.findall(f"{failed}ended with exit status 3", said)) == 20
+    assert re.search(f"{failed}was killed by SIGKILL\n", said)
+    assert re.search(f"{failed}ended with exit status 3\n", said)
     assert f"dead letter now: {SHOWN}\n" in said
 
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from harness import CONFIG, Broker, Scripts, let_children_hear_signals, new_queue_name
+from harness import CONFIG, Broker, Scripts, new_queue_name
+from machine import let_children_hear_signals
 from rabbitmq import Node
 from relay import Relay
 from scripted_server import Server

@@ -44,16 +44,6 @@ def eventually(happens: Callable[[], Any], what: str, within: float = DEADLINE) 
         time.sleep(0.02)
 
 
-def let_children_hear_signals() -> None:
-    """Have what is started from now on begin with default signals, though this process was told to ignore some.
-
-    As by nohup, or by a shell's `&`. A handler that does nothing, unlike SIG_IGN, is not inherited.
-    """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_IGN:
-            signal.signal(number, lambda *_: None)
-
-
 class Broker:
     """A node, and the tests' own view of it through the admin panel's HTTP interface."""
 
@@ -116,6 +106,11 @@ def counts_on(channel: pika.adapters.blocking_connection.BlockingChannel, queue:
 def waits_in(pid: int) -> str:
     """Return where in Linux the main thread of a process waits, such as in a pipe or in epoll."""
     return Path(f"/proc/{pid}/wchan").read_text()
+
+
+def waits_for_output(pid: int) -> bool:
+    """Tell whether the main thread of a process waits until a pipe or a terminal takes more."""
+    return any(where in waits_in(pid) for where in ("pipe", "poll_schedule"))
 
 
 def fill(pipe: int) -> None:

@@ -69,7 +69,14 @@ def test_both_queues_are_declared_as_promised(scripts: Scripts) -> None:
         "x-overflow": "reject-publish",
     }
     assert dead_letters["durable"]
-    assert dead_letters["arguments"] == {"x-queue-type": "quorum", "x-delivery-limit": 1_000_000_000}
+    assert dead_letters["arguments"] == {
+        "x-queue-type": "quorum",
+        "x-delivery-limit": 1_000_000_000,
+        "x-dead-letter-exchange": "",
+        "x-dead-letter-routing-key": scripts.queue,
+        "x-dead-letter-strategy": "at-least-once",
+        "x-overflow": "reject-publish",
+    }
 
 
 def test_flags_count_before_the_environment(scripts: Scripts) -> None:
@@ -443,24 +450,6 @@ def test_a_name_of_a_file_is_shown_without_control_characters(scripts: Scripts) 
         assert run.err.replace("\n", "").isprintable()
 
 
-def test_a_dead_letter_that_can_not_be_read_does_not_hold_the_emitter_up_for_ever(scripts: Scripts) -> None:
-    """A header with a time that Python has no date for, such as one in milliseconds."""
-    scripts.work()
-    table = b"\x02atT" + (1763795000000).to_bytes(8, "big")
-
-    def encode(pieces: list[bytes], _table: object) -> int:
-        pieces.append(len(table).to_bytes(4, "big") + table)
-        return 4 + len(table)
-
-    with contextlib.closing(pika.BlockingConnection(pika.URLParameters(scripts.broker.url))) as connection:
-        channel = connection.channel()
-        with pytest.MonkeyPatch.context() as patch:  # pika itself would not send it
-            patch.setattr("pika.data.encode_table", encode)
-            channel.basic_publish("", scripts.dead_letters, b"odd", pika.BasicProperties(headers={"at": 0}))
-    retry = scripts.emit("--retry-dead-letters", status=1)
-    assert "A dead letter can't be read: with each try, the connection was lost." in retry.err
-
-
 def test_a_reader_that_is_slow_does_not_stop_the_heartbeats(scripts: Scripts) -> None:
     """The main thread waits for the full pipe; the keeper must not."""
     url = f"{scripts.broker.url}?heartbeat=1"
@@ -538,96 +527,6 @@ def test_a_log_on_a_full_disk_costs_no_task(scripts: Scripts) -> None:
     emitter = scripts.emit("--log-file", "/dev/full", stdin=b"one\ntwo\n")
     assert emitter.err.count("The log file can't be written: No space left on device") == 1
     assert scripts.broker.bodies(scripts.queue) == ["one", "two"]
-
-
-# ---- Dead letters
-
-
-def fail_often(scripts: Scripts) -> None:
-    """Make dead letters of the tasks `bad` and `ugly`."""
-    scripts.emit("--log-file", scripts.log, stdin=b"good\nbad\nugly\n")
-    scripts.work("--run", "grep -q good")
-    assert scripts.broker.bodies(scripts.queue) == []
-
-
-def test_a_task_that_always_fails_is_a_dead_letter_with_the_reason(scripts: Scripts) -> None:
-    fail_often(scripts)
-    letters = scripts.broker.messages(scripts.dead_letters)
-    assert [letter["properties"]["headers"]["x-death"][0]["reason"] for letter in letters] == ["delivery_limit"] * 2
-    assert sorted(letter["body"] for letter in letters) == [b"bad", b"ugly"]
-
-
-def test_dead_letters_go_back_to_the_queue(scripts: Scripts) -> None:
-    fail_often(scripts)
-    emitter = scripts.emit("--retry-dead-letters", "--log-file", scripts.log)
-    assert sorted(emitter.lines) == [" [x] Sent bad", " [x] Sent ugly"]
-    assert "No dead letters" in scripts.emit("--retry-dead-letters").out
-    again = scripts.broker.messages(scripts.queue)
-    sent, moved = scripts.events()[1:3], scripts.events()[3:]
-    ids = {event["message_id"] for event in sent}
-    assert {event["message_id"] for event in moved} == ids
-    assert {message["properties"]["message_id"] for message in again} == ids
-    assert all("x-death" not in message["properties"].get("headers", {}) for message in again)
-
-
-def test_a_task_that_fails_again_at_once_is_not_moved_for_ever(scripts: Scripts) -> None:
-    fail_often(scripts)
-    worker = scripts.worker("--run", "false")
-    assert len(scripts.emit("--retry-dead-letters").lines) == 2
-    eventually(lambda: scripts.broker.counts(scripts.dead_letters)[0] == 2, "they are dead letters again")
-    worker.send(signal.SIGTERM)
-    worker.ends()
-
-
-def test_a_task_that_comes_back_from_the_dead_letters_begins_a_new_life(scripts: Scripts) -> None:
-    """Nothing of its former life is shown or logged, though somebody has looked at the dead letter meanwhile.
-
-    So it is on RabbitMQ 3.10, however it is moved; on 4.x, a letter that RabbitMQ itself moves back counts on.
-    """
-    scripts.emit("bad")
-    scripts.work("--run", "false")
-    eventually(lambda: scripts.broker.bodies(scripts.dead_letters) == ["bad"], "it is a dead letter")
-    scripts.emit("--retry-dead-letters")
-    said = scripts.work("--run", "false", "--log-file", scripts.log).lines
-    tries = [(record["redelivered"], record["delivery_count"]) for record in scripts.events("received")]
-    assert len(tries) > 15  # and not always 21: under load, some come to nobody's hands and are counted
-    assert tries[0] == (False, 0)
-    assert all(redelivered and before < count for (_, before), (redelivered, count) in zip(tries, tries[1:]))
-    words = [line for line in said if "Received" in line or "dead letter" in line]
-    assert words[: len(tries)] == [" [x] Received bad", *[" [x] Received bad (redelivered)"] * (len(tries) - 1)]
-
-
-def test_no_dead_letters_is_nothing_to_do(scripts: Scripts) -> None:
-    retry = scripts.emit("--retry-dead-letters")
-    assert (retry.out, retry.err) == (f" [*] No dead letters in {scripts.dead_letters}.\n", "")
-
-
-def test_a_dead_letter_that_was_fetched_and_not_settled_is_still_there(scripts: Scripts) -> None:
-    """However often: somebody looks at it, a mover is killed."""
-    fail_often(scripts)
-    for _ in range(30):
-        with contextlib.closing(pika.BlockingConnection(pika.URLParameters(scripts.broker.url))) as connection:
-            channel = connection.channel()
-            assert eventually(lambda: channel.basic_get(scripts.dead_letters)[0], "it is there")  # noqa: B023
-    assert len(scripts.emit("--retry-dead-letters").lines) == 2
-
-
-def test_a_dead_letter_keeps_any_bytes_and_its_own_headers(scripts: Scripts) -> None:
-    scripts.emit("first")
-    scripts.work()
-    request = {
-        "properties": {"headers": {"tenant": "blue"}, "priority": 3, "user_id": "guest"},
-        "routing_key": scripts.dead_letters,
-        "payload": "/wD+",
-        "payload_encoding": "base64",
-    }
-    scripts.broker.api("POST", "exchanges/%2F/amq.default/publish", request)
-    assert scripts.emit("--retry-dead-letters").lines == [r" [x] Sent \xff\x00\xfe"]
-    (message,) = scripts.broker.messages(scripts.queue)
-    assert message["body"] == b"\xff\x00\xfe"
-    assert message["properties"]["headers"]["tenant"] == "blue"
-    assert message["properties"]["priority"] == 3
-    assert message["properties"]["delivery_mode"] == 2
 
 
 # ---- Memory

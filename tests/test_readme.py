@@ -12,9 +12,10 @@ from urllib.parse import quote
 
 import pika
 import pytest
-import task_queue
 from harness import PROJECT, Broker, Scripts, eventually, new_queue_name
 from rabbitmq import ensure_server
+
+from task_queue.settings import nodes_in
 
 README = (PROJECT / "README.md").read_text()
 PROGRAMS = (
@@ -105,7 +106,7 @@ def test_the_addresses_of_the_readme_are_those_of_a_cluster(monkeypatch: pytest.
     (export,) = (command for command in commands() if command.startswith("export"))
     name, _, value = shlex.split(export)[1].partition("=")
     monkeypatch.setenv(name, value)
-    nodes = task_queue.nodes_in(None)
+    nodes = nodes_in(None)
     assert [(node.host, node.port, node.virtual_host) for node in nodes] == [
         ("one.example", 5671, "/"),
         ("two.example", 5671, "/"),
@@ -177,10 +178,10 @@ def test_the_files_it_names_are_there() -> None:
 
 
 def test_every_documented_number_is_that_of_the_code() -> None:
-    emitter = (PROJECT / "emitter_of_tasks.py").read_text()
+    publisher = (PROJECT / "task_queue/publisher.py").read_text()
     assert "at most 1,000 tasks or 16 MiB unconfirmed" in README
-    assert "WINDOW = 1000 " in emitter
-    assert "WINDOW_BYTES = 16 * 1024 * 1024 " in emitter
+    assert "WINDOW = 1000 " in publisher
+    assert "WINDOW_BYTES = 16 * 1024 * 1024 " in publisher
     assert "tried again at once, 20 times (the queue's [delivery limit][limit])" in README
-    assert "DELIVERY_LIMIT = 20 " in (PROJECT / "task_queue.py").read_text()
+    assert "DELIVERY_LIMIT = 20 " in (PROJECT / "task_queue/queues.py").read_text()
     assert "ACK_TIMEOUT_HOURS = 24.0\n" in (PROJECT / "listening_worker.py").read_text()

@@ -142,7 +142,7 @@ def replace_queue(tenant: Scripts) -> None:
 
 FINAL = {
     "refused user NAME with this password": lambda tenant: change_password(tenant, "another"),
-    "lets user NAME not into virtual host NAME": lambda tenant: tenant.broker.api(
+    "does not let user NAME into virtual host NAME": lambda tenant: tenant.broker.api(
         "DELETE", f"permissions/{tenant.queue}/{tenant.queue}"
     ),
     "User NAME may not do this": lambda tenant: allow(tenant, configure="^$"),

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import PROJECT, Run, Scripts, eventually, fill, waits_in
+from harness import PROJECT, Run, Scripts, eventually, fill, waits_for_output
 from relay import Relay
 
 
@@ -191,7 +191,7 @@ def test_a_worker_whose_output_nobody_reads_ends_when_asked_again(scripts: Scrip
     os.close(writer)
     scripts.emit("task")
     eventually(lambda: scripts.broker.counts(scripts.queue)[0] == 0, "the worker has the task")
-    eventually(lambda: "pipe" in waits_in(worker.process.pid), "it can't tell so")
+    eventually(lambda: waits_for_output(worker.process.pid), "it can't tell so")
 
     def has_ended() -> bool:
         worker.send(signal.SIGTERM)

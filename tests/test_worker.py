@@ -14,7 +14,7 @@ from typing import Any
 
 import pika
 import pytest
-from harness import PROJECT, Scripts, eventually, fill
+from harness import PROJECT, Scripts, eventually, fill, waits_for_output
 
 STOPPED = " [*] Stopped."
 
@@ -517,16 +517,12 @@ def test_ctrl_c_counts_that_comes_before_the_work_has_begun(scripts: Scripts) ->
     os.close(writer)
     scripts.emit("long" + "." * 60)
     eventually(lambda: scripts.broker.counts(scripts.queue)[0] == 0, "the worker has the task")
-    eventually(lambda: is_asleep_in_a_pipe(worker.process.pid), "it can't tell so")
+    eventually(lambda: waits_for_output(worker.process.pid), "it can't tell so")
     worker.send(signal.SIGINT)
     with os.fdopen(reader, "rb") as pipe:
         pipe.read()
     worker.ends(0)
     assert [record["event"] for record in scripts.events()] == ["received", "requeued"]
-
-
-def is_asleep_in_a_pipe(pid: int) -> bool:
-    return "pipe" in Path(f"/proc/{pid}/wchan").read_text()
 
 
 CUTS = """

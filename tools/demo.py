@@ -132,18 +132,21 @@ def own_queue(url: str) -> Iterator[str]:
     Raises:
         DemoError: something was left in it.
     """
-    from task_queue import Connection, QueueError, dead_letters_of, nodes_in
+    from task_queue import QueueError
+    from task_queue.connection import Connection
+    from task_queue.queues import dead_letters_of
+    from task_queue.settings import settings_for
 
     queue = f"demo-{uuid.uuid4().hex[:8]}"
     try:
         yield queue
     finally:
         left: list[int] = []
-        connection = Connection(nodes_in(url), queue, "demo", on_ready=lambda _: None, on_lost=lambda _: None)
+        connection = Connection(settings_for(url, queue, "demo", 0.0), on_ready=lambda _: None, on_lost=lambda _: None)
         try:
             with contextlib.closing(connection):
                 connection.open()
-                with connection:
+                with connection.loop:
                     for name in (queue, dead_letters_of(queue)):
                         if connection.channel is not None:
                             connection.channel.queue_delete(
@@ -228,6 +231,7 @@ def main() -> int:
     if not chosen.file.is_file():
         parser.error(f"--file: there is no file {chosen.file}")
     machine.run_in_venv("requirements.txt")
+    machine.let_children_hear_signals()
     sys.path.insert(0, str(machine.PROJECT))
     demonstrate(chosen.file, chosen.workers)
     return 0

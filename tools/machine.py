@@ -104,6 +104,16 @@ def clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in ("AMQP_URL", "TASK_QUEUE")}
 
 
+def let_children_hear_signals() -> None:
+    """Have what is started from now on begin with default signals, though this process was told to ignore some.
+
+    As by nohup, or by a shell's `&`. A handler that does nothing, unlike SIG_IGN, is not inherited.
+    """
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is signal.SIG_IGN:
+            signal.signal(getattr(signal, name), lambda *_: None)
+
+
 def run_main(main: Callable[[], int]) -> None:
     """Run a command, and end with the exit status that it returns: 1 after a CommandError, 130 after Ctrl+C.
 
@@ -114,7 +124,8 @@ def run_main(main: Callable[[], int]) -> None:
         raise KeyboardInterrupt
 
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
+        # What is ignored stays so, as by nohup.
+        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:
             signal.signal(getattr(signal, name), interrupt)
     try:
         status = main()

@@ -17,7 +17,7 @@ import machine
 import rabbitmq
 
 OLD_PIKA = "1.3.2"  # the oldest that is promised to work
-SCRIPTS = ("emitter_of_tasks.py", "listening_worker.py", "task_queue.py")
+SCRIPTS = ("emitter_of_tasks.py", "listening_worker.py", "task_queue")
 CHECKS = (
     ["ruff", "check", *SCRIPTS, "tools", "tests", "screenshots"],
     ["ruff", "format", "--check", *SCRIPTS, "tools", "tests", "screenshots"],

@@ -49,13 +49,19 @@ class Message(NamedTuple):
 
 
 class Bench(Scripts):
-    """A RabbitMQ with nothing else to do, one queue of it at a time, and the processes that use it."""
+    """A RabbitMQ with nothing else to do, one queue of it at a time, and the processes that use it.
 
-    def __init__(self, broker: Broker, folder: Path) -> None:
+    Args:
+        project: the checkout whose scripts are measured.
+    """
+
+    def __init__(self, broker: Broker, folder: Path, project: Path = PROJECT) -> None:
         super().__init__(broker, new_queue_name(), folder, "newest")
+        self._project = project
         self.environment = {
             **machine.clean_environment(),
             **self.environment,
+            "PYTHONPATH": str(project),
             "BENCH_URL": broker.url,
             "dramatiq_queue_prefetch": "1",
         }
@@ -63,7 +69,7 @@ class Bench(Scripts):
 
     def command(self, script: str, *arguments: object) -> list[str]:
         """Return the command of a script, or of a peer: without `-W error`, which nobody types."""
-        file = PROJECT / script if (PROJECT / script).exists() else PEERS / script
+        file = self._project / script if (self._project / script).exists() else PEERS / script
         return [sys.executable, str(file), *map(str, arguments)]
 
     def compiled(self, name: str) -> str:

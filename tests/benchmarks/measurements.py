@@ -235,24 +235,11 @@ def compare_workers(bench: Bench, runs: int, tasks: int, crowd: int) -> Outcome:
 def latency(bench: Bench, runs: int, tasks: int) -> Outcome:
     """Measure the time from publishing a task to the start of its work on an idle worker."""
     number = max(20, tasks // 100)
-    file = bench.folder / "latency.json"
     dice = random.Random(1)
     worst: Results = {}
 
     def middle(name: str, script: str) -> float:
-        with (
-            bench.new_queue() as queue,
-            bench.channel() as channel,
-            bench.running([bench.command(script, bench.broker.url, queue, file, number)]),
-        ):
-            bench.wait_for_workers(1)
-            for _ in range(number):
-                time.sleep(dice.uniform(0.004, 0.008))  # until the worker is idle again
-                channel.basic_publish("", queue, str(time.monotonic_ns()).encode())
-            eventually(file.exists, "the worker writes down what it saw")
-            eventually(lambda: file.read_text().endswith("]"), "and ends")
-        milliseconds = sorted(each / 1e6 for each in json.loads(file.read_text()))
-        file.unlink()
+        milliseconds = latencies(bench, script, number, dice)
         worst.setdefault(name, []).append(milliseconds[math.ceil(0.99 * number) - 1])
         return statistics.median(milliseconds)
 
@@ -274,6 +261,25 @@ def latency(bench: Bench, runs: int, tasks: int) -> Outcome:
         for name in found
     ]
     return Outcome(table(["publish to start of work", "median", "to bare", "99 %", "to bare"], rows), found)
+
+
+def latencies(bench: Bench, script: str, number: int, dice: random.Random) -> list[float]:
+    """Return the milliseconds from publishing to the start of the work, of so many tasks, the shortest first."""
+    file = bench.folder / "latency.json"
+    with (
+        bench.new_queue() as queue,
+        bench.channel() as channel,
+        bench.running([bench.command(script, bench.broker.url, queue, file, number)]),
+    ):
+        bench.wait_for_workers(1)
+        for _ in range(number):
+            time.sleep(dice.uniform(0.004, 0.008))  # until the worker is idle again
+            channel.basic_publish("", queue, str(time.monotonic_ns()).encode())
+        eventually(file.exists, "the worker writes down what it saw")
+        eventually(lambda: file.read_text().endswith("]"), "and ends")
+    milliseconds = sorted(each / 1e6 for each in json.loads(file.read_text()))
+    file.unlink()
+    return milliseconds
 
 
 # ---- Many workers

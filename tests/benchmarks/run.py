@@ -74,10 +74,10 @@ def measure(names: list[str], runs: int, tasks: int) -> tuple[str, dict[str, Res
     """Run these measurements; return their tables, and their figures."""
     # Only here, because they need what is installed by then.
     from bench import Bench
-    from harness import Broker, let_children_hear_signals
+    from harness import Broker
     from measurements import MEASUREMENTS
 
-    let_children_hear_signals()
+    machine.let_children_hear_signals()
     tables, figures = [], {}
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
         node = rabbitmq.Node(Path(folder) / "node")

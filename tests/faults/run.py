@@ -41,11 +41,11 @@ class Line:
 def play(name: str, seed: int, line: Line) -> None:
     """Run a scenario on a RabbitMQ of its own, and add what came of it to its line of the table."""
     # Only here, because they need what is installed by then.
-    from harness import CONFIG, Broker, let_children_hear_signals
+    from harness import CONFIG, Broker
     from scenarios import SCENARIOS
     from stage import Stage
 
-    let_children_hear_signals()
+    machine.let_children_hear_signals()
     print(f"{name} --seed {seed} ... ", end="", flush=True)
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="faults-"))

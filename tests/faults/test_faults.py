@@ -43,12 +43,13 @@ def test_the_full_run_says_when_a_promise_is_broken(tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(PROJECT, copy, ignore=shutil.ignore_patterns(".*", "__pycache__"))
     (copy / ".venv").symlink_to(PROJECT / ".venv")
-    emitter = copy / "emitter_of_tasks.py"
-    text = emitter.read_text()
-    honest = "            self._unconfirmed[self._next_tag] = task\n"
+    publisher = copy / "task_queue" / "publisher.py"
+    text = publisher.read_text()
+    honest = "            window.unconfirmed[window.next_tag] = message\n"
     assert honest in text
-    dishonest = "            if task.line == 30:\n                self._settle(task)\n                continue\n"
-    emitter.write_text(text.replace(honest, dishonest + honest))
+    settled = "window.settled.append((message, None))"
+    dishonest = f"            if message.line == 30:\n                {settled}\n                continue\n"
+    publisher.write_text(text.replace(honest, dishonest + honest))
     command = [sys.executable, str(copy / "tests/faults/run.py"), "--scenario", "output_lost"]
     run = Run(command, tmp_path, {**os.environ, "TMPDIR": str(tmp_path)})
     assert run.process.wait(100) == 1

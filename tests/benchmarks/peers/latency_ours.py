@@ -9,9 +9,7 @@ nanoseconds, in the order of arrival.
 import json
 import sys
 import time
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 from listening_worker import listen
 
 url, queue, out_file, number = sys.argv[1:]

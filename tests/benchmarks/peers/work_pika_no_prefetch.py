@@ -14,7 +14,8 @@ from pathlib import Path
 import pika
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
-from task_queue import EventLog, text_of
+from task_queue.event_log import EventLog
+from task_queue.terminal import text_of
 
 url, queue, log_file, name, seconds_per_dot = sys.argv[1:]
 log = EventLog(log_file, name)

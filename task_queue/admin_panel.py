@@ -1,0 +1,54 @@
+"""RabbitMQ's admin panel: the question whether to open it, its address, and the browser."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import webbrowser
+from urllib.parse import urlsplit
+
+from task_queue.terminal import complain, is_terminal, printable, say
+
+
+def panel_address(host: str) -> str:
+    """Return the address of the queues' page on RabbitMQ's machine."""
+    return f"http://[{host}]:15672/#/queues" if ":" in host else f"http://{host}:15672/#/queues"
+
+
+def offer_admin_panel(answer: bool | None, url: str) -> None:
+    """Open the panel, if the person wants it. Without an answer, ask at a terminal.
+
+    Args:
+        answer: given in advance; None to ask.
+        url: the panel's address.
+    """
+    if answer is None and is_terminal(sys.stdin) and is_terminal(sys.stdout):
+        answer = ask()
+    if answer:
+        say(f" [*] RabbitMQ's admin panel: {printable(url)}")
+        if not answers(url):
+            complain(" [!] Nothing answers there. Switch it on:  rabbitmq-plugins enable rabbitmq_management")
+        if not webbrowser.open(url):
+            say(" [*] No browser was found here: open that address in yours.")
+
+
+def ask() -> bool:
+    """Ask until the answer is yes or no; end of input and an empty line are no."""
+    typed = "?"
+    while typed not in ("y", "yes", "n", "no", ""):
+        try:
+            typed = input("Would you like to monitor RabbitMQ queues? y or n ").strip().lower()
+        except (EOFError, OSError, RuntimeError, UnicodeError):
+            typed = ""
+    return typed.startswith("y")
+
+
+def answers(url: str) -> bool:
+    """Tell whether anything listens at an address."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        socket.create_connection((parts.hostname, port), timeout=2).close()
+    except (OSError, ValueError):
+        return False
+    return True

@@ -1,0 +1,193 @@
+"""The life of a connection to RabbitMQ: connect, declare the queues, notice a loss, come back, give up."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pika
+from pika.channel import Channel
+
+from task_queue import outbox
+from task_queue.errors import in_words
+from task_queue.failures import QueueError
+from task_queue.loop import Loop
+from task_queue.queues import declare_queues
+from task_queue.retry import Outage
+from task_queue.settings import Settings
+from task_queue.signals import State
+from task_queue.terminal import printable
+from task_queue.wire import WireConnection
+
+LASTS_AFTER = 5.0  # seconds of life
+CLOSE_WITHIN = 3.0  # seconds; a broker that is blocked or frozen never answers connection.close
+
+
+class Connection:
+    """A connection to RabbitMQ that stays alive while its owner is busy, and is made again when it is lost.
+
+    Args:
+        settings: whose queue is declared, with its dead letters, on every new connection.
+        on_ready: called with the channel when they are declared.
+        on_lost: called when a connection is lost, with the reason. Another one will be made.
+        after_keeping: as for Loop.
+
+    Attributes:
+        loop: call pika only inside `with connection.loop:`.
+        channel: None while there is no connection.
+        outage: call its success() when a task is confirmed or settled.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        on_ready: Callable[[Channel], None],
+        on_lost: Callable[[BaseException], None],
+        after_keeping: Callable[[], None] = lambda: None,
+    ) -> None:
+        for node in settings.nodes:
+            node.client_properties = {"connection_name": settings.name}
+        self.queue = settings.queue
+        self.channel: Channel | None = None
+        self.outage = Outage(settings.patience, len(settings.nodes))
+        self.loop = Loop(self._flush, self._on_error, after_keeping)
+        self._nodes, self._on_ready, self._on_lost = settings.nodes, on_ready, on_lost
+        self._pika: WireConnection | None = None
+        self._attempts = 0
+        self._why: BaseException | None = None  # our own reason for the end of the connection, better than pika's
+        self._failure: QueueError | None = None  # for the main thread to raise
+
+    def open(self) -> None:
+        """Connect to the first node that takes us, and declare the queues. A signal ends it early.
+
+        Raises:
+            QueueError: none did.
+        """
+        try:
+            self.loop.keeper.start()
+        except RuntimeError as error:
+            raise QueueError(f"No thread can be started ({error}): is a limit of this machine reached?") from None
+        with self.loop:
+            self._connect()
+            self.wait(lambda: self.channel or self.loop.signals.state != State.RUN)
+
+    def wait(self, until: Callable[[], object], seconds: float = float("inf")) -> None:
+        """Drive the loop until `until()` is true or the time is up. Only inside `with loop`.
+
+        Raises:
+            QueueError: the connection is lost and can't be made again as things are.
+        """
+        self.loop.wait(lambda: self._failure or until(), seconds)
+        self.check()
+
+    def check(self) -> None:
+        """Raise the QueueError that wait() raises, if there is one."""
+        if self._failure is not None:
+            raise self._failure
+
+    def server_properties(self) -> dict[str, Any]:
+        """Return what RabbitMQ tells of itself."""
+        return (self._pika and self._pika.server_properties) or {}
+
+    def lose(self, why: BaseException) -> None:
+        """Give this connection up and make a new one: the one way back from every trouble. Only inside a callback."""
+        self.channel = None
+        if self._pika is not None and self._pika.is_open:
+            self._why = why
+            self._pika.close()
+
+    def renew(self) -> None:
+        """Make a new connection without a word to the person. Only inside a callback."""
+        self.outage.is_our_own_doing = self.channel is not None
+        self.lose(QueueError("It is made anew."))
+
+    def close(self, within: float = CLOSE_WITHIN) -> None:
+        """Send what is still to be sent, such as the last acknowledgement, and close, within so many seconds."""
+        self.loop.closing.set()
+        with self.loop:
+            if self._pika is not None:
+                self._pika.close_somehow()
+                self.loop.wait(lambda: self._pika is None, within)
+            if self._pika is not None:
+                self._pika.abandon()
+        self.loop.close()
+
+    # What happens to it, as pika tells it to the thread that drives the loop.
+
+    def _connect(self) -> None:
+        self._attempts += 1
+        # In a daemon thread, because the thread in which pika looks up the host's name inherits that from it: a process
+        # must be able to end while that hangs.
+        beginner = threading.Thread(target=self._begin, daemon=True)
+        try:
+            beginner.start()
+            beginner.join()
+        except RuntimeError as error:  # no more threads
+            self._why = error
+        if self._why is not None:
+            self._lost(self._why)
+
+    def _begin(self) -> None:
+        try:
+            self._pika = WireConnection(
+                self._node(), self._on_open, self._on_gone, self._on_gone, custom_ioloop=self.loop.ioloop
+            )
+        except Exception as error:
+            self._why = error
+
+    def _on_open(self, connection: Any) -> None:
+        waits = " [*] RabbitMQ takes no tasks for now: {}. Waiting ..."
+        connection.add_on_connection_blocked_callback(
+            lambda _, frame: outbox.complain(waits.format(printable(frame.method.reason)))
+        )
+        connection.add_on_connection_unblocked_callback(lambda *_: outbox.complain(" [*] RabbitMQ takes tasks again."))
+        channel = connection.channel(on_open_callback=self._on_channel_open)
+        channel.add_on_close_callback(lambda _, why: self.lose(why))
+
+    def _on_channel_open(self, channel: Channel) -> None:
+        declare_queues(channel, self.queue, then=lambda: self._on_declared(channel))
+
+    def _on_declared(self, channel: Channel) -> None:
+        self.channel = channel
+        self.outage.tell_of_return()
+        self.loop.ioloop.call_later(LASTS_AFTER, lambda: self.outage.end() if self.channel is channel else None)
+        self._on_ready(channel)
+
+    def _on_gone(self, connection: Any, why: BaseException) -> None:
+        if connection is self._pika:
+            self._pika = None
+            self._lost(self._why or why)
+
+    def _on_error(self, error: Exception) -> Callable[[], None]:
+        broken, self._pika = self._pika, None
+        if broken is not None:
+            broken.abandon()
+        return lambda: self._lost(error)
+
+    def _lost(self, why: BaseException) -> None:
+        self.channel = self._why = None
+        if self.loop.closing.is_set():
+            return
+        self._on_lost(why)
+        words, is_final = in_words(why, self._node(), self.queue)
+        if refusals := self.outage.why_give_up(words, is_final):
+            self._give_up(refusals)
+        elif not self.outage.had_connection:
+            self._connect()
+        else:
+            self.outage.tell_of_loss(words)
+            self.loop.ioloop.call_later(self.outage.pause(), self._connect)
+
+    def _give_up(self, why: str) -> None:
+        self._failure = QueueError(why)
+        if threading.current_thread() is self.loop.keeper:  # main may take long to hear of it
+            self._failure.is_told = True
+            outbox.complain(f" [!] {self._failure}")
+
+    def _node(self) -> pika.URLParameters:
+        return self._nodes[(self._attempts - 1) % len(self._nodes)]
+
+    def _flush(self) -> None:
+        if self._pika is not None:
+            self._pika.flush()

@@ -1,0 +1,166 @@
+"""The queue as a worker sees it: the next task, then what it says to RabbitMQ about it."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+import pika
+from pika.channel import Channel
+
+from task_queue.connection import CLOSE_WITHIN, Connection
+from task_queue.failures import QueueError
+from task_queue.queues import grants_two_after_dead_letter
+from task_queue.settings import Settings
+from task_queue.signals import State
+from task_queue.task import Task
+from task_queue.terminal import text_of
+
+LAST_ANSWER = 1.0  # seconds; a broker that is blocked or frozen never answers
+BURST_PATIENCE = 0.1  # seconds without a task before a worker in a burst asks RabbitMQ whether the queue is empty
+
+
+class Consumer:
+    """Takes one task at a time: RabbitMQ hands out no second one before the first is settled.
+
+    Args:
+        settings: where, and as whom: the name is the consumer tag.
+        ack_timeout: hours a task may take before RabbitMQ takes it back. Honoured from RabbitMQ 4.3 on; source:
+            https://www.rabbitmq.com/docs/consumers#per-consumer-delivery-timeouts-using-a-queue-argument
+    """
+
+    def __init__(self, settings: Settings, ack_timeout: float) -> None:
+        self.in_hand: Task | None = None
+        self.connection = Connection(settings, self._on_ready, self._on_lost)
+        self._signals = self.connection.loop.signals
+        self._tag = settings.name
+        self._arguments = {"x-consumer-timeout": int(ack_timeout * 3_600_000)}  # milliseconds
+        self._delivered: deque[Task] = deque()  # and not in hand yet; one, if RabbitMQ keeps to the prefetch
+        self._is_hungry = False  # a worker waits for a task
+        self._is_subscribed = False
+
+    def next(self, burst: bool) -> Task | None:
+        """Wait for a task and return it; None after a signal or, with `burst`, when the queue is empty."""
+        with self.connection.loop:
+            self._is_hungry = self._signals.state == State.RUN
+            self._subscribe()
+            self.connection.wait(self._has_news, BURST_PATIENCE if burst else float("inf"))
+            empty_looks = 0
+            # Two looks: a task on its way to us has left the queue and is not here yet.
+            while burst and empty_looks < 2 and not self._has_news():
+                empty_looks = empty_looks + 1 if self._queue_is_empty() else 0
+                self.connection.wait(self._has_news, BURST_PATIENCE)
+            self._is_hungry = False
+            if self._delivered and self._signals.state == State.RUN:
+                self.in_hand = self._delivered.popleft()
+        return self.in_hand
+
+    def acknowledge(self, last: bool) -> bool:
+        """Tell RabbitMQ that the task in hand is done; false if its connection is gone, so that it will come again."""
+        return self._settle(lambda task: task.channel.basic_ack(task.delivery_tag), last)
+
+    def reject(self, last: bool) -> bool:
+        """Give the task in hand back as failed, which counts against its delivery limit."""
+
+        def answer(task: Task) -> None:
+            if grants_two_after_dead_letter(self.connection.server_properties()):
+                self._unsubscribe()  # next() subscribes anew, and gets one task at a time again
+            task.channel.basic_reject(task.delivery_tag, requeue=True)
+
+        return self._settle(answer, last)
+
+    def requeue(self) -> bool:
+        """Give the task in hand back as not done, which counts too before RabbitMQ 4.3."""
+        return self._settle(lambda task: task.channel.basic_nack(task.delivery_tag, requeue=True), last=True)
+
+    def close(self) -> None:
+        """Give back what came too late, and close the connection."""
+        with self.connection.loop as loop:
+            self._unsubscribe()
+            for task in self._delivered:
+                if task.channel is self.connection.channel:
+                    task.channel.basic_nack(task.delivery_tag, requeue=True)
+            loop.wait(lambda: not self._is_subscribed, LAST_ANSWER)
+        self.connection.close(CLOSE_WITHIN - LAST_ANSWER)
+
+    def _settle(self, answer: Callable[[Task], None], last: bool) -> bool:
+        with self.connection.loop as loop:
+            task, self.in_hand = self.in_hand, None
+            if task is None or task.channel is not self.connection.channel:
+                return False
+            if last or self._signals.state != State.RUN:
+                self._unsubscribe()  # first, because the answer makes RabbitMQ send another task
+            answer(task)
+            loop.step()  # so that RabbitMQ acts on it while we tell how it went
+            if task.channel is not self.connection.channel:
+                return False
+            self.connection.outage.success()
+            return True
+
+    def _has_news(self) -> bool:
+        return bool(self._delivered) or self._signals.state != State.RUN
+
+    def _queue_is_empty(self) -> bool:
+        channel, answers = self.connection.channel, list[pika.spec.Queue.DeclareOk]()
+        if channel is None:
+            return False
+
+        channel.queue_declare(self.connection.queue, passive=True, callback=lambda frame: answers.append(frame.method))
+        self.connection.wait(lambda: answers or self._has_news() or channel is not self.connection.channel)
+        # We consume, so an answer without any consumer is not the queue's: its leader is busy or gone.
+        return bool(answers and not answers[0].message_count and answers[0].consumer_count)
+
+    def _on_ready(self, channel: Channel) -> None:
+        cancelled = QueueError("RabbitMQ cancelled this worker's subscription. Was the queue deleted?")
+        channel.add_on_cancel_callback(lambda _: self.connection.lose(cancelled))
+        channel.basic_qos(prefetch_count=1)
+        self._subscribe()
+
+    def _subscribe(self) -> None:
+        # Only while a worker waits for a task: one whose connection is made again in the middle of a task must not
+        # hold a second one.
+        channel = self.connection.channel
+        if channel is not None and self._is_hungry and not self._is_subscribed:
+            self._is_subscribed = True
+            channel.basic_consume(
+                self.connection.queue,
+                self._on_delivery,
+                consumer_tag=self._tag,
+                arguments=self._arguments,
+                callback=self._on_subscribed,
+            )
+
+    def _unsubscribe(self) -> None:
+        # What still arrives is handed back by HandingBackChannel, so RabbitMQ's answer is waited for.
+        self._is_hungry = False
+        if self.connection.channel is not None and self._is_subscribed:
+            self.connection.channel.basic_cancel(self._tag, callback=self._on_unsubscribed)
+
+    def _on_subscribed(self, _frame: object) -> None:
+        self.connection.outage.had_success = True
+
+    def _on_unsubscribed(self, _frame: object) -> None:
+        self._is_subscribed = False
+        self.connection.loop.ioloop.call_later(0, self._subscribe)  # not before pika, too, knows that the tag is free
+
+    def _on_lost(self, _why: BaseException) -> None:
+        self._delivered.clear()
+        self._is_subscribed = False
+
+    def _on_delivery(
+        self, channel: Channel, method: pika.spec.Basic.Deliver, properties: pika.BasicProperties, body: bytes
+    ) -> None:
+        count = (properties.headers or {}).get("x-delivery-count")
+        message_id: str | bytes | None = properties.message_id  # bytes if it is not UTF-8
+        self._delivered.append(
+            Task(
+                body=body,
+                message_id=text_of(message_id) if isinstance(message_id, bytes) else message_id,
+                redelivered=bool(method.redelivered),
+                delivery_count=count if isinstance(count, int) else 0,
+                channel=channel,
+                delivery_tag=method.delivery_tag or 0,
+                received=time.monotonic(),
+            )
+        )

@@ -1,0 +1,107 @@
+"""Has RabbitMQ move the dead letters back to the queue.
+
+They are rejected, and the dead-letter routing of their own queue takes each to the work queue: whole, at least once,
+with no copy of ours in between. Source: https://www.rabbitmq.com/docs/quorum-queues#dead-lettering
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pika
+from pika.channel import Channel
+
+from task_queue.connection import Connection
+from task_queue.queues import dead_letters_of
+from task_queue.settings import Settings
+
+if TYPE_CHECKING:
+    DeclareOk = pika.frame.Method[pika.spec.Queue.DeclareOk]
+
+PREFETCH = 250  # letters that RabbitMQ may hand to us at a time
+BATCH = 125  # letters that are rejected at a time, while the next ones are on their way
+LARGE = 1024 * 1024  # bytes; after a letter of more than that they come one at a time, for the sake of memory
+LOOK_AFTER = 0.2  # seconds without enough letters for a batch
+LOOKS, LOOKS_AFTER_LOSS = 2, 10  # that must find no letter; RabbitMQ takes a while to requeue a lost connection's
+
+
+class DeadLetters:
+    """The dead letters of a queue.
+
+    Attributes:
+        total: how many there were at the start; None before they were counted.
+        moved: how many are on their way back.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.connection = Connection(settings, self._on_ready, self._on_lost)
+        self.total: int | None = None
+        self.moved = 0
+        self._queue, self._name = dead_letters_of(settings.queue), settings.name
+        self._in_hand: list[int] = []  # delivery tags
+        self._prefetch = PREFETCH
+        self._is_slow = False  # the prefetch of 1 is in force
+        self._looks = LOOKS
+
+    def move(self) -> None:
+        """Move as many as there are now, or until none is left. What fails again meanwhile is not moved twice.
+
+        Raises:
+            QueueError: the connection is lost and can't be made again as things are.
+        """
+        empty_looks = 0
+        while self.moved != self.total and empty_looks < self._looks:
+            with self.connection.loop as loop:
+                self.connection.wait(lambda: self._has_batch() or loop.signals.interrupts, LOOK_AFTER)
+                waiting = self._reject_and_count()
+                if self._prefetch == 1 and not self._is_slow:  # only now: RabbitMQ has dealt with what was rejected
+                    self._is_slow = True
+                    self.connection.renew()
+            empty_looks = 0 if waiting or self._in_hand else empty_looks + 1
+
+    def _has_batch(self) -> bool:
+        return self.connection.channel is not None and len(self._in_hand) >= min(BATCH, self._prefetch)
+
+    def _reject_and_count(self) -> int:
+        channel, signals = self.connection.channel, self.connection.loop.signals
+        if channel is None or self.total is None or signals.interrupts:
+            return 1
+        batch = self._in_hand[: self.total - self.moved]
+        del self._in_hand[: len(batch)]
+        if batch:
+            channel.basic_nack(batch[-1], multiple=True, requeue=False)
+        answers: list[int] = []  # RabbitMQ gives one when it has dealt with what we said before
+        channel.queue_declare(self._queue, passive=True, callback=lambda frame: answers.append(waiting_in(frame)))
+        self.connection.wait(lambda: answers or self.connection.channel is not channel or signals.interrupts)
+        if not answers:  # it may not have heard of them, and hands them out again
+            return 1
+        self.moved += len(batch)
+        return answers[0]
+
+    def _on_ready(self, channel: Channel) -> None:
+        channel.basic_qos(prefetch_count=self._prefetch)
+        channel.queue_declare(self._queue, passive=True, callback=self._on_counted)
+        channel.basic_consume(self._queue, self._on_letter, consumer_tag=self._name, callback=self._on_subscribed)
+
+    def _on_counted(self, frame: DeclareOk) -> None:
+        if self.total is None:
+            self.total = waiting_in(frame)
+
+    def _on_subscribed(self, _frame: object) -> None:
+        self.connection.outage.had_success = True
+
+    def _on_lost(self, _why: BaseException) -> None:
+        self._in_hand.clear()
+        self._looks = LOOKS_AFTER_LOSS
+
+    def _on_letter(
+        self, _channel: Channel, method: pika.spec.Basic.Deliver, _properties: pika.BasicProperties, body: bytes
+    ) -> None:
+        self._in_hand.append(method.delivery_tag or 0)
+        if len(body) > LARGE:
+            self._prefetch = 1
+
+
+def waiting_in(frame: DeclareOk) -> int:
+    """Return how many messages wait in the queue that answers."""
+    return frame.method.message_count or 0

@@ -1,0 +1,82 @@
+"""What went wrong with RabbitMQ, in words, with what mends it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import pika
+
+from task_queue.failures import QueueError
+from task_queue.terminal import printable
+
+# What pika says (of the innermost exception), what we say, and whether it is of no use to try again.
+WORDS: list[tuple[str, str, bool]] = [
+    ("^gaierror", "No machine named {host} is known: check the host in --url or AMQP_URL.", False),
+    ("^ConnectionRefused", "Nothing listens at {at}: is RabbitMQ running there?{start}", False),
+    ("^SSLCert.*(issuer|self-signed)", "The certificate of {at} is not accepted: {why}\n{trust}", False),
+    ("^SSLCert", "The certificate of {at} is not accepted: {why}", False),
+    ("^SSL", "No TLS with {at} ({why}): is that its TLS port? amqp:// is without TLS.", False),
+    (r"^\w*[Tt]imeout|Timeout while", "{at} does not answer: a firewall in between, or a RabbitMQ that hangs?", False),
+    ("^Incompatible", "{at} ended the connection without a word of AMQP. Is it a TLS port? That needs amqps://", False),
+    (r"\(403\).*Login was refused", "RabbitMQ at {at} refused user {user} with this password.\n{login}", True),
+    (r"\(403\)", "User {user} may not do this ({why}).\n{allow}", True),
+    (r"\(530\).*not found", "RabbitMQ at {at} has no virtual host {vhost}.\n{add_vhost}", True),
+    (r"\(530\).* limit ", "RabbitMQ at {at} takes no more connections ({why}).", False),
+    (r"\(530\)", "RabbitMQ at {at} does not let user {user} into virtual host {vhost} ({why}).\n{allow}", True),
+    (r"\(406\).*inequivalent", "Queue {queue} has other settings ({why}).\n{delete}", True),
+    (r"\(406\).*larger than", "RabbitMQ refuses a task that is too large ({why}).", False),
+    (r"\(406\).*acknowledgement", "RabbitMQ waits no longer for an acknowledgement: see --ack-timeout ({why}).", False),
+    (r"\(\d{3}\)", "RabbitMQ at {at} closed the connection ({why}).", False),
+    ("", "The connection to RabbitMQ at {at} was lost ({why}).", False),
+]
+
+
+def in_words(error: BaseException, node: pika.URLParameters, queue: str) -> tuple[str, bool]:
+    """Say what went wrong and what mends it; and whether it is final, so that trying again is of no use."""
+    error = root_cause(error)
+    if isinstance(error, QueueError):
+        return str(error), False
+    names = " ".join([type(error).__name__, repr(error)])
+    sentence, is_final = next((words, final) for pattern, words, final in WORDS if re.search(pattern, names))
+    return sentence.format(**_facts(error, node, queue)), is_final
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """Return the innermost of the exceptions that pika wraps around each other when it can't connect."""
+    inner = [*error.args[:1], getattr(error, "exception", None), *getattr(error, "exceptions", [])]
+    causes = [cause for cause in inner if isinstance(cause, BaseException)]
+    return root_cause(causes[-1]) if causes else error
+
+
+def largest_size(error: BaseException) -> int | None:
+    """Return how many bytes RabbitMQ takes in one message, if it closed the channel because of a larger one."""
+    told = re.search(r"message size \d+ is larger than \D*(\d+)", str(error))
+    return int(told[1]) if told else None
+
+
+def _facts(error: BaseException, node: pika.URLParameters, queue: str) -> dict[str, str]:
+    # RabbitMQ's own words, which pika puts into the text of some of its exceptions only: (403) 'ACCESS_REFUSED - ...'
+    reply = re.search(r"\(\d{3}\) (['\"])(.*?)\1['\",)]*$", repr(error))
+    user, vhost = printable(getattr(node.credentials, "username", "")), printable(node.virtual_host)
+    refused = re.search(r"for queue '(.*?)' in vhost", repr(error))
+    queue = refused[1] if refused else queue
+    is_local = node.host in ("localhost", "127.0.0.1", "::1")
+    login = f"Set the password with:  rabbitmqctl change_password {shlex.quote(user)} PASSWORD"
+    if user == "guest" and not is_local:
+        login = "guest may log in on the same machine only. Add a user:  rabbitmqctl add_user NAME PASSWORD"
+    return {
+        "host": printable(node.host),
+        "at": printable(f"{node.host}:{node.port}"),
+        "user": user,
+        "vhost": vhost,
+        "queue": queue,
+        "why": printable(reply[2].replace("\\'", "'") if reply else str(error) or type(error).__name__),
+        "login": login,
+        "start": "\nStart one with:  python3 tools/rabbitmq.py" if is_local else "",
+        "allow": f"Allow it with:  rabbitmqctl set_permissions -p '{vhost}' {shlex.quote(user)} '.*' '.*' '.*'",
+        "trust": "If an authority of your own has signed it, say so:  export SSL_CERT_FILE=AUTHORITY.pem",
+        "add_vhost": f"Add it with:  rabbitmqctl add_vhost '{vhost}'",
+        "delete": "Take another one with --queue NAME, or, if nothing in it is needed, delete it:  "
+        f"rabbitmqctl -p '{vhost}' delete_queue {shlex.quote(queue)}",
+    }

@@ -1,0 +1,159 @@
+"""Who drives pika's I/O loop: the thread that waits for RabbitMQ; while it is busy elsewhere, a keeper thread does.
+
+Only one thread at a time may be in pika: the one that holds the lock. `Main` is the thread that made the Loop.
+
+    main              lock    main's Place     keeper
+    waits             main    DRIVES           asleep until main leaves
+    is busy (short)   free    ELSEWHERE        gives main 20 ms to come back, so that short tasks never wake it
+    is busy (long)    keeper  ELSEWHERE        drives, step by step: heartbeats, confirms, reconnecting
+    comes back        keeper  KNOCKS           is woken out of its step by the bell, and lets main in
+    closes            main    closing is set   ends
+
+What pika raises out of a step is a lost connection. The I/O loop may be in disorder then, so pika gets a new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+from pika.adapters.select_connection import IOLoop
+
+from task_queue import signals
+
+KEEPER_DELAY = 0.02  # seconds
+
+
+class Place(enum.Enum):
+    """Where main is, as far as the keeper needs to know."""
+
+    ELSEWHERE = enum.auto()
+    KNOCKS = enum.auto()
+    DRIVES = enum.auto()
+
+
+class Loop:
+    """pika's I/O loop, shared by the thread that made it and a keeper. Call pika only inside `with loop:`.
+
+    Args:
+        before_step: called before each step, inside.
+        on_error: called with the exception that a step raised, inside. It returns what is to be called when there is a
+            new I/O loop.
+        after_keeping: called by the keeper, without the lock, after each step it drove.
+
+    Attributes:
+        ioloop: for pika. Another one after an error.
+        signals: those of the program; they end a step early.
+        closing: set when closing begins.
+    """
+
+    def __init__(
+        self,
+        before_step: Callable[[], None],
+        on_error: Callable[[Exception], Callable[[], None]],
+        after_keeping: Callable[[], None],
+    ) -> None:
+        self._before_step, self._on_error, self._after_keeping = before_step, on_error, after_keeping
+        self._bell = socket.socketpair()  # a byte from the second to the first ends a step, in any thread
+        for end in self._bell:
+            end.setblocking(False)
+        self.ioloop = self._new_ioloop()
+        self._lock = threading.Lock()
+        self.keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
+        self._main_left = threading.Event()  # set: main has left pika since the keeper fell asleep
+        self._main = Place.ELSEWHERE
+        self._steps = 0
+        self.closing = threading.Event()
+        self.signals = signals.in_force()
+        self.signals.ring(self._bell[1])
+
+    def __enter__(self) -> Loop:
+        self.signals.hold()
+        if not self._lock.acquire(blocking=False):
+            self._main = Place.KNOCKS
+            with contextlib.suppress(BlockingIOError):  # it rings already
+                self._bell[1].send(b"\0")
+            self._lock.acquire()
+            self._main = Place.ELSEWHERE
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+        if not self._main_left.is_set():
+            self._main_left.set()
+        self.signals.release()  # last, because it may raise: the keeper knows already
+
+    def wait(self, until: Callable[[], object], seconds: float = float("inf")) -> None:
+        """Drive the loop until `until()`, which is asked after each step, is true or the time is up. Only inside."""
+        deadline = time.monotonic() + seconds
+        if seconds != float("inf"):
+            self.ioloop.call_later(max(0.0, seconds), lambda: None)
+        self._main = Place.DRIVES
+        try:
+            while not until() and time.monotonic() < deadline:
+                self.step()
+        finally:
+            self._main = Place.ELSEWHERE
+
+    def step(self) -> None:
+        """Run the loop once: send what is buffered, wait for news or a signal, and call back. Only inside."""
+        self._steps += 1
+        try:
+            self._before_step()
+            self.ioloop.poll()
+            self.ioloop.process_timeouts()
+        except Exception as error:
+            go_on = self._on_error(error)
+            with contextlib.suppress(Exception):
+                self.ioloop.close()
+            self.ioloop = self._new_ioloop()
+            go_on()
+
+    def close(self) -> None:
+        """End the keeper, and close everything."""
+        self.closing.set()
+        if self.keeper.is_alive():
+            self._main_left.set()
+            self.keeper.join()
+        self.signals.ring_no_more(self._bell[1])
+        self.ioloop.close()
+        for end in self._bell:
+            end.close()
+
+    def _new_ioloop(self) -> IOLoop:
+        ioloop = IOLoop()
+        ioloop.activate_poller()
+        ioloop.add_handler(self._bell[0].fileno(), self._silence_bell, IOLoop.READ)
+        return ioloop
+
+    def _silence_bell(self, *_: object) -> None:
+        self._bell[0].recv(4096)
+
+    def _keep(self) -> None:
+        while not self.closing.is_set():
+            self._main_left.wait()
+            steps = self._steps
+            self.closing.wait(KEEPER_DELAY)
+            if self._main is Place.DRIVES:
+                self._main_left.clear()
+                if self._main is not Place.DRIVES:  # it left between these two lines
+                    self._main_left.set()
+            elif self._steps == steps:
+                # Whatever happens, the next try is better than no keeper.
+                with contextlib.suppress(Exception):
+                    self._drive_until_main_is_back()
+
+    def _drive_until_main_is_back(self) -> None:
+        # Never waits for the lock: when main has it, main is back.
+        while not self.closing.is_set() and self._lock.acquire(blocking=False):
+            try:
+                if self._main is Place.KNOCKS:
+                    return
+                self.step()
+            finally:
+                self._lock.release()
+            self._after_keeping()

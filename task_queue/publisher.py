@@ -1,0 +1,172 @@
+"""The queue as an emitter sees it: publish, and hear of each message whether RabbitMQ has confirmed it."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable
+
+import pika
+from pika.channel import Channel
+
+from task_queue import outbox
+from task_queue.connection import Connection
+from task_queue.errors import largest_size
+from task_queue.failures import QueueError
+from task_queue.settings import Settings
+from task_queue.signals import State
+from task_queue.sources import Message
+from task_queue.terminal import PATIENCE
+from task_queue.window import Settled, Window
+
+WINDOW = 1000  # messages; more bring little speed, and more to send again after a lost connection
+REFILL = 250  # messages to be settled before we send again, once the window was full; with 500 RabbitMQ would sit idle
+WINDOW_BYTES = 16 * 1024 * 1024  # so that large messages do not fill the memory
+FULL_PAUSE = 1.0  # seconds until messages are tried again that a full queue did not take
+FULL_PAUSES = 5  # until they are tried on another connection
+
+
+class Publisher:
+    """Publishes messages, and sends again what was not confirmed when the connection was lost.
+
+    Args:
+        settings: where, and as whom.
+        tell: called with messages that are settled, outside of pika, by whoever has time: this thread or the outbox's.
+
+    Attributes:
+        last: the message that was published last.
+    """
+
+    def __init__(self, settings: Settings, tell: Callable[[list[Settled]], None]) -> None:
+        self.connection = Connection(settings, self._on_ready, self._on_lost, self._tell_in_background)
+        self.last: Message | None = None
+        self._window = Window()
+        self._tell = tell
+        self._telling = threading.Lock()
+        self._largest = float("inf")  # bytes that RabbitMQ takes in one message, once it has told us
+        self._holds_off = False  # because the queue is full
+        self._pauses = 0  # in a row, since the queue took a message
+
+    def publish(self, message: Message) -> None:
+        """Send a message. Waits for confirms only when the window is full.
+
+        Raises:
+            QueueError: the connection is lost and can't be made again as things are.
+        """
+        window = self._window
+        with self.connection.loop:
+            self.last = message
+            window.bytes_in += len(message.body)
+            window.unsent.append(message)
+            self.connection.check()
+            self._send()
+        if window.is_over(WINDOW - 1, WINDOW_BYTES - 1):
+            self.wait(WINDOW - REFILL, WINDOW_BYTES // 2)
+
+    def wait(self, messages: int = 0, size: int = 0, seconds: float = float("inf")) -> None:
+        """Wait until at most so many messages, with so many bytes, are in the window; or until the time is up.
+
+        Raises:
+            QueueError: the connection is lost and can't be made again as things are.
+        """
+        window, signals = self._window, self.connection.loop.signals
+
+        def has_news() -> bool:
+            return bool(window.settled) or signals.interrupts or not window.is_over(messages, size)
+
+        deadline = time.monotonic() + seconds
+        while window.is_over(messages, size) and (left := deadline - time.monotonic()) > 0:
+            with self.connection.loop:
+                self.connection.wait(has_news, left)
+            self.tell_settled()
+        self.tell_settled()
+
+    def pending(self) -> list[Message]:
+        """Return the messages that are neither confirmed nor refused for good."""
+        return self._window.pending()
+
+    def tell_settled(self) -> None:
+        """Tell of the messages that were settled since the last time."""
+        signals = self.connection.loop.signals
+        while not self._telling.acquire(timeout=PATIENCE):
+            if signals.state == State.OUT:  # the outbox can't tell either, and nobody waits for it now
+                return
+        try:
+            with signals.held():
+                self._tell_now()
+        finally:
+            self._telling.release()
+
+    def _tell_in_background(self) -> None:
+        if self._window.settled:
+            outbox.do(self._tell_beside_main)
+
+    def _tell_beside_main(self) -> None:
+        with self._telling:
+            self._tell_now()
+
+    def _tell_now(self) -> None:
+        settled = self._window.settled
+        if batch := list(settled):
+            self._tell(batch)
+            # Only now, so that the window stays full while nobody takes what we tell.
+            for message, _ in batch:
+                settled.popleft()
+                self._window.bytes_out += len(message.body)
+
+    def _send(self) -> None:
+        channel, window = self.connection.channel, self._window
+        while window.unsent and channel is not None and not self._holds_off:
+            message = window.unsent.popleft()
+            if len(message.body) > self._largest:
+                too_large = f"it has {len(message.body):,} bytes, and RabbitMQ takes {self._largest:,} at most"
+                window.settled.append((message, too_large))
+                continue
+            window.unconfirmed[window.next_tag] = message
+            window.next_tag += 1
+            # mandatory: without it, RabbitMQ confirms a message for a queue that is gone.
+            channel.basic_publish("", self.connection.queue, message.body, message.properties, mandatory=True)
+
+    def _on_ready(self, channel: Channel) -> None:
+        gone = QueueError(f"Queue {self.connection.queue} is gone; it will be declared again.")
+        channel.add_on_return_callback(lambda *_: self.connection.lose(gone))
+        channel.confirm_delivery(self._on_confirm)
+        self._window.begin_anew()
+        self._holds_off = False
+        self._send()
+
+    def _on_confirm(self, frame: pika.frame.Method[pika.spec.Basic.Ack | pika.spec.Basic.Nack]) -> None:
+        if self.connection.channel is None:  # RabbitMQ confirms a returned message, too, and that must not count
+            return
+        unconfirmed, last = self._window.unconfirmed, frame.method.delivery_tag or 0
+        tags = [last]
+        if frame.method.multiple:
+            tags = list(itertools.takewhile(lambda tag: tag <= last, unconfirmed))
+        messages = [unconfirmed.pop(tag) for tag in tags if tag in unconfirmed]
+        if isinstance(frame.method, pika.spec.Basic.Nack):
+            self._hold_off(messages)
+        else:
+            self._window.settled.extend((message, None) for message in messages)
+            self._pauses = 0
+            self.connection.outage.success()
+
+    def _hold_off(self, messages: list[Message]) -> None:
+        self._window.unsent.extend(messages)
+        if not self._holds_off:
+            self._holds_off = True
+            self.connection.loop.ioloop.call_later(FULL_PAUSE, self._hold_off_no_more)
+            if self._pauses == 0:
+                outbox.complain(" [*] The queue takes no tasks for now: is it full? Trying again ...")
+
+    def _hold_off_no_more(self) -> None:
+        self._holds_off = False
+        self._pauses += 1
+        if self._pauses % FULL_PAUSES == 0:
+            # In a cluster, a channel may go on asking a node that has died, and refuse each message. Told to nobody,
+            # for most queues are just full. Source: https://github.com/rabbitmq/rabbitmq-server/pull/9221
+            self.connection.renew()
+        self._send()
+
+    def _on_lost(self, why: BaseException) -> None:
+        self._largest = largest_size(why) or self._largest

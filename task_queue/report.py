@@ -1,0 +1,85 @@
+"""What the emitter shows and logs: a line a task or, for bulk input, progress and a total; and what is left."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from task_queue.event_log import EventLog
+from task_queue.publisher import Publisher
+from task_queue.sources import Source
+from task_queue.terminal import complain, counted, is_terminal, printable, say, text_of
+from task_queue.window import Settled
+
+PROGRESS_EVERY = 0.2  # seconds
+
+
+class Report:
+    """Tells the person and the log what became of the tasks.
+
+    Args:
+        log: gets a record of each task.
+        source: the bulk input, if it is that.
+        is_verbose: a line for each task of bulk input too.
+
+    Attributes:
+        confirmed, refused: how many tasks were told of.
+    """
+
+    def __init__(self, log: EventLog, source: Source | None, is_verbose: bool) -> None:
+        self.confirmed = self.refused = 0
+        self._log, self._source = log, source
+        self._one_by_one = source is None or is_verbose
+        self._started = time.monotonic()
+        # On a terminal only; each line ends with a carriage return, and the next one is written over it.
+        self._next_progress = self._started if is_terminal(sys.stdout) and not self._one_by_one else float("inf")
+
+    def settled(self, batch: list[Settled]) -> None:
+        """Tell of tasks that are confirmed, or refused for a reason."""
+        for message, refused in batch:
+            text = text_of(message.body)
+            if refused is None:
+                self.confirmed += 1
+                self._show_confirmed(text)
+                self._log.note("confirmed", message.properties.message_id, text, line=message.line)
+            else:
+                self.refused += 1
+                where = f"Line {message.line} of {self._source.name}" if self._source else "The task"
+                complain(f" [!] {where} is not sent: {refused}. It begins with: {printable(text[:40])}")
+                self._log.note("refused", message.properties.message_id, text, line=message.line, error=refused)
+        self._log.write()  # all at once: one by one would cost bulk input a third of its speed
+
+    def total(self) -> None:
+        """Say how many tasks of bulk input were sent."""
+        if self._source is not None:
+            seconds = time.monotonic() - self._started
+            margin = "" if self._next_progress == float("inf") else "\x1b[K"
+            rate = self.confirmed / seconds
+            say(f"{margin} [x] Sent {counted(self.confirmed)} in {seconds:.1f} s ({rate:,.0f}/s).")
+
+    def left(self, publisher: Publisher) -> None:
+        """Say what was not confirmed: the line from which to go on, or the tasks themselves."""
+        pending = publisher.pending()
+        if self._source is None:
+            for message in pending:
+                complain(f" [!] Not confirmed: {printable(text_of(message.body))}")
+            return
+        next_line = publisher.last.next_line if publisher.last else 1
+        line = min([next_line, *(message.line for message in pending if message.line)])
+        complain(f" [!] {counted(self.confirmed)} confirmed. Go on from line {line} of {self._source.name}.")
+
+    def _show_confirmed(self, text: str) -> None:
+        if self._one_by_one:
+            self._log.write()  # of the tasks before, should a terminal that takes no more hold this one up
+            say(f" [x] Sent {printable(text)}")
+        elif time.monotonic() >= self._next_progress:
+            self._show_progress()
+
+    def _show_progress(self) -> None:
+        now = time.monotonic()
+        self._next_progress = now + PROGRESS_EVERY
+        line = f" {self.confirmed:,} sent, {self.confirmed / (now - self._started):,.0f}/s"
+        if self._source and self._source.size:
+            part = self._source.bytes_read / self._source.size
+            line += f", {part:.0%} of {self._source.name} read, {(now - self._started) * (1 / part - 1):.0f} s left"
+        say(f"{line}\x1b[K", end="\r")

@@ -1,0 +1,94 @@
+"""When a lost connection is made again, when to give up, and what a person is told meanwhile."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from task_queue import outbox
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between two attempts; each is twice as long as the one before
+LONG_OUTAGE, LONG_OUTAGE_PAUSE = 120.0, 30.0  # seconds: after the first, pauses may grow to the second
+NEVER = float("inf")
+
+
+class Outage:
+    """The time from a loss until a connection is of use again: a task is confirmed or settled, or it has lasted.
+
+    Opening alone does not end it, so that the pauses keep growing for a server that takes us and drops us again.
+
+    Args:
+        patience: as in Settings.
+        nodes: how many there are.
+
+    Attributes:
+        had_connection: RabbitMQ has taken us at least once.
+        had_success: a task was confirmed, or RabbitMQ took a subscription. Before, there is no patience.
+        is_our_own_doing: the next loss need not be told.
+    """
+
+    def __init__(self, patience: float, nodes: int) -> None:
+        self.had_connection = self.had_success = self.is_our_own_doing = False
+        self._patience, self._nodes = patience, nodes
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._began = self._final_since = NEVER
+        self._pause = FIRST_PAUSE
+        self._refusals: list[str] = []  # since the last node that gave hope
+        self._told: set[str] = set()  # reasons, since the return was told
+        self._has_returned = False
+
+    def why_give_up(self, why: str, is_final: bool) -> str | None:
+        """Note an error, and return why all nodes refuse us, if trying again is of no use.
+
+        Before there was a connection, each node is tried once.
+        """
+        if not is_final and self.had_connection:
+            self._refusals.clear()
+            self._final_since = NEVER
+            return None
+        self._refusals.append(why)
+        self._final_since = min(self._final_since, time.monotonic())
+        is_patient = self.had_success and time.monotonic() - self._final_since < self._patience
+        if is_patient or len(self._refusals) < self._nodes:
+            return None
+        return "\n".join(dict.fromkeys(self._refusals[-self._nodes :]))
+
+    def pause(self) -> float:
+        """Return how many seconds to wait before the next attempt."""
+        self._began = min(self._began, time.monotonic())
+        is_long = time.monotonic() - self._began > LONG_OUTAGE
+        pause = min(self._pause, LONG_OUTAGE_PAUSE if is_long else LONGEST_PAUSE)
+        self._pause = 2 * pause
+        # With jitter, so that a hundred workers do not all come back in the same moment.
+        return pause * (0.75 + os.urandom(1)[0] / 512)
+
+    def success(self) -> None:
+        """Note that a task was confirmed or settled."""
+        self.had_success = True
+        if self._began != NEVER:
+            self.end()
+
+    def end(self) -> None:
+        """Note that the connection has lasted."""
+        if self._told:
+            outbox.complain(" [*] Connected again.")
+        self._begin_anew()
+
+    def tell_of_loss(self, why: str) -> None:
+        """Say why the connection is lost, once."""
+        if not self.is_our_own_doing and why not in self._told:
+            self._told.add(why)
+            outbox.complain(f" [!] {why}\n [*] Reconnecting ...")
+        self.is_our_own_doing = False
+
+    def tell_of_return(self) -> None:
+        """Say that there is a connection again: once, and should it not last, again at the end of the outage."""
+        if not self.had_connection:
+            self.had_connection = True
+            self._refusals.clear()
+        if self._told and not self._has_returned:
+            self._has_returned = True
+            self._told.clear()
+            outbox.complain(" [*] Connected again.")

@@ -1,0 +1,195 @@
+"""The one owner of Ctrl+C, SIGTERM and SIGHUP: what they mean for the program, and when they may interrupt it.
+
+    state      how it is reached                             what the program does
+    RUN        at the start                                  goes on
+    FINISH     SIGTERM to a worker                           finishes what it has in hand, and takes nothing more
+    INTERRUPT  Ctrl+C, SIGHUP, any signal after FINISH,      leaves at once: KeyboardInterrupt comes out of the code
+               SIGTERM to an emitter                         that may be interrupted
+    OUT        the program has noticed, and calls leave()    is on its way out; further signals change nothing
+
+Ctrl+C may interrupt only the code within `interruptible()`, and there not what is `held()`, such as a call of pika: it
+comes as soon as that is over. Other code looks at `state` when it is done with a step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import gc
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from task_queue import terminal
+from task_queue.failures import Failure
+
+ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+ONE_BURST = 0.2  # seconds in which the same signal, or another after an interruption, counts as the one before
+
+
+State = enum.Enum("State", "RUN FINISH INTERRUPT OUT")  # see the table above
+
+
+class Signals:
+    """The signals of a program, from `with` to its end, when the handlers that were there before are put back.
+
+    In a thread other than the main one, where no signals arrive, it stays in RUN.
+
+    Args:
+        sigterm_finishes: the first SIGTERM lets the program finish what it has in hand.
+    """
+
+    def __init__(self, sigterm_finishes: bool = False) -> None:
+        self.state = State.RUN
+        self._sigterm_finishes = sigterm_finishes
+        self._may_interrupt = False
+        self._is_due = False  # a KeyboardInterrupt is to be raised
+        self._changed_at = float("-inf")  # by SIGTERM, or when KeyboardInterrupt was raised
+        self._held = 0
+        self._bells: list[socket.socket] = []  # a byte written there wakes who waits
+        self._found: dict[int, Any] = {}  # the handlers that were there before
+        self._found_wakeup = -1
+        self._pid = os.getpid()
+        self._outer: Signals | None = None
+
+    def __enter__(self) -> Signals:
+        self._outer, _of_this_thread.signals = in_force(), self
+        if threading.current_thread() is threading.main_thread():
+            terminal.wait_for_ever()
+            for number in ENDING_SIGNALS:
+                # What is ignored stays so (nohup), and what Python can't put back is left alone.
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    self._found[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._found.items():
+            signal.signal(number, handler)
+        _of_this_thread.signals = self._outer
+
+    @property
+    def interrupts(self) -> bool:
+        """Whether KeyboardInterrupt is due, and allowed in the code that runs, though perhaps still held."""
+        return self._is_due and self._may_interrupt
+
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Let Ctrl+C raise KeyboardInterrupt within the block."""
+        self._may_interrupt = True
+        try:
+            self._interrupt_if_due()
+            yield
+        finally:
+            self._may_interrupt = False
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Let Ctrl+C wait until the block is over."""
+        self.hold()
+        try:
+            yield
+        finally:
+            self.release()
+
+    def hold(self) -> None:
+        """Let Ctrl+C wait until release()."""
+        self._held += 1
+
+    def release(self) -> None:
+        """End what hold() began, and raise the KeyboardInterrupt that has waited."""
+        self._held -= 1
+        self._interrupt_if_due()
+
+    def leave(self) -> None:
+        """Tell that the program is on its way out."""
+        self.state = State.OUT
+        self._is_due = self._may_interrupt = False
+
+    def ring(self, bell: socket.socket) -> None:
+        """Write a byte into a socket at each signal, from now on."""
+        self._bells.append(bell)
+        if len(self._bells) == 1 and self._found:
+            self._found_wakeup = write_there(bell.fileno())
+
+    def ring_no_more(self, bell: socket.socket) -> None:
+        """End what ring() began."""
+        self._bells.remove(bell)
+        if self._found:
+            write_there(self._bells[0].fileno() if self._bells else self._found_wakeup)
+
+    def take_back(self) -> None:
+        """Take the signals back from a task that has kept them, as asyncio does."""
+        for number in self._found:
+            if signal.getsignal(number) != self._on_signal:
+                signal.signal(number, self._on_signal)
+        if self._found and self._bells:
+            write_there(self._bells[0].fileno())
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        if os.getpid() != self._pid:  # a process that a task has forked
+            signal.signal(number, self._found[number])
+            os.kill(os.getpid(), number)
+            return
+        self._change_state(number)
+        # After the wake-up by Python, which may have come before there was news: who was woken looks at the state.
+        for bell in self._bells:
+            with contextlib.suppress(BlockingIOError):  # it rings already
+                bell.send(b"\0")
+        terminal.give_up_soon()
+        self._interrupt_if_due()
+        terminal.unblock()
+
+    def _change_state(self, number: int) -> None:
+        is_same_burst = time.monotonic() - self._changed_at < ONE_BURST
+        is_repeated = number == signal.SIGTERM and self.state == State.FINISH and is_same_burst
+        if self.state == State.OUT or is_repeated:
+            return
+        finishes = self._sigterm_finishes and number == signal.SIGTERM and self.state == State.RUN
+        if finishes:
+            self._changed_at = time.monotonic()
+        self._is_due = not finishes and not (self.state == State.INTERRUPT and is_same_burst)
+        self.state = State.FINISH if finishes else State.INTERRUPT
+
+    def _interrupt_if_due(self) -> None:
+        if self.interrupts and not self._held:
+            self._is_due = False
+            self._changed_at = time.monotonic()
+            raise KeyboardInterrupt
+
+
+_of_this_thread = threading.local()
+
+
+def write_there(descriptor: int) -> int:
+    """Have Python write a byte there at each signal, at once and whichever thread it comes to; return where it did."""
+    return signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
+
+
+def in_force() -> Signals:
+    """Return the Signals of the program that runs in this thread, or a dummy that never gets any."""
+    return getattr(_of_this_thread, "signals", None) or Signals()
+
+
+def run(main: Callable[[], int]) -> None:
+    """Run a script, and end with the exit status that it returns; a Failure and Ctrl+C are never a traceback."""
+    gc.freeze()  # what was imported stays, so that nothing looks at it again
+    gc.enable()
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        status = main()
+    except KeyboardInterrupt:
+        terminal.say("")
+        status = 130
+    except Failure as failure:
+        terminal.tell(failure)
+        status = failure.exit_code
+    for number in ENDING_SIGNALS:  # the exit status is settled
+        signal.signal(number, signal.SIG_IGN)
+    terminal.drop_what_is_blocked()
+    sys.exit(status)

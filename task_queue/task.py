@@ -1,0 +1,45 @@
+"""A task as it was delivered to a worker."""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+from pika.channel import Channel
+
+from task_queue.queues import DELIVERY_LIMIT
+from task_queue.terminal import text_of
+
+
+class Task(NamedTuple):
+    """One task as it was delivered.
+
+    Attributes:
+        body: the message's body, whatever its bytes are.
+        message_id: the same at each delivery, to know a task again; None if its sender set none.
+        redelivered: it was handed out before, so it may have been done in part or whole.
+        delivery_count: its tries that ended without acknowledgement; after too many it becomes a dead letter.
+        channel, delivery_tag, received: what the consumer needs to settle it.
+    """
+
+    body: bytes
+    message_id: str | None
+    redelivered: bool
+    delivery_count: int
+    channel: Channel
+    delivery_tag: int  # good on this channel only
+    received: float  # on the monotonic clock
+
+    @property
+    def text(self) -> str:
+        """The body as text, with escapes for what is not UTF-8 in it."""
+        return text_of(self.body)
+
+    @property
+    def is_last_try(self) -> bool:
+        """Whether it becomes a dead letter if it fails this time."""
+        return self.delivery_count >= DELIVERY_LIMIT
+
+    def seconds(self) -> float:
+        """Return how long ago the task was received."""
+        return round(time.monotonic() - self.received, 6)

@@ -1,0 +1,38 @@
+"""The window: messages that were published, and of which nobody was told yet what became of them."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Optional
+
+from task_queue.sources import Message
+
+# A message and why RabbitMQ refuses it for good; None if it is confirmed.
+Settled = tuple[Message, Optional[str]]
+
+
+class Window:
+    """The messages that were published, and of which nobody was told yet what became of them."""
+
+    def __init__(self) -> None:
+        self.unsent: deque[Message] = deque()  # because there is no connection, or the queue is full
+        self.unconfirmed: dict[int, Message] = {}  # by delivery tag, in the order of publishing
+        self.settled: deque[Settled] = deque()
+        self.next_tag = 1
+        # Two counters, because two threads count: bytes_in is main's, bytes_out belongs to who tells.
+        self.bytes_in = self.bytes_out = 0
+
+    def __len__(self) -> int:
+        return len(self.unsent) + len(self.unconfirmed) + len(self.settled)
+
+    def is_over(self, messages: int, size: int) -> bool:
+        """Tell whether there are more than so many messages, or more than so many bytes in them."""
+        return len(self) > messages or self.bytes_in - self.bytes_out > size
+
+    def pending(self) -> list[Message]:
+        """Return the messages that are neither confirmed nor refused for good, in the order of publishing."""
+        return [*self.unconfirmed.values(), *self.unsent]
+
+    def begin_anew(self) -> None:
+        """Have all that is not settled sent on a new channel, whose delivery tags begin at 1."""
+        self.unsent, self.unconfirmed, self.next_tag = deque(self.pending()), {}, 1

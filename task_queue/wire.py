@@ -1,0 +1,105 @@
+"""Our pika connection: several writes go out in one piece, and headers that pika can't read do not break it.
+
+It overrides methods that pika has for its own adapters. Should a later pika not call one of them any more, that one
+improvement is gone, and all else stays as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import pika
+import pika.channel
+from pika.frame import Header
+from pika.spec import FRAME_HEADER, FRAME_HEADER_SIZE, BasicProperties
+
+from task_queue import outbox
+
+GATHERED_BYTES = 64 * 1024  # larger pieces are slow: after each partial write pika copies the remainder
+
+
+class WireConnection(pika.SelectConnection):
+    """pika's connection, which gathers what is written until flush(), and reads messages with any headers."""
+
+    _has_told = False
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        self._gathered = bytearray()
+        super().__init__(*arguments, **named)
+
+    def flush(self) -> None:
+        """Give pika what was gathered, to send it in one piece."""
+        if self._gathered:
+            super()._adapter_emit_data(bytes(self._gathered))  # type: ignore[misc]  # not in the stubs
+            self._gathered.clear()
+
+    def close_somehow(self) -> None:
+        """Close the connection, whatever state it is in."""
+        # pika, too, closes what is not open yet, but not without an AssertionError.
+        with contextlib.suppress(AssertionError):
+            if not (self.is_closing or self.is_closed):
+                self.close()
+
+    def abandon(self) -> None:
+        """Close the socket of a connection that can't be closed in good order."""
+        with contextlib.suppress(Exception):
+            self._transport.abort()  # type: ignore[attr-defined]
+            self.ioloop.process_timeouts()
+
+    def _adapter_emit_data(self, data: bytes) -> None:
+        self._gathered += data
+        if len(self._gathered) > GATHERED_BYTES:
+            self.flush()
+
+    def _create_channel(self, channel_number: int, on_open_callback: Any) -> pika.channel.Channel:
+        return HandingBackChannel(self, channel_number, on_open_callback)
+
+    def _read_frame(self) -> Any:
+        try:
+            return super()._read_frame()  # type: ignore[misc]
+        except Exception:
+            if (read := without_headers(self._frame_buffer)) is None:  # type: ignore[attr-defined]
+                raise
+        if not WireConnection._has_told:
+            WireConnection._has_told = True
+            outbox.complain(" [*] The headers of a task can't be read by pika; it is taken without them.")
+        return read
+
+
+class HandingBackChannel(pika.channel.Channel):
+    """A channel that hands back by basic.nack what still arrives for a subscription that is being cancelled.
+
+    pika rejects it, which RabbitMQ 4.3 counts as a failed try of a task that nobody has tried.
+    """
+
+    def _on_deliver(self, method_frame: Any, header_frame: Any, body: bytes) -> None:
+        if method_frame.method.consumer_tag in self._cancelled:  # type: ignore[attr-defined]
+            if self.is_open:
+                self.basic_nack(method_frame.method.delivery_tag)
+        else:
+            super()._on_deliver(method_frame, header_frame, body)  # type: ignore[misc]
+
+
+def without_headers(data: bytes) -> tuple[int, Header] | None:
+    """Read a content header frame, skipping its table of headers: how many bytes the frame has, and what is in it.
+
+    Returns None for any other frame. Source: https://www.rabbitmq.com/resources/specs/amqp0-9-1.pdf, section 4.2.6.
+    """
+    kind, channel, size = data[0], int.from_bytes(data[1:3], "big"), int.from_bytes(data[3:7], "big")
+    content = data[FRAME_HEADER_SIZE : FRAME_HEADER_SIZE + size]
+    body_size, flags = int.from_bytes(content[4:12], "big"), int.from_bytes(content[12:14], "big")
+    is_whole = data[FRAME_HEADER_SIZE + size : FRAME_HEADER_SIZE + size + 1] == b"\xce"
+    if kind != FRAME_HEADER or not is_whole or not flags & BasicProperties.FLAG_HEADERS:
+        return None
+    start = 14
+    for earlier in (BasicProperties.FLAG_CONTENT_TYPE, BasicProperties.FLAG_CONTENT_ENCODING):
+        if flags & earlier:
+            start += 1 + content[start]
+    end = start + 4 + int.from_bytes(content[start : start + 4], "big")
+    properties = BasicProperties()
+    with contextlib.suppress(Exception):  # without any, then
+        properties.decode(
+            (flags & ~BasicProperties.FLAG_HEADERS).to_bytes(2, "big") + content[14:start] + content[end:]
+        )
+    return FRAME_HEADER_SIZE + size + 1, Header(channel, body_size, properties)

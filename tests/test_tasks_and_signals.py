@@ -1,0 +1,194 @@
+"""What a task does with signals and with RabbitMQ, and what stays as promised all the same."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+
+import pytest
+from harness import PROJECT, Scripts, eventually
+from scripted_server import Got, Server, Session
+
+from task_queue.loop import Loop
+from task_queue.signals import Signals
+
+ASYNCIO = """
+import asyncio, signal, time
+from listening_worker import listen
+
+async def tidy_up_on_sigterm():
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, print)
+        loop.remove_signal_handler(number)
+
+def perform(task):
+    if task.text == "asyncio":
+        asyncio.run(tidy_up_on_sigterm())
+    else:
+        print("began", flush=True)
+        time.sleep(float(task.text))
+
+listen(perform, log_file="events.jsonl")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_are_taken_back_from_a_task_that_has_kept_them(
+    at_server: Scripts, server: Server, number: signal.Signals
+) -> None:
+    (at_server.folder / "work.py").write_text(ASYNCIO)
+    server.put(b"asyncio", b"0.5" if number == signal.SIGTERM else b"60")
+    worker = at_server.start(str(at_server.folder / "work.py"), env={"PYTHONPATH": str(PROJECT)})
+    worker.shows("began")
+    worker.send(number)
+    worker.ends(0)
+    last = "done" if number == signal.SIGTERM else "requeued"
+    assert [event["event"] for event in at_server.events()] == ["received", "done", "received", last]
+
+
+def test_a_worker_that_waits_hears_a_signal_at_once_after_such_a_task(at_server: Scripts, server: Server) -> None:
+    (at_server.folder / "work.py").write_text(ASYNCIO)
+    server.put(b"asyncio")
+    worker = at_server.start(str(at_server.folder / "work.py"), env={"PYTHONPATH": str(PROJECT)})
+    worker.shows("Done.")
+    began = time.monotonic()
+    worker.send(signal.SIGTERM)
+    worker.ends(0)
+    assert time.monotonic() - began < 4  # pika's loop looks up every five seconds by itself
+
+
+PUBLISHES = """
+import time
+from listening_worker import listen
+from task_queue.publisher import Publisher
+from task_queue.settings import settings_for
+from task_queue.sources import new_message
+
+def perform(task):
+    publisher = Publisher(settings_for(None, "results", "results", 0.0), tell=lambda batch: print("told", len(batch)))
+    publisher.connection.open()
+    publisher.publish(new_message("result"))
+    publisher.wait()
+    print("began", flush=True)
+    time.sleep(1)
+    publisher.connection.close()
+
+listen(perform, log_file="events.jsonl")
+"""
+
+
+def test_a_task_that_publishes_is_finished_and_done_once_when_sigterm_comes(at_server: Scripts, server: Server) -> None:
+    server.put(b"one", b"two")
+    (at_server.folder / "work.py").write_text(PUBLISHES)
+    worker = at_server.start(str(at_server.folder / "work.py"), env={"PYTHONPATH": str(PROJECT)})
+    worker.shows("began")
+    worker.send(signal.SIGTERM)
+    worker.ends(0)
+    assert [(event["event"], event["task"]) for event in at_server.events()] == [("received", "one"), ("done", "one")]
+    assert "told 1" in worker.lines
+    assert [body for body, _ in server.tasks] == [b"two"]
+
+
+def test_the_keeper_knows_that_main_has_left_before_ctrl_c_can_interrupt_it() -> None:
+    """Ctrl+C comes in the middle of leaving pika: whoever catches it and goes on must not be without heartbeats."""
+    steps: list[float] = []
+    with Signals() as signals:
+        loop = Loop(lambda: steps.append(time.monotonic()), lambda _: lambda: None, lambda: None)
+        loop.keeper.start()
+        with loop:
+            loop.wait(lambda: steps)
+        eventually(lambda: len(steps) > 1, "the keeper drives")
+        lock = loop._lock
+
+        class Interrupting:
+            """The lock, with Ctrl+C at the moment when it is given back."""
+
+            acquire = lock.acquire
+
+            def release(self) -> None:
+                lock.release()
+                if threading.current_thread() is threading.main_thread():
+                    signal.raise_signal(signal.SIGINT)
+
+        with pytest.raises(KeyboardInterrupt), signals.interruptible(), loop:
+            loop.wait(lambda: False, 0.1)
+            loop._main_left.clear()  # the keeper is asleep, as after a long wait
+            loop._lock = Interrupting()  # type: ignore[assignment]
+        before = len(steps)
+        loop._bell[1].send(b"\0")
+        eventually(lambda: len(steps) > before, "the keeper drives again")
+        loop._lock = lock
+        loop.close()
+
+
+# ---- What arrives when no more is wanted
+
+
+def late(session: Session, got: Got) -> None:
+    """Answer a cancel with one more task, which was on its way already."""
+    session.deliver(b"late")
+    session.answer(got)
+
+
+@pytest.mark.parametrize("arguments", [("--max-tasks", 1), ()])
+def test_what_arrives_after_the_last_task_is_handed_back_and_not_rejected(
+    at_server: Scripts, server: Server, arguments: tuple[object, ...]
+) -> None:
+    server.on("Basic.Cancel", late)
+    server.put(b"first....")
+    worker = at_server.start("listening_worker.py", "--seconds-per-dot", 0.2, *arguments)
+    worker.shows("1 of 4")
+    if not arguments:
+        worker.send(signal.SIGTERM)
+    worker.ends()
+    assert len(server.got("Basic.Ack")) == 1
+    assert server.got("Basic.Reject") == []
+    (nack,) = server.got("Basic.Nack")
+    assert nack.method.requeue
+    assert [body for body, _ in server.tasks] == [b"late"]
+
+
+@pytest.mark.parametrize(("version", "cancels"), [("3.10.8", 1), ("3.11.0", 0), ("4.3.6", 0), ("unknown", 0)])
+def test_a_failed_task_costs_a_subscription_only_where_rabbitmq_needs_it(
+    at_server: Scripts, server: Server, version: str, cancels: int
+) -> None:
+    server.version = version
+    server.put(b"bad")
+    worker = at_server.start("listening_worker.py", "--run", "sh -c 'test -e once || ! touch once'")
+    worker.shows("Done.")
+    assert len(server.got("Basic.Reject")) == 1
+    assert len(server.got("Basic.Cancel")) == cancels
+    assert len(server.got("Basic.Consume")) == 1 + cancels
+
+
+# ---- What comes out of pika's loop
+
+
+def test_an_error_out_of_pikas_loop_is_a_lost_connection_with_a_reason(at_server: Scripts, server: Server) -> None:
+    """One that pika catches, as it does what comes while it reads, and one that it does not."""
+    (at_server.folder / "sitecustomize.py").write_text(
+        "import pika.channel\n"
+        "real = pika.channel.Channel._on_deliver\n"
+        "def fails_once(self, *arguments):\n"
+        "    if not hasattr(pika, 'has_failed'):\n"
+        "        pika.has_failed = True\n"
+        "        raise RuntimeError('pika is in disorder')\n"
+        "    real(self, *arguments)\n"
+        "pika.channel.Channel._on_deliver = fails_once\n"
+        "from pika.adapters.select_connection import IOLoop\n"
+        "steps = IOLoop.process_timeouts\n"
+        "def fails_too(self):\n"
+        "    if hasattr(pika, 'has_failed') and not hasattr(pika, 'has_failed_too'):\n"
+        "        pika.has_failed_too = True\n"
+        "        raise ValueError('its loop, too')\n"
+        "    steps(self)\n"
+        "IOLoop.process_timeouts = fails_too\n"
+    )
+    server.put(b"task")
+    worker = at_server.start("listening_worker.py", env={"PYTHONPATH": str(at_server.folder)})
+    worker.shows("Done.")
+    assert "was lost (its loop, too)" in worker.err or "was lost (pika is in disorder)" in worker.err
+    worker.send(signal.SIGTERM)
+    worker.ends()

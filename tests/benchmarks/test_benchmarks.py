@@ -24,6 +24,11 @@ def test_one_measurement_is_told_on_the_terminal(tmp_path: Path) -> None:
     assert {file: file.stat().st_mtime_ns for file in before} == before
 
 
+def test_what_is_no_checkout_is_a_usage_error(tmp_path: Path) -> None:
+    command = [sys.executable, str(PROJECT / "tests/benchmarks/pairs.py"), str(tmp_path)]
+    assert "is no checkout of this project" in Run(command, tmp_path, dict(os.environ)).ends(2).err
+
+
 def test_an_unknown_measurement_is_a_usage_error(tmp_path: Path) -> None:
     command = [sys.executable, str(PROJECT / "tests/benchmarks/run.py"), "--only", "fastest"]
     run = Run(command, tmp_path, dict(os.environ)).ends(2)

@@ -113,7 +113,7 @@ def test_no_dead_letters_is_nothing_to_do(scripts: Scripts) -> None:
 def test_a_dead_letter_that_was_fetched_and_not_settled_is_still_there(scripts: Scripts) -> None:
     """However often: somebody looks at it, a mover is killed."""
     fail_often(scripts)
-    for _ in range(30):
+    for _ in range(22):
         with channel_to(scripts) as channel:
             assert eventually(lambda: channel.basic_get(scripts.dead_letters)[0], "it is there")
     eventually(lambda: scripts.broker.counts(scripts.dead_letters)[0] == 2, "RabbitMQ has both back")

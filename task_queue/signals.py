@@ -25,6 +25,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+try:  # signal.getsignal() makes an enum of each answer, which takes longer than all else that a short task costs us
+    from _signal import getsignal  # type: ignore[import-not-found]
+except ImportError:  # not CPython
+    from signal import getsignal
+
 from task_queue import terminal
 from task_queue.failures import Failure
 
@@ -125,7 +130,7 @@ class Signals:
     def take_back(self) -> None:
         """Take the signals back from a task that has kept them, as asyncio does."""
         for number in self._found:
-            if signal.getsignal(number) != self._on_signal:
+            if getsignal(number) != self._on_signal:
                 signal.signal(number, self._on_signal)
         if self._found and self._bells:
             write_there(self._bells[0].fileno())

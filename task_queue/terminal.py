@@ -38,8 +38,8 @@ def say(text: str, stream: TextIO | None = None, end: str = "\n") -> None:
     encoding = getattr(stream, "encoding", None) or "utf-8"
     encoded = (text + end).encode(encoding, "backslashreplace")
     try:
-        _wait_for(stream)
         if threading.current_thread().daemon and (descriptor := _descriptor(stream)) is not None:
+            _wait_for(stream)
             # Python's end would wait for the lock of its buffer, should this thread have been stopped there.
             os.write(descriptor, encoded)
         else:
@@ -99,6 +99,8 @@ def _wait_for(stream: TextIO) -> None:
 
 
 def _write(stream: TextIO, text: str) -> None:
+    if _Main.gives_up_at != float("inf"):
+        _wait_for(stream)
     is_main = threading.current_thread() is threading.main_thread()
     try:
         _Main.writes_to = stream if is_main else _Main.writes_to

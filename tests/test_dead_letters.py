@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pika
 import pika.data
 import pytest
-from harness import Scripts, counts_on, eventually
+from harness import Run, Scripts, counts_on, eventually
 from relay import Relay
 
 
@@ -149,6 +149,14 @@ def test_letters_of_more_than_one_batch_and_large_ones_are_moved_once_each(scrip
     assert scripts.broker.counts(scripts.dead_letters)[0] == 0
 
 
+def half_way(scripts: Scripts, relay: Relay, delay: float) -> Run:
+    """Start an emitter that moves the letters behind a slow relay, and return it when it has moved some."""
+    relay.delay = delay
+    mover = scripts.emitter("--retry-dead-letters", "--url", relay.url)
+    eventually(lambda: scripts.broker.counts(scripts.queue)[0] > 100, "it moves")
+    return mover
+
+
 def test_two_who_move_them_at_once_both_succeed(scripts: Scripts) -> None:
     texts = fill(scripts, 700)
     movers = [scripts.emitter("--retry-dead-letters") for _ in range(2)]
@@ -159,9 +167,7 @@ def test_two_who_move_them_at_once_both_succeed(scripts: Scripts) -> None:
 
 def test_a_mover_that_is_killed_half_way_loses_nothing_and_moves_nothing_twice(scripts: Scripts, relay: Relay) -> None:
     texts = fill(scripts, 700)
-    relay.delay = 0.05
-    mover = scripts.emitter("--retry-dead-letters", "--url", relay.url)
-    eventually(lambda: scripts.broker.counts(scripts.queue)[0] > 100, "it moves")
+    mover = half_way(scripts, relay, 0.05)
     mover.send(signal.SIGKILL)
     mover.ends(-signal.SIGKILL)
     eventually(lambda: scripts.broker.counts(scripts.queue)[1] == 0, "RabbitMQ notices")
@@ -172,9 +178,7 @@ def test_a_mover_that_is_killed_half_way_loses_nothing_and_moves_nothing_twice(s
 
 def test_ctrl_c_says_how_many_were_moved(scripts: Scripts, relay: Relay) -> None:
     texts = fill(scripts, 700)
-    relay.delay = 0.1
-    mover = scripts.emitter("--retry-dead-letters", "--url", relay.url)
-    eventually(lambda: scripts.broker.counts(scripts.queue)[0] > 100, "it moves")
+    mover = half_way(scripts, relay, 0.1)
     mover.send(signal.SIGINT)
     mover.ends(130)
     assert " dead letters back to queue " in mover.lines[-1]
@@ -186,9 +190,7 @@ def test_dead_letters_on_their_way_back_when_the_connection_is_lost_are_not_lost
     scripts: Scripts, relay: Relay
 ) -> None:
     texts = fill(scripts, 700)
-    relay.delay = 0.05
-    mover = scripts.emitter("--retry-dead-letters", "--url", relay.url)
-    eventually(lambda: scripts.broker.counts(scripts.queue)[0] > 100, "it moves")
+    mover = half_way(scripts, relay, 0.05)
     relay.cut()
     mover.ends()
     assert "Reconnecting" in mover.err

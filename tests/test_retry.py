@@ -55,6 +55,18 @@ def then_hang_up(seconds: float) -> Answer:
     return answer
 
 
+def lose_for_good(run: Run, server: Server) -> None:
+    """Hang up, and refuse each further connection with an error that trying again should not mend."""
+    server.on("Connection.Open", lambda session, _: session.send(GONE))
+    server.session(0).hang_up()
+    run.shows(MEND)
+
+
+def tries_again(server: Server) -> None:
+    """Wait for two more connections: one of them began after this call."""
+    server.session(len(server.sessions) + 1)
+
+
 def put_forward_until_it_ends(run: Run, server: Server, put_forward: Callable[[float], None]) -> None:
     """Let five minutes go by; and again, where the jump of the clock looked like a server that does not answer."""
     for jump in range(1, 6):
@@ -112,12 +124,9 @@ def test_a_final_error_is_told_once_and_tried_again_by_a_worker_that_had_a_subsc
     worker = at_server.start("listening_worker.py")
     server.gets("Basic.Consume")
     worker.shows("Waiting")
-    server.on("Connection.Open", lambda session, _: session.send(GONE))
-    server.session(0).hang_up()
-    worker.shows(MEND)
+    lose_for_good(worker, server)
     put_forward(100_000)
-    seen = len(server.sessions)
-    server.session(seen + 1)
+    tries_again(server)
     assert worker.err.count("has no virtual host") == 1
     server.on("Connection.Open", Session.answer)
     server.put(b"task")
@@ -133,12 +142,9 @@ def test_a_worker_that_would_end_by_itself_gives_up_after_five_minutes(
     server.put(b"..........")
     worker = at_server.start("listening_worker.py", ends_by_itself, "--seconds-per-dot", 0.2)
     worker.shows("Received")
-    server.on("Connection.Open", lambda session, _: session.send(GONE))
-    server.session(0).hang_up()
-    worker.shows(MEND)
+    lose_for_good(worker, server)
     put_forward(290)
-    seen = len(server.sessions)
-    server.session(seen + 1)
+    tries_again(server)
     assert worker.process.poll() is None
     put_forward_until_it_ends(worker, server, put_forward)
 
@@ -152,13 +158,11 @@ def test_an_emitter_of_a_pipe_gives_up_after_five_minutes_and_says_what_is_left(
     pipe.write(b"one\n")
     pipe.flush()
     emitter.shows("Sent one")
-    server.on("Connection.Open", lambda session, _: session.send(GONE))
-    server.session(0).hang_up()
-    emitter.shows(MEND)
+    lose_for_good(emitter, server)
     pipe.write(b"two\nthree\n")
     pipe.close()
     put_forward(290)
-    server.session(len(server.sessions) + 1)
+    tries_again(server)
     assert emitter.process.poll() is None
     put_forward_until_it_ends(emitter, server, put_forward)
     assert "1 task confirmed. Go on from line 2 of standard input." in emitter.err
@@ -169,9 +173,7 @@ def test_before_its_first_confirm_a_final_error_ends_an_emitter_at_once(at_serve
     pipe = emitter.process.stdin
     assert pipe
     server.gets("Confirm.Select")
-    server.on("Connection.Open", lambda session, _: session.send(GONE))
-    server.session(0).hang_up()
-    emitter.shows(MEND)
+    lose_for_good(emitter, server)
     pipe.write(b"one\n")
     pipe.close()
     emitter.ends(1)

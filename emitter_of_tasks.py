@@ -33,8 +33,9 @@ from task_queue.event_log import EventLog
 from task_queue.publisher import Publisher
 from task_queue.queues import dead_letters_of
 from task_queue.report import Report
-from task_queue.settings import add_settings, default_name, settings_for
-from task_queue.signals import Signals, run
+from task_queue.script import run
+from task_queue.settings import add_settings, default_name, not_empty, settings_for
+from task_queue.signals import Signals
 from task_queue.sources import Message, Source, new_message, typed_tasks
 from task_queue.terminal import counted, is_terminal, say, tell
 
@@ -51,13 +52,15 @@ def settings() -> argparse.Namespace:
     flag = parser.add_argument
     flag("words", nargs="*", metavar="WORD", help="one task made of the words")
     add_settings(parser)
-    flag("--file", help="one task per row (.csv) or per line (anything else); - is standard input")
+    flag("--file", type=not_empty, help="one task per row (.csv) or per line (anything else); - is standard input")
     flag("--retry-dead-letters", action="store_true", help="move every dead letter back to the queue")
     flag("--verbose", action="store_true", help="also print each task of a file or pipe")
     admin_help = "open RabbitMQ's admin panel, or do not, without asking"
     flag("--admin", action=argparse.BooleanOptionalAction, help=admin_help)
-    flag("--admin-url", metavar="URL", help="the panel's address (default: http://HOST:15672/#/queues)")
-    chosen = parser.parse_args()
+    flag("--admin-url", type=not_empty, metavar="URL", help="the panel's address (default: http://HOST:15672/#/queues)")
+    options, words = split_at_dashes(sys.argv[1:])
+    chosen = parser.parse_intermixed_args(options)
+    chosen.words += words
     if bool(chosen.words) + bool(chosen.file) + chosen.retry_dead_letters > 1:
         parser.error("give either words, or --file, or --retry-dead-letters")
     chosen.task = " ".join(chosen.words)
@@ -67,6 +70,12 @@ def settings() -> argparse.Namespace:
         parser.error("the task is not text in this terminal's encoding")
     chosen.asks = is_terminal(sys.stdin) and not (chosen.task or chosen.file or chosen.retry_dead_letters)
     return chosen
+
+
+def split_at_dashes(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Return what stands before `--`, and the words behind it, which argparse mixes up before Python 3.14."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    return arguments[:end], arguments[end + 1 :]
 
 
 def main() -> int:

@@ -24,17 +24,29 @@ import argparse
 import contextlib
 import os
 import sys
-import traceback
+import threading
 from functools import partial
 
 from task_queue import outbox
 from task_queue.consumer import Consumer
 from task_queue.event_log import EventLog
-from task_queue.settings import add_settings, default_name, settings_for
-from task_queue.signals import Signals, State, run
+from task_queue.failures import WorkerError
+from task_queue.inherited import open_standard_streams, refuse_second_run
+from task_queue.script import run
+from task_queue.settings import add_settings, at_least, default_name, not_empty, settings_for
+from task_queue.signals import Signals, State
 from task_queue.task import Task
 from task_queue.terminal import complain, printable, say
-from task_queue.work import CommandFailed, Perform, end_child, running, sleeping
+from task_queue.work import (
+    NeverDone,
+    Perform,
+    check_function,
+    check_result,
+    end_child,
+    reason_of,
+    running,
+    sleeping,
+)
 
 ACK_TIMEOUT_HOURS = 24.0
 PATIENCE = 300.0  # seconds as in the emitter, with --burst and --max-tasks; without them we go on for ever
@@ -50,19 +62,28 @@ def listen(
     max_tasks: int | None = None,
     ack_timeout: float = ACK_TIMEOUT_HOURS,
     log_file: str | None = None,
+    stop: threading.Event | None = None,
 ) -> None:
     """Take tasks one at a time and perform them, saying so on the terminal, until Ctrl+C or SIGTERM.
 
     Args:
         perform: called with each Task, in this thread. Returning is success, raising is failure.
         url, queue, name, burst, max_tasks, ack_timeout (in hours), log_file: as the flags of those names.
+        stop: another thread sets it to end the worker as SIGTERM does.
 
     Raises:
         QueueError: RabbitMQ can't be used as asked; the text says why.
+        TypeError: the work would be begun only, as by an async function.
+        RuntimeError: multiprocessing runs the program again, in a process that a task has started.
     """
+    check_function(perform)
+    refuse_second_run()
+    open_standard_streams()
     patience = PATIENCE if burst or max_tasks else float("inf")
-    where = settings_for(url, queue, name or default_name("worker"), patience)
+    where = settings_for(url, queue, default_name("worker") if name is None else name, patience)
     with Signals(sigterm_finishes=True) as signals, contextlib.closing(EventLog(log_file, where.name)) as log:
+        if stop is not None:
+            signals.finish_when(stop)
         consumer = Consumer(where, ack_timeout)
         with contextlib.closing(consumer):
             consumer.connection.open()
@@ -87,18 +108,20 @@ def handle(task: Task, perform: Perform, consumer: Consumer, log: EventLog, sign
     record("received", redelivered=task.redelivered, delivery_count=task.delivery_count)
     try:
         perform_here(task, perform, signals)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, WorkerError) as error:
         signals.leave()
         consumer.requeue()
         record("requeued", seconds=task.seconds())
         say(f"\n [*] Not finished, so it goes back to the queue: {printable(task.text)}")
+        if isinstance(error, WorkerError):
+            raise
     except BaseException as error:  # whatever a task raises is its failure, and not the end of the worker
-        why = reason_of(error)
-        is_rejected = consumer.reject(last)
+        why, is_end = reason_of(error), isinstance(error, NeverDone)
+        is_rejected = consumer.reject(last or is_end)
         record("failed", error=why, seconds=task.seconds())
-        say(f" [!] Failed: {printable(why)}")
-        if is_rejected and task.is_last_try:
-            say(f" [!] It failed too often, and is a dead letter now: {printable(task.text)}")
+        say_failed(task, why, is_rejected)
+        if is_end:
+            raise
     else:
         if consumer.acknowledge(last):
             record("done", seconds=task.seconds())
@@ -108,36 +131,24 @@ def handle(task: Task, perform: Perform, consumer: Consumer, log: EventLog, sign
             complain(" [!] Done, but the connection was lost meanwhile: RabbitMQ will hand this task out again.")
 
 
+def say_failed(task: Task, why: str, is_rejected: bool) -> None:
+    """Tell the person that a task failed, and whether it is tried again."""
+    say(f" [!] Failed: {printable(why)}")
+    if is_rejected and task.is_last_try:
+        say(f" [!] It failed too often, and is a dead letter now: {printable(task.text)}")
+
+
 def perform_here(task: Task, perform: Perform, signals: Signals) -> None:
     """Perform a task. Ctrl+C may interrupt only here, so that a finished task is acknowledged and reported."""
     pid = os.getpid()
     try:
         with signals.interruptible():
-            perform(task)
+            if (result := perform(task)) is not None:
+                check_result(result)
     finally:
         if os.getpid() != pid:  # a process that the task has forked must not answer for it
             end_child(sys.exc_info()[1])
         signals.take_back()
-
-
-def reason_of(error: BaseException) -> str:
-    """Return in one line why a task failed; of an error in Python code with its place."""
-    if isinstance(error, CommandFailed):
-        return str(error)
-    try:
-        text = str(error)
-    except Exception:
-        text = "and why can't be said"
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {text} ({os.path.basename(place.filename)}, line {place.lineno})"
-
-
-def at_least(least: int, kind: type[float], text: str) -> float:
-    """Read a number of a flag."""
-    with contextlib.suppress(ValueError):
-        if least <= (value := kind(text)) <= 1e9:
-            return value
-    raise argparse.ArgumentTypeError(f"{printable(text)} must be a {'whole ' * (kind is int)}number, {least} or more")
 
 
 def settings() -> argparse.Namespace:
@@ -147,9 +158,16 @@ def settings() -> argparse.Namespace:
     )
     flag = parser.add_argument
     add_settings(parser)
-    flag("--name", help="the worker's name in the admin panel and in the log (default: worker-HOST-PID)")
+    flag(
+        "--name", type=not_empty, help="the worker's name in the admin panel and in the log (default: worker-HOST-PID)"
+    )
     flag("--seconds-per-dot", type=partial(at_least, 0, float), default=1.0, metavar="S", help="(default: 1)")
-    flag("--run", metavar="COMMAND", help="the work: {} becomes the task's text, its body is on standard input")
+    flag(
+        "--run",
+        type=not_empty,
+        metavar="COMMAND",
+        help="the work: {} becomes the task's text, its body is on standard input",
+    )
     flag("--burst", action="store_true", help="stop when the queue is empty")
     flag("--max-tasks", type=partial(at_least, 1, int), metavar="N", help="stop after N tasks")
     ack_help = "how long a task may take before RabbitMQ takes it back (default: 24)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -14,13 +15,12 @@ from task_queue.errors import in_words
 from task_queue.failures import QueueError
 from task_queue.loop import Loop
 from task_queue.queues import declare_queues
-from task_queue.retry import Outage
+from task_queue.retry import LASTS_AFTER, Outage
 from task_queue.settings import Settings
 from task_queue.signals import State
 from task_queue.terminal import printable
 from task_queue.wire import WireConnection
 
-LASTS_AFTER = 5.0  # seconds of life
 CLOSE_WITHIN = 3.0  # seconds; a broker that is blocked or frozen never answers connection.close
 
 
@@ -51,10 +51,13 @@ class Connection:
         self.queue = settings.queue
         self.channel: Channel | None = None
         self.outage = Outage(settings.patience, len(settings.nodes))
-        self.loop = Loop(self._flush, self._on_error, after_keeping)
-        self._nodes, self._on_ready, self._on_lost = settings.nodes, on_ready, on_lost
+        try:
+            self.loop = Loop(self._flush, self._on_error, after_keeping)
+        except OSError as error:
+            raise QueueError(f"{error.strerror}: RabbitMQ can't be reached without one.") from None
+        self._nodes, self._on_ready, self._on_lost = itertools.cycle(settings.nodes), on_ready, on_lost
+        self._node = settings.nodes[0]  # the one that is tried, or has taken us
         self._pika: WireConnection | None = None
-        self._attempts = 0
         self._why: BaseException | None = None  # our own reason for the end of the connection, better than pika's
         self._failure: QueueError | None = None  # for the main thread to raise
 
@@ -81,8 +84,16 @@ class Connection:
         self.loop.wait(lambda: self._failure or until(), seconds)
         self.check()
 
+    def look_into(self, queue: str, stop: Callable[[], object]) -> pika.spec.Queue.DeclareOk | None:
+        """Return how much is in a queue; None if the connection is lost, or `stop()` true. Only inside `with loop`."""
+        channel, answers = self.channel, list[pika.spec.Queue.DeclareOk]()
+        if channel is not None:  # the answer comes when RabbitMQ has dealt with all that we said before
+            channel.queue_declare(queue, passive=True, callback=lambda frame: answers.append(frame.method))
+            self.wait(lambda: answers or stop() or self.channel is not channel)
+        return answers[0] if answers else None
+
     def check(self) -> None:
-        """Raise the QueueError that wait() raises, if there is one."""
+        """Raise the QueueError of wait(), if there is one."""
         if self._failure is not None:
             raise self._failure
 
@@ -116,9 +127,8 @@ class Connection:
     # What happens to it, as pika tells it to the thread that drives the loop.
 
     def _connect(self) -> None:
-        self._attempts += 1
-        # In a daemon thread, because the thread in which pika looks up the host's name inherits that from it: a process
-        # must be able to end while that hangs.
+        self._node = next(self._nodes)
+        # In a daemon thread: the one in which pika looks up the host's name inherits that, and may hang at our end.
         beginner = threading.Thread(target=self._begin, daemon=True)
         try:
             beginner.start()
@@ -131,7 +141,7 @@ class Connection:
     def _begin(self) -> None:
         try:
             self._pika = WireConnection(
-                self._node(), self._on_open, self._on_gone, self._on_gone, custom_ioloop=self.loop.ioloop
+                self._node, self._on_open, self._on_gone, self._on_gone, custom_ioloop=self.loop.ioloop
             )
         except Exception as error:
             self._why = error
@@ -170,7 +180,7 @@ class Connection:
         if self.loop.closing.is_set():
             return
         self._on_lost(why)
-        words, is_final = in_words(why, self._node(), self.queue)
+        words, is_final = in_words(why, self._node, self.queue)
         if refusals := self.outage.why_give_up(words, is_final):
             self._give_up(refusals)
         elif not self.outage.had_connection:
@@ -184,9 +194,6 @@ class Connection:
         if threading.current_thread() is self.loop.keeper:  # main may take long to hear of it
             self._failure.is_told = True
             outbox.complain(f" [!] {self._failure}")
-
-    def _node(self) -> pika.URLParameters:
-        return self._nodes[(self._attempts - 1) % len(self._nodes)]
 
     def _flush(self) -> None:
         if self._pika is not None:

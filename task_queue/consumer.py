@@ -14,7 +14,7 @@ from task_queue.failures import QueueError
 from task_queue.queues import grants_two_after_dead_letter
 from task_queue.settings import Settings
 from task_queue.signals import State
-from task_queue.task import Task
+from task_queue.task import Task, earlier_tries
 from task_queue.terminal import text_of
 
 LAST_ANSWER = 1.0  # seconds; a broker that is blocked or frozen never answers
@@ -102,14 +102,9 @@ class Consumer:
         return bool(self._delivered) or self._signals.state != State.RUN
 
     def _queue_is_empty(self) -> bool:
-        channel, answers = self.connection.channel, list[pika.spec.Queue.DeclareOk]()
-        if channel is None:
-            return False
-
-        channel.queue_declare(self.connection.queue, passive=True, callback=lambda frame: answers.append(frame.method))
-        self.connection.wait(lambda: answers or self._has_news() or channel is not self.connection.channel)
+        queue = self.connection.look_into(self.connection.queue, stop=self._has_news)
         # We consume, so an answer without any consumer is not the queue's: its leader is busy or gone.
-        return bool(answers and not answers[0].message_count and answers[0].consumer_count)
+        return queue is not None and not queue.message_count and bool(queue.consumer_count)
 
     def _on_ready(self, channel: Channel) -> None:
         cancelled = QueueError("RabbitMQ cancelled this worker's subscription. Was the queue deleted?")
@@ -128,7 +123,7 @@ class Consumer:
                 self._on_delivery,
                 consumer_tag=self._tag,
                 arguments=self._arguments,
-                callback=self._on_subscribed,
+                callback=self.connection.outage.first_success,
             )
 
     def _unsubscribe(self) -> None:
@@ -136,9 +131,6 @@ class Consumer:
         self._is_hungry = False
         if self.connection.channel is not None and self._is_subscribed:
             self.connection.channel.basic_cancel(self._tag, callback=self._on_unsubscribed)
-
-    def _on_subscribed(self, _frame: object) -> None:
-        self.connection.outage.had_success = True
 
     def _on_unsubscribed(self, _frame: object) -> None:
         self._is_subscribed = False
@@ -151,14 +143,13 @@ class Consumer:
     def _on_delivery(
         self, channel: Channel, method: pika.spec.Basic.Deliver, properties: pika.BasicProperties, body: bytes
     ) -> None:
-        count = (properties.headers or {}).get("x-delivery-count")
         message_id: str | bytes | None = properties.message_id  # bytes if it is not UTF-8
         self._delivered.append(
             Task(
                 body=body,
                 message_id=text_of(message_id) if isinstance(message_id, bytes) else message_id,
                 redelivered=bool(method.redelivered),
-                delivery_count=count if isinstance(count, int) else 0,
+                delivery_count=earlier_tries(properties.headers or {}) if method.redelivered else 0,
                 channel=channel,
                 delivery_tag=method.delivery_tag or 0,
                 received=time.monotonic(),

@@ -70,25 +70,21 @@ class DeadLetters:
         del self._in_hand[: len(batch)]
         if batch:
             channel.basic_nack(batch[-1], multiple=True, requeue=False)
-        answers: list[int] = []  # RabbitMQ gives one when it has dealt with what we said before
-        channel.queue_declare(self._queue, passive=True, callback=lambda frame: answers.append(waiting_in(frame)))
-        self.connection.wait(lambda: answers or self.connection.channel is not channel or signals.interrupts)
-        if not answers:  # it may not have heard of them, and hands them out again
+        queue = self.connection.look_into(self._queue, stop=lambda: signals.interrupts)
+        if queue is None:  # RabbitMQ may not have heard of the batch, and hands it out again
             return 1
         self.moved += len(batch)
-        return answers[0]
+        return queue.message_count or 0
 
     def _on_ready(self, channel: Channel) -> None:
         channel.basic_qos(prefetch_count=self._prefetch)
         channel.queue_declare(self._queue, passive=True, callback=self._on_counted)
-        channel.basic_consume(self._queue, self._on_letter, consumer_tag=self._name, callback=self._on_subscribed)
+        subscribed = self.connection.outage.first_success
+        channel.basic_consume(self._queue, self._on_letter, consumer_tag=self._name, callback=subscribed)
 
     def _on_counted(self, frame: DeclareOk) -> None:
         if self.total is None:
-            self.total = waiting_in(frame)
-
-    def _on_subscribed(self, _frame: object) -> None:
-        self.connection.outage.had_success = True
+            self.total = frame.method.message_count or 0
 
     def _on_lost(self, _why: BaseException) -> None:
         self._in_hand.clear()
@@ -100,8 +96,3 @@ class DeadLetters:
         self._in_hand.append(method.delivery_tag or 0)
         if len(body) > LARGE:
             self._prefetch = 1
-
-
-def waiting_in(frame: DeclareOk) -> int:
-    """Return how many messages wait in the queue that answers."""
-    return frame.method.message_count or 0

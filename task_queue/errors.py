@@ -16,11 +16,28 @@ WORDS: list[tuple[str, str, bool]] = [
     ("^ConnectionRefused", "Nothing listens at {at}: is RabbitMQ running there?{start}", False),
     ("^SSLCert.*(issuer|self-signed)", "The certificate of {at} is not accepted: {why}\n{trust}", False),
     ("^SSLCert", "The certificate of {at} is not accepted: {why}", False),
+    (
+        "(?i)certificate.required|handshake.failure",
+        "{at} wants a certificate of yours: name it in --url with ?ssl_options={{'certfile': 'client.pem', "
+        "'keyfile': 'client.key', 'ca_certs': 'ca.pem'}}",
+        False,
+    ),
     ("^SSL", "No TLS with {at} ({why}): is that its TLS port? amqp:// is without TLS.", False),
+    ("^ConnectionBlocked", "RabbitMQ at {at} took no tasks for as long as blocked_connection_timeout allows.", False),
     (r"^\w*[Tt]imeout|Timeout while", "{at} does not answer: a firewall in between, or a RabbitMQ that hangs?", False),
-    ("^Incompatible", "{at} ended the connection without a word of AMQP. Is it a TLS port? That needs amqps://", False),
+    (
+        "^(Incompatible|Stream|ConnectionReset).* port 1567[12]$",
+        "{at} is the port of RabbitMQ's admin panel. AMQP has another one: 5672, or 5671 with TLS.",
+        False,
+    ),
+    ("^Incompatible", "{at} ended the connection without a word of AMQP.{other_port}", False),
     (r"\(403\).*Login was refused", "RabbitMQ at {at} refused user {user} with this password.\n{login}", True),
     (r"\(403\)", "User {user} may not do this ({why}).\n{allow}", True),
+    (
+        r"\(530\).*vhost  not found",
+        "RabbitMQ at {at} has no virtual host with an empty name. A URL for the virtual host / ends in /%2F",
+        True,
+    ),
     (r"\(530\).*not found", "RabbitMQ at {at} has no virtual host {vhost}.\n{add_vhost}", True),
     (r"\(530\).* limit ", "RabbitMQ at {at} takes no more connections ({why}).", False),
     (r"\(530\)", "RabbitMQ at {at} does not let user {user} into virtual host {vhost} ({why}).\n{allow}", True),
@@ -37,7 +54,7 @@ def in_words(error: BaseException, node: pika.URLParameters, queue: str) -> tupl
     error = root_cause(error)
     if isinstance(error, QueueError):
         return str(error), False
-    names = " ".join([type(error).__name__, repr(error)])
+    names = f"{type(error).__name__} {error!r} port {node.port}"
     sentence, is_final = next((words, final) for pattern, words, final in WORDS if re.search(pattern, names))
     return sentence.format(**_facts(error, node, queue)), is_final
 
@@ -67,12 +84,13 @@ def _facts(error: BaseException, node: pika.URLParameters, queue: str) -> dict[s
         login = "guest may log in on the same machine only. Add a user:  rabbitmqctl add_user NAME PASSWORD"
     return {
         "host": printable(node.host),
-        "at": printable(f"{node.host}:{node.port}"),
+        "at": printable(f"[{node.host}]:{node.port}" if ":" in node.host else f"{node.host}:{node.port}"),
         "user": user,
         "vhost": vhost,
         "queue": queue,
         "why": printable(reply[2].replace("\\'", "'") if reply else str(error) or type(error).__name__),
         "login": login,
+        "other_port": "\nIs it a TLS port? That needs amqps:// Or the admin panel's? AMQP has another one, 5672.",
         "start": "\nStart one with:  python3 tools/rabbitmq.py" if is_local else "",
         "allow": f"Allow it with:  rabbitmqctl set_permissions -p '{vhost}' {shlex.quote(user)} '.*' '.*' '.*'",
         "trust": "If an authority of your own has signed it, say so:  export SSL_CERT_FILE=AUTHORITY.pem",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from datetime import datetime, timezone
@@ -24,6 +25,8 @@ class EventLog:
     def __init__(self, path: str | None, name: str) -> None:
         self._name = name
         self._noted: list[dict[str, object]] = []
+        self._is_torn = False  # a full disk took the beginning of a line only
+        self._has_complained = False
         self._encode = json.JSONEncoder(default=str).encode
         try:
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666) if path else None
@@ -43,14 +46,24 @@ class EventLog:
         lines = "".join(self._encode({"time": now, **event}) + "\n" for event in self._noted).encode()
         self._noted.clear()
         try:
-            while lines:  # once, unless the disk is nearly full
-                lines = lines[os.write(self._file, lines) :]
+            if self._is_torn:
+                self._append(b"\n")
+            self._append(lines)
         except OSError as error:
-            complain(f" [!] The log file can't be written: {error.strerror}. The tasks go on without it.")
-            self.close()
+            if not self._has_complained:
+                self._has_complained = True
+                complain(f" [!] The log file can't be written: {error.strerror}. The tasks go on.")
+            if error.errno in (errno.EPIPE, errno.EIO):  # nobody will ever read it; but a full disk may have room again
+                self.close()
 
     def close(self) -> None:
         """Close the file; records are dropped from now on."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+    def _append(self, lines: bytes) -> None:
+        while lines and self._file is not None:  # once, unless the disk is nearly full
+            written = os.write(self._file, lines)
+            self._is_torn = not lines[:written].endswith(b"\n")
+            lines = lines[written:]

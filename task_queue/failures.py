@@ -25,5 +25,9 @@ class SettingsError(QueueError):
     exit_code = 2
 
 
+class WorkerError(Failure):
+    """This worker lacks what its work needs, so the task can't be blamed, and others may do it."""
+
+
 class InputError(Failure):
     """The tasks can't be read to their end."""

@@ -26,6 +26,7 @@ from pika.adapters.select_connection import IOLoop
 from task_queue import signals
 
 KEEPER_DELAY = 0.02  # seconds
+LOOK_EVERY = 0.2  # seconds between two tries to make an I/O loop
 
 
 class Place(enum.Enum):
@@ -110,8 +111,8 @@ class Loop:
             go_on = self._on_error(error)
             with contextlib.suppress(Exception):
                 self.ioloop.close()
-            self.ioloop = self._new_ioloop()
-            go_on()
+            if self._renew_ioloop():
+                go_on()
 
     def close(self) -> None:
         """End the keeper, and close everything."""
@@ -120,15 +121,30 @@ class Loop:
             self._main_left.set()
             self.keeper.join()
         self.signals.ring_no_more(self._bell[1])
-        self.ioloop.close()
+        with contextlib.suppress(Exception):  # there was no descriptor for it
+            self.ioloop.close()
         for end in self._bell:
             end.close()
 
     def _new_ioloop(self) -> IOLoop:
         ioloop = IOLoop()
-        ioloop.activate_poller()
-        ioloop.add_handler(self._bell[0].fileno(), self._silence_bell, IOLoop.READ)
+        try:
+            ioloop.activate_poller()
+            ioloop.add_handler(self._bell[0].fileno(), self._silence_bell, IOLoop.READ)
+        except OSError:
+            ioloop.close()
+            raise
         return ioloop
+
+    def _renew_ioloop(self) -> bool:
+        while True:
+            with contextlib.suppress(OSError):
+                self.ioloop = self._new_ioloop()
+                return True
+            # No file descriptor is left. Others may close theirs.
+            if self.closing.is_set() or self.signals.state != signals.State.RUN:
+                return False
+            time.sleep(LOOK_EVERY)
 
     def _silence_bell(self, *_: object) -> None:
         self._bell[0].recv(4096)

@@ -7,10 +7,11 @@ import time
 
 from task_queue.event_log import EventLog
 from task_queue.publisher import Publisher
-from task_queue.sources import Source
+from task_queue.sources import Lines, Source
 from task_queue.terminal import complain, counted, is_terminal, printable, say, text_of
 from task_queue.window import Settled
 
+NOWHERE = dict.fromkeys(Lines._fields)
 PROGRESS_EVERY = 0.2  # seconds
 
 
@@ -38,15 +39,20 @@ class Report:
         """Tell of tasks that are confirmed, or refused for a reason."""
         for message, refused in batch:
             text = text_of(message.body)
+            where = message.lines._asdict() if message.lines else NOWHERE
             if refused is None:
                 self.confirmed += 1
                 self._show_confirmed(text)
-                self._log.note("confirmed", message.properties.message_id, text, line=message.line)
+                self._log.note("confirmed", message.properties.message_id, text, **where)
             else:
                 self.refused += 1
-                where = f"Line {message.line} of {self._source.name}" if self._source else "The task"
-                complain(f" [!] {where} is not sent: {refused}. It begins with: {printable(text[:40])}")
-                self._log.note("refused", message.properties.message_id, text, line=message.line, error=refused)
+                task = (
+                    f"Line {message.lines.line} of {self._source.name}"
+                    if message.lines and self._source
+                    else "The task"
+                )
+                complain(f" [!] {task} is not sent: {refused}. It begins with: {printable(text[:40])}")
+                self._log.note("refused", message.properties.message_id, text, **where, error=refused)
         self._log.write()  # all at once: one by one would cost bulk input a third of its speed
 
     def total(self) -> None:
@@ -64,8 +70,8 @@ class Report:
             for message in pending:
                 complain(f" [!] Not confirmed: {printable(text_of(message.body))}")
             return
-        next_line = publisher.last.next_line if publisher.last else 1
-        line = min([next_line, *(message.line for message in pending if message.line)])
+        begin = publisher.last.lines.next_line if publisher.last and publisher.last.lines else 1
+        line = min([begin, *(message.lines.line for message in pending if message.lines)])
         complain(f" [!] {counted(self.confirmed)} confirmed. Go on from line {line} of {self._source.name}.")
 
     def _show_confirmed(self, text: str) -> None:
@@ -80,6 +86,6 @@ class Report:
         self._next_progress = now + PROGRESS_EVERY
         line = f" {self.confirmed:,} sent, {self.confirmed / (now - self._started):,.0f}/s"
         if self._source and self._source.size:
-            part = self._source.bytes_read / self._source.size
+            part = min(1.0, self._source.bytes_read / self._source.size)  # a file may grow while it is read
             line += f", {part:.0%} of {self._source.name} read, {(now - self._started) * (1 / part - 1):.0f} s left"
         say(f"{line}\x1b[K", end="\r")

@@ -9,6 +9,7 @@ from task_queue import outbox
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between two attempts; each is twice as long as the one before
 LONG_OUTAGE, LONG_OUTAGE_PAUSE = 120.0, 30.0  # seconds: after the first, pauses may grow to the second
+LASTS_AFTER = 5.0  # seconds of a connection's life
 NEVER = float("inf")
 
 
@@ -63,6 +64,10 @@ class Outage:
         self._pause = 2 * pause
         # With jitter, so that a hundred workers do not all come back in the same moment.
         return pause * (0.75 + os.urandom(1)[0] / 512)
+
+    def first_success(self, _frame: object) -> None:
+        """Note that RabbitMQ has taken a subscription."""
+        self.had_success = True
 
     def success(self) -> None:
         """Note that a task was confirmed or settled."""

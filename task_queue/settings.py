@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import socket
@@ -12,8 +13,9 @@ import pika
 
 from task_queue.failures import SettingsError
 from task_queue.queues import dead_letters_of
+from task_queue.terminal import printable
+from task_queue.urls import DEFAULT_URL, nodes_in
 
-DEFAULT_URL = "amqp://guest:guest@localhost:5672/%2F"
 DEFAULT_QUEUE = "tasks"
 
 
@@ -39,10 +41,26 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         "where RabbitMQ is; several nodes of a cluster are tried in turn; amqps:// is TLS "
         f"(default: AMQP_URL of the environment, else {DEFAULT_URL})"
     )
-    parser.add_argument("--url", metavar="URL[,URL...]", help=url_help.replace("%", "%%"))
+    flag = parser.add_argument
+    flag("--url", type=not_empty, metavar="URL[,URL...]", help=url_help.replace("%", "%%"))
     queue_help = f"(default: TASK_QUEUE of the environment, else {DEFAULT_QUEUE})"
-    parser.add_argument("--queue", metavar="NAME", help=queue_help)
-    parser.add_argument("--log-file", metavar="FILE", help="append one JSON object per line for each event")
+    flag("--queue", type=not_empty, metavar="NAME", help=queue_help)
+    flag("--log-file", type=not_empty, metavar="FILE", help="append one JSON object per line for each event")
+
+
+def not_empty(text: str) -> str:
+    """Read a flag's value: one without any comes from a variable that is not set, and never means the default."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the value is empty")
+    return text
+
+
+def at_least(least: int, kind: type[float], text: str) -> float:
+    """Read a number of a flag."""
+    with contextlib.suppress(ValueError):
+        if least <= (value := kind(text)) <= 1e9:
+            return value
+    raise argparse.ArgumentTypeError(f"{printable(text)} must be a {'whole ' * (kind is int)}number, {least} or more")
 
 
 def settings_for(url: str | None, queue: str | None, name: str, patience: float) -> Settings:
@@ -51,29 +69,15 @@ def settings_for(url: str | None, queue: str | None, name: str, patience: float)
     Raises:
         SettingsError: one of them makes no sense.
     """
-    if len(os.fsencode(name)) > 255 or re.search("[\ud800-\udfff]", name):
-        raise SettingsError("--name is too long, or is not text in this terminal's encoding.")
+    if not name or len(os.fsencode(name)) > 255 or re.search("[\ud800-\udfff]", name):
+        raise SettingsError("--name is empty, too long, or not text in this terminal's encoding.")
     return Settings(nodes_in(url), queue_named(queue), name, patience)
-
-
-def nodes_in(urls: str | None) -> list[pika.URLParameters]:
-    """Return pika's parameters for each of the comma-separated URLs. An error shows no part of it: no password."""
-    urls = (urls or os.environ.get("AMQP_URL") or DEFAULT_URL).strip()
-    try:
-        if not re.match("amqps?://", urls):
-            raise ValueError
-        return [pika.URLParameters(url) for url in re.split(r"\s*,\s*(?=amqps?://)", urls)]
-    except Exception:  # of any kind, because pika evaluates some of the query as Python
-        raise SettingsError(
-            "--url or AMQP_URL is not a URL like amqp://user:password@host:5672/virtual-host "
-            "(percent-encode special characters: / is %2F, @ is %40)."
-        ) from None
 
 
 def queue_named(name: str | None) -> str:
     """Return the queue's name, if RabbitMQ would take it."""
-    name = name or os.environ.get("TASK_QUEUE") or DEFAULT_QUEUE
-    if len(os.fsencode(dead_letters_of(name))) > 255 or name.startswith("amq.") or not name.isprintable():
+    name = os.environ.get("TASK_QUEUE") or DEFAULT_QUEUE if name is None else name
+    if not name or len(os.fsencode(dead_letters_of(name))) > 255 or name.startswith("amq.") or not name.isprintable():
         raise SettingsError("--queue or TASK_QUEUE: a queue's name is printable, short, and does not begin with amq.")
     return name
 

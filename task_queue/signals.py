@@ -15,14 +15,12 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import gc
 import os
 import signal
 import socket
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 try:  # signal.getsignal() makes an enum of each answer, which takes longer than all else that a short task costs us
@@ -31,11 +29,10 @@ except ImportError:  # not CPython
     from signal import getsignal
 
 from task_queue import terminal
-from task_queue.failures import Failure
+from task_queue.inherited import as_from_a_shell
 
 ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 ONE_BURST = 0.2  # seconds in which the same signal, or another after an interruption, counts as the one before
-
 
 State = enum.Enum("State", "RUN FINISH INTERRUPT OUT")  # see the table above
 
@@ -49,6 +46,8 @@ class Signals:
         sigterm_finishes: the first SIGTERM lets the program finish what it has in hand.
     """
 
+    has_ended = False  # in this process, at least once
+
     def __init__(self, sigterm_finishes: bool = False) -> None:
         self.state = State.RUN
         self._sigterm_finishes = sigterm_finishes
@@ -60,22 +59,25 @@ class Signals:
         self._found: dict[int, Any] = {}  # the handlers that were there before
         self._found_wakeup = -1
         self._pid = os.getpid()
-        self._outer: Signals | None = None
+        self._undo = contextlib.ExitStack()
 
     def __enter__(self) -> Signals:
-        self._outer, _of_this_thread.signals = in_force(), self
+        self._undo.callback(setattr, _of_this_thread, "signals", in_force())
+        _of_this_thread.signals = self
         if threading.current_thread() is threading.main_thread():
             terminal.wait_for_ever()
             for number in ENDING_SIGNALS:
                 # What is ignored stays so (nohup), and what Python can't put back is left alone.
-                if signal.getsignal(number) not in (signal.SIG_IGN, None):
-                    self._found[number] = signal.signal(number, self._on_signal)
+                if (found := signal.getsignal(number)) not in (signal.SIG_IGN, None):
+                    self._found[number] = found
+                    self._undo.callback(signal.signal, number, found)
+                    signal.signal(number, self._on_signal)
+            self._undo.enter_context(as_from_a_shell())
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._found.items():
-            signal.signal(number, handler)
-        _of_this_thread.signals = self._outer
+        Signals.has_ended = True
+        self._undo.close()
 
     @property
     def interrupts(self) -> bool:
@@ -115,6 +117,17 @@ class Signals:
         self.state = State.OUT
         self._is_due = self._may_interrupt = False
 
+    def finish_when(self, stop: threading.Event) -> None:
+        """Act on an event, once it is set, as on the first SIGTERM of a program that finishes then."""
+
+        def wait() -> None:
+            stop.wait()
+            if self.state == State.RUN:
+                self.state = State.FINISH
+            self._ring()
+
+        threading.Thread(target=wait, name="stop", daemon=True).start()
+
     def ring(self, bell: socket.socket) -> None:
         """Write a byte into a socket at each signal, from now on."""
         self._bells.append(bell)
@@ -141,13 +154,15 @@ class Signals:
             os.kill(os.getpid(), number)
             return
         self._change_state(number)
-        # After the wake-up by Python, which may have come before there was news: who was woken looks at the state.
-        for bell in self._bells:
-            with contextlib.suppress(BlockingIOError):  # it rings already
-                bell.send(b"\0")
+        self._ring()  # after the wake-up by Python, which came before there was news
         terminal.give_up_soon()
         self._interrupt_if_due()
         terminal.unblock()
+
+    def _ring(self) -> None:
+        for bell in [*self._bells]:
+            with contextlib.suppress(OSError):  # it rings already, or is closed
+                bell.send(b"\0")
 
     def _change_state(self, number: int) -> None:
         is_same_burst = time.monotonic() - self._changed_at < ONE_BURST
@@ -178,23 +193,3 @@ def write_there(descriptor: int) -> int:
 def in_force() -> Signals:
     """Return the Signals of the program that runs in this thread, or a dummy that never gets any."""
     return getattr(_of_this_thread, "signals", None) or Signals()
-
-
-def run(main: Callable[[], int]) -> None:
-    """Run a script, and end with the exit status that it returns; a Failure and Ctrl+C are never a traceback."""
-    gc.freeze()  # what was imported stays, so that nothing looks at it again
-    gc.enable()
-    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        status = main()
-    except KeyboardInterrupt:
-        terminal.say("")
-        status = 130
-    except Failure as failure:
-        terminal.tell(failure)
-        status = failure.exit_code
-    for number in ENDING_SIGNALS:  # the exit status is settled
-        signal.signal(number, signal.SIG_IGN)
-    terminal.drop_what_is_blocked()
-    sys.exit(status)

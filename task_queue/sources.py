@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import os
 import sys
@@ -13,7 +14,25 @@ from typing import BinaryIO, NamedTuple
 import pika
 
 from task_queue.failures import InputError, SettingsError
-from task_queue.terminal import complain, printable, say
+from task_queue.file_forms import Form
+from task_queue.terminal import complain, say
+
+
+LONGEST_LINE = 128 * 1024 * 1024  # bytes, so that no input fills the memory; RabbitMQ takes less in one message
+
+
+class Lines(NamedTuple):
+    """Where a task stands in its input, counted from 1.
+
+    Attributes:
+        line: its first line.
+        after: the line behind the task before it; blank lines may lie between.
+        next_line: the line behind it.
+    """
+
+    line: int
+    after: int
+    next_line: int
 
 
 class Message(NamedTuple):
@@ -22,16 +41,15 @@ class Message(NamedTuple):
     Attributes:
         body: its text in UTF-8.
         properties: the message_id stays the same when it is sent again.
-        line, next_line: where it begins in a file or a pipe, and where the next one does.
+        lines: where it stands in a file or a pipe; None for a task that was typed.
     """
 
     body: bytes
     properties: pika.BasicProperties
-    line: int | None = None
-    next_line: int = 1
+    lines: Lines | None = None
 
 
-def new_message(text: str, line: int | None = None, next_line: int = 1) -> Message:
+def new_message(text: str, lines: Lines | None = None) -> Message:
     """Return a task as a persistent message."""
     properties = pika.BasicProperties(
         content_type="text/plain",
@@ -40,7 +58,7 @@ def new_message(text: str, line: int | None = None, next_line: int = 1) -> Messa
         message_id=str(uuid.uuid4()),
         timestamp=int(time.time()),
     )
-    return Message(text.encode(), properties, line, next_line)
+    return Message(text.encode(), properties, lines)
 
 
 def typed_tasks() -> Iterator[Message]:
@@ -68,16 +86,17 @@ class Source:
     """
 
     def __init__(self, name: str) -> None:
-        self.name = "standard input" if name == "-" else printable(name)
-        self.size = self.bytes_read = 0  # the size of a pipe is 0
+        self.bytes_read = self.size = 0  # the size of a pipe is 0
         self._line = 0  # the last one read
         self._is_csv = name.lower().endswith(".csv")
+        self._form = Form(None if name == "-" else name, self._is_csv)
+        self.name = self._form.name
         try:
             self._stream: BinaryIO = sys.stdin.buffer if name == "-" else open(name, "rb")  # noqa: SIM115
             if hasattr(os, "set_blocking"):
                 os.set_blocking(self._stream.fileno(), True)  # else an empty non-blocking pipe looks like its end
             if self._stream.seekable():
-                self.size = os.fstat(self._stream.fileno()).st_size
+                self.size, self.bytes_read = os.fstat(self._stream.fileno()).st_size, self._stream.tell()
         except (OSError, AttributeError) as error:
             raise SettingsError(f"{self.name} can't be read: {getattr(error, 'strerror', 'it is closed')}.") from None
 
@@ -87,35 +106,52 @@ class Source:
         Raises:
             InputError: a line is not UTF-8, not CSV, or can't be read.
         """
+        after = 1
         with self._stream:
             for first_line, text in self._csv_rows() if self._is_csv else self._plain_lines():
                 if text.strip():
-                    yield new_message(text, first_line, self._line + 1)
+                    yield new_message(text, Lines(first_line, after, self._line + 1))
+                    after = self._line + 1
 
     def _plain_lines(self) -> Iterator[tuple[int, str]]:
         for text in self._lines():
-            yield self._line, text.rstrip("\r\n")
+            text = text.rstrip("\r\n")
+            if "\r" in text:
+                raise InputError(self._form.with_carriage_returns(self._line))
+            yield self._line, text
 
     def _csv_rows(self) -> Iterator[tuple[int, str]]:
-        csv.field_size_limit(2**31 - 1)
+        csv.field_size_limit(LONGEST_LINE)
         first_line = 1
         try:
             for cells in csv.reader(self._lines(), strict=True):
                 yield first_line, " ".join(cells)
                 first_line = self._line + 1
         except csv.Error as error:
+            if "new-line character" in str(error):
+                raise InputError(self._form.with_carriage_returns(self._line)) from None
             raise InputError(f"Line {first_line} of {self.name} is not CSV: {error}.") from None
 
     def _lines(self) -> Iterator[str]:
         # Decoded one by one, so that all lines before a bad one are sent and the bad one is named.
         try:
-            for raw in self._stream:
+            while raw := self._stream.readline(LONGEST_LINE + 1):
                 self.bytes_read += len(raw)
-                text = raw.decode("utf-8" if self._line else "utf-8-sig")
                 self._line += 1
-                yield text
-        except UnicodeDecodeError:
-            convert = f"iconv -f latin1 -t utf-8 {self.name}"
-            raise InputError(f"Line {self._line + 1} of {self.name} is not UTF-8. Convert it:  {convert}") from None
+                yield self._decoded(raw)
         except OSError as error:
             raise InputError(f"Line {self._line + 1} of {self.name} can't be read: {error.strerror}.") from None
+        if self.bytes_read < self.size:
+            raise InputError(f"{self.name} was cut off while it was read: it ends behind line {self._line} now.")
+
+    def _decoded(self, raw: bytes) -> str:
+        if self._line == 1 and (why := self._form.whole(raw)):
+            raise InputError(why)
+        if len(raw) > LONGEST_LINE:
+            raise InputError(f"Line {self._line} of {self.name} has more than {LONGEST_LINE:,} bytes.")
+        if b"\0" in raw:
+            raise InputError(self._form.with_nul(self._line, raw))
+        try:
+            return raw.removeprefix(codecs.BOM_UTF8).decode()  # at any line, for files that were joined
+        except UnicodeDecodeError:
+            raise InputError(self._form.undecodable(self._line, raw)) from None

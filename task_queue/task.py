@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from pika.channel import Channel
 
@@ -43,3 +44,13 @@ class Task(NamedTuple):
     def seconds(self) -> float:
         """Return how long ago the task was received."""
         return round(time.monotonic() - self.received, 6)
+
+
+def earlier_tries(headers: Mapping[str, Any]) -> int:
+    """Return how many tries RabbitMQ has counted, of a task that was handed out before.
+
+    A first delivery may have the header from its sender. Later ones have RabbitMQ's count; where there is a second
+    header, the smaller one is right. Source: https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling
+    """
+    counts = [headers.get(name) for name in ("x-delivery-count", "x-acquired-count")]
+    return max(0, min([count for count in counts if isinstance(count, int) and not isinstance(count, bool)], default=0))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import io
 import os
 import select
 import sys
@@ -14,6 +17,7 @@ from task_queue.failures import Failure
 SHOWN_CHARACTERS = 500  # of a task's text
 LOOK_EVERY = 0.1  # seconds between two looks at a stream that takes nothing, such as a paused terminal
 PATIENCE = 0.5  # seconds that a program which is about to end waits for it
+NEVER = float("inf")
 
 
 class Blocked(Exception):
@@ -24,30 +28,28 @@ class _Main:
     """What the main thread does with the terminal."""
 
     writes_to: TextIO | None = None
-    gives_up_at = float("inf")  # on the monotonic clock: when it waits no longer for a stream that takes nothing
+    gives_up_at = NEVER  # on the monotonic clock: when it waits no longer for a stream that takes nothing
+    has_complained = False
 
 
 def say(text: str, stream: TextIO | None = None, end: str = "\n") -> None:
     """Print a line at once, with escapes for what the stream can't encode.
 
-    When that is impossible (`| head -1`, a full disk), go on in silence: tasks matter more.
+    When that is impossible (`| head -1`, a full disk), go on without the line: tasks matter more.
     """
     stream = stream or sys.stdout
     if stream is None:  # as in `>&-`
         return
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    encoded = (text + end).encode(encoding, "backslashreplace")
     try:
-        if threading.current_thread().daemon and (descriptor := _descriptor(stream)) is not None:
-            _wait_for(stream)
-            # Python's end would wait for the lock of its buffer, should this thread have been stopped there.
-            os.write(descriptor, encoded)
-        else:
-            _write(stream, encoded.decode(encoding))
-    except (Blocked, ValueError, BlockingIOError):  # also a closed file, and a pipe that takes no more for now
+        _write(stream, text + end)
+    except (Blocked, ValueError):  # also a closed file
         pass
-    except OSError:  # Python would try again at its end, and make an error of it
-        _drop(stream)
+    except OSError as error:
+        if error.errno in (errno.EPIPE, errno.EIO):  # nobody will ever read it
+            _drop(stream)
+        elif stream is sys.stdout and not _Main.has_complained:  # a full disk may have room again
+            _Main.has_complained = True
+            complain(f" [!] Standard output can't be written: {error.strerror}. The tasks go on.")
 
 
 def complain(text: str) -> None:
@@ -63,7 +65,7 @@ def tell(failure: Failure) -> None:
 
 def wait_for_ever() -> None:
     """Never give up on a stream that takes nothing."""
-    _Main.gives_up_at = float("inf")
+    _Main.gives_up_at = NEVER
 
 
 def give_up_soon() -> None:
@@ -77,11 +79,17 @@ def unblock() -> None:
         raise Blocked
 
 
-def drop_what_is_blocked() -> None:
-    """Have Python's end not wait for a stream that nobody reads."""
+def let_go() -> None:
+    """Have Python's end neither wait for a stream that nobody reads, nor make an error of one that is full."""
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None and not takes_more(stream):
-            _drop(stream)
+        if stream is not None:
+            try:
+                if takes_more(stream):
+                    stream.flush()
+                else:
+                    _drop(stream)
+            except (OSError, ValueError):
+                _drop(stream)
 
 
 def takes_more(stream: TextIO, seconds: float = 0.0) -> bool:
@@ -92,35 +100,50 @@ def takes_more(stream: TextIO, seconds: float = 0.0) -> bool:
         return True
 
 
+def _write(stream: TextIO, text: str) -> None:
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or _Main.gives_up_at != NEVER:
+        _wait_for(stream)
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    encoded = text.encode(encoding, "backslashreplace")
+    try:
+        if is_main:
+            _Main.writes_to = stream
+        stream.flush()  # what a task has printed comes first
+        if (descriptor := _descriptor(stream)) is None:
+            stream.write(encoded.decode(encoding))
+            stream.flush()
+        # Not through the stream's buffer: it would keep what a full disk does not take, and Python's end would wait for
+        # its lock, should this be a thread that was stopped there.
+        while encoded and descriptor is not None:
+            try:
+                encoded = encoded[os.write(descriptor, encoded) :]
+            except BlockingIOError:  # a pipe that others share with us and have made so
+                _wait_for(stream)
+    finally:
+        if is_main:
+            _Main.writes_to = None
+
+
+def _descriptor(stream: TextIO) -> int | None:
+    # Of a file: not of what somebody has put in place of standard output, nor of Windows' console, which takes text.
+    if type(stream) is io.TextIOWrapper and os.name != "nt":
+        with contextlib.suppress(ValueError):  # it is one in memory
+            return stream.fileno()
+    return None
+
+
 def _wait_for(stream: TextIO) -> None:
     while not takes_more(stream, LOOK_EVERY if time.monotonic() < _Main.gives_up_at else 0.0):
         if time.monotonic() >= _Main.gives_up_at:
             raise Blocked
 
 
-def _write(stream: TextIO, text: str) -> None:
-    if _Main.gives_up_at != float("inf"):
-        _wait_for(stream)
-    is_main = threading.current_thread() is threading.main_thread()
-    try:
-        _Main.writes_to = stream if is_main else _Main.writes_to
-        stream.write(text)
-        stream.flush()
-    finally:
-        _Main.writes_to = None if is_main else _Main.writes_to
-
-
-def _descriptor(stream: TextIO) -> int | None:
-    try:
-        return stream.fileno()
-    except (AttributeError, OSError, ValueError):  # not a real file, such as a notebook's
-        return None
-
-
 def _drop(stream: TextIO) -> None:
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def is_terminal(stream: TextIO | None) -> bool:

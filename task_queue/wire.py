@@ -47,6 +47,25 @@ class WireConnection(pika.SelectConnection):
             self._transport.abort()  # type: ignore[attr-defined]
             self.ioloop.process_timeouts()
 
+    def _adapter_connect_stream(self) -> None:
+        super()._adapter_connect_stream()  # type: ignore[misc]
+        # What goes wrong at one of a host's addresses (no IPv6 here, no descriptor left) would end the search for one
+        # that works. Source: https://github.com/pika/pika/blob/main/pika/adapters/utils/connection_workflow.py
+        workflow = self._connection_workflow  # type: ignore[attr-defined]
+        try_next = getattr(workflow, "_try_next_resolved_address", None)
+
+        def try_until_one_works() -> None:
+            try:
+                try_next()  # type: ignore[misc]
+            except Exception as error:
+                workflow._connection_errors.append(error)
+                with contextlib.suppress(Exception):
+                    workflow._connector._sock.close()
+                try_until_one_works()
+
+        if try_next is not None:
+            workflow._try_next_resolved_address = try_until_one_works
+
     def _adapter_emit_data(self, data: bytes) -> None:
         self._gathered += data
         if len(self._gathered) > GATHERED_BYTES:

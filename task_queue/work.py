@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
+import inspect
 import os
 import shlex
 import shutil
@@ -10,10 +13,13 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
+import types
 from collections.abc import Callable
+from typing import Any
 
 from task_queue import signals
-from task_queue.failures import SettingsError
+from task_queue.failures import SettingsError, WorkerError
 from task_queue.task import Task
 from task_queue.terminal import printable, say
 
@@ -26,13 +32,40 @@ class CommandFailed(Exception):
     """A command did not succeed; the text says how it ended."""
 
 
+class NeverDone(TypeError):
+    """A function has returned work that nobody does."""
+
+
+def check_function(perform: Perform) -> None:
+    """Raise TypeError if calling the function does nothing but make a coroutine or a generator."""
+    function: Any = perform
+    while isinstance(function, functools.partial):
+        function = function.func
+    if not callable(function):
+        raise TypeError(f"listen() needs a function, and {perform!r} is none.")
+    for each in (function, type(function).__call__):
+        kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+        if any(is_kind(each) for is_kind in kinds):
+            raise TypeError(f"{perform!r} would only be begun, not done. Give listen() an ordinary function.")
+
+
+def check_result(result: object) -> None:
+    """Raise NeverDone if what a function has returned is work that nobody does, or does not wait for."""
+    if isinstance(result, (types.CoroutineType, types.GeneratorType)):
+        result.close()
+    elif not (inspect.isawaitable(result) or inspect.isasyncgen(result) or hasattr(result, "add_done_callback")):
+        return
+    raise NeverDone(f"The work was only begun, not done: the function has returned {result!r}.")
+
+
 def sleeping(seconds_per_dot: float) -> Perform:
     """Return the tutorial's stand-in for work: a sleep for each dot in the task, counted off on screen."""
 
     def perform(task: Task) -> None:
         dots = task.body.count(b".")
         for dot in range(1, dots + 1):
-            time.sleep(max(0.0, dot * seconds_per_dot - task.seconds()))
+            if (seconds := dot * seconds_per_dot - task.seconds()) > 0:
+                time.sleep(seconds)
             say(f"     . {dot} of {dots}")
 
     return perform
@@ -47,12 +80,10 @@ def running(command: str) -> Perform:
     words = words_of(command)
 
     def perform(task: Task) -> None:
-        arguments = [os.fsencode(word).replace(b"{}", task.body) for word in words]
         process = None
         try:
             with signals.in_force().held():  # a command that starts just now could not be ended
-                # A session of its own: Ctrl+C reaches it only through us, and then with all its children.
-                process = subprocess.Popen(arguments, stdin=subprocess.PIPE, start_new_session=True)
+                process = started(words, task.body)
             process.communicate(task.body)
         except BaseException:
             if process is not None:
@@ -78,6 +109,37 @@ def words_of(command: str) -> list[str]:
     if shutil.which(words[0]) is None:
         raise SettingsError(f"--run: there is no command {printable(words[0])} here that may be executed.")
     return words
+
+
+def started(words: list[str], body: bytes) -> subprocess.Popen[bytes]:
+    """Start a command for a task.
+
+    Raises:
+        CommandFailed: the task can't be in its arguments.
+        WorkerError: it can't be started, whatever the task.
+    """
+    arguments = [os.fsencode(word).replace(b"{}", body) for word in words]
+    try:
+        # A session of its own: Ctrl+C reaches it only through us, and then with all its children.
+        return subprocess.Popen(arguments, stdin=subprocess.PIPE, start_new_session=True)
+    except ValueError:
+        raise CommandFailed("the task has a NUL character, which no argument of a command can have") from None
+    except OSError as error:
+        if error.errno == errno.E2BIG and any("{}" in word for word in words):
+            raise CommandFailed(f"the task is too long for an argument of a command ({len(body):,} bytes)") from None
+        raise WorkerError(f"--run: {printable(words[0])} can't be started: {error.strerror}.") from None
+
+
+def reason_of(error: BaseException) -> str:
+    """Return in one line why a task failed; of an error in Python code with its place."""
+    if isinstance(error, CommandFailed):
+        return str(error)
+    try:
+        text = str(error)
+    except Exception:
+        text = "and why can't be said"
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {text} ({os.path.basename(place.filename)}, line {place.lineno})"
 
 
 def end_child(error: BaseException | None) -> None:

@@ -519,7 +519,7 @@ def test_the_log_names_what_is_confirmed(scripts: Scripts) -> None:
     first, second = scripts.events()
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00", first.pop("time"))
     assert first.pop("name") == f"emitter-{socket.gethostname()}-{emitter.process.pid}"
-    assert first == {"event": "confirmed", "message_id": ids[0], "task": "one", "line": 1}
+    assert first == {"event": "confirmed", "message_id": ids[0], "task": "one", "line": 1, "after": 1, "next_line": 2}
     assert (second["message_id"], second["task"], second["line"]) == (ids[1], "two", 3)
 
 

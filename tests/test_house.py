@@ -15,7 +15,20 @@ FLOORS = {
     4: ["dead_letters", "publisher", "consumer"],
     3: ["connection"],
     2: ["errors", "event_log", "sources", "retry", "task", "window"],
-    1: ["loop", "signals", "outbox", "wire", "queues", "settings", "terminal", "failures"],
+    1: [
+        "loop",
+        "signals",
+        "script",
+        "outbox",
+        "wire",
+        "queues",
+        "settings",
+        "urls",
+        "terminal",
+        "failures",
+        "file_forms",
+        "inherited",
+    ],
     0: ["__init__"],  # which everything imports by its own name
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
@@ -112,4 +125,4 @@ def test_only_the_owner_of_signals_installs_handlers_and_nothing_ends_somebody_e
     }
     in_the_scripts_first_lines = {(name, "signal.signal") for name in FLOORS[6]}
     owners = {call for call in calls if call[1] in ("signal.signal", "signal.set_wakeup_fd")}
-    assert {room for room, _ in owners - in_the_scripts_first_lines} == {"signals"}
+    assert {room for room, _ in owners - in_the_scripts_first_lines} == {"signals", "inherited", "script"}

@@ -664,7 +664,7 @@ def output_lost(stage: Stage) -> None:
     stage.settle()
     assert stage.done() == len(stage.tasks)
 
-    full = "The log file can't be written: No space left on device. The tasks go on without it."
+    full = "The log file can't be written: No space left on device. The tasks go on."
     assert stage.emit("--file", stage.tasks_file(number), "--log-file", "/dev/full").err == f" [!] {full}\n"
     worker = stage.book_worker("--log-file", "/dev/full", "--burst").ends()
     assert worker.err == f" [!] {full}\n"

@@ -1,0 +1,48 @@
+"""How a script begins and ends, whatever state it is started in: in good order, and never with a traceback."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+from task_queue import terminal
+from task_queue.failures import Failure
+from task_queue.inherited import as_from_a_shell, open_standard_streams
+from task_queue.signals import ENDING_SIGNALS, Signals
+
+
+def run(main: Callable[[], int]) -> None:
+    """Run a script, and end with the exit status that it returns; a Failure and Ctrl+C are never a traceback."""
+    gc.freeze()  # what was imported stays, so that nothing looks at it again
+    gc.enable()
+    for number in ENDING_SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _on_signal)
+    open_standard_streams()
+    try:
+        with as_from_a_shell():
+            status = main()
+    except KeyboardInterrupt:
+        terminal.say("")
+        status = 130
+    except Failure as failure:
+        terminal.tell(failure)
+        status = failure.exit_code
+    Signals.has_ended = True
+    for number in ENDING_SIGNALS:  # Python's end would put the default in place of our handler
+        signal.signal(number, signal.SIG_IGN)
+    terminal.let_go()
+    sys.exit(status)
+
+
+def _on_signal(number: int, _frame: object) -> None:
+    # Before and after the script's own Signals. Afterwards the exit status is settled.
+    if Signals.has_ended:
+        return
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)

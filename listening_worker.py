@@ -38,7 +38,7 @@ from task_queue.signals import Signals, State
 from task_queue.task import Task
 from task_queue.terminal import complain, printable, say
 from task_queue.work import (
-    NeverDone,
+    OnlyBegun,
     Perform,
     check_function,
     check_result,
@@ -116,7 +116,7 @@ def handle(task: Task, perform: Perform, consumer: Consumer, log: EventLog, sign
         if isinstance(error, WorkerError):
             raise
     except BaseException as error:  # whatever a task raises is its failure, and not the end of the worker
-        why, is_end = reason_of(error), isinstance(error, NeverDone)
+        why, is_end = reason_of(error), isinstance(error, OnlyBegun)
         is_rejected = consumer.reject(last or is_end)
         record("failed", error=why, seconds=task.seconds())
         say_failed(task, why, is_rejected)

@@ -32,7 +32,7 @@ class CommandFailed(Exception):
     """A command did not succeed; the text says how it ended."""
 
 
-class NeverDone(TypeError):
+class OnlyBegun(TypeError):
     """A function has returned work that nobody does."""
 
 
@@ -50,12 +50,12 @@ def check_function(perform: Perform) -> None:
 
 
 def check_result(result: object) -> None:
-    """Raise NeverDone if what a function has returned is work that nobody does, or does not wait for."""
+    """Raise OnlyBegun if what a function has returned is work that nobody does, or does not wait for."""
     if isinstance(result, (types.CoroutineType, types.GeneratorType)):
         result.close()
     elif not (inspect.isawaitable(result) or inspect.isasyncgen(result) or hasattr(result, "add_done_callback")):
         return
-    raise NeverDone(f"The work was only begun, not done: the function has returned {result!r}.")
+    raise OnlyBegun(f"The work was only begun, not done: the function has returned a {type(result).__name__}.")
 
 
 def sleeping(seconds_per_dot: float) -> Perform:

@@ -203,6 +203,12 @@ class Scripts:
         self._started.append(run)
         return run
 
+    def start_command(self, command: list[str], **popen: Any) -> Run:
+        """Start a program that starts one of the scripts, or a user's own."""
+        run = Run(command, self.folder, {"PYTHONPATH": str(PROJECT), **self.environment}, **popen)
+        self._started.append(run)
+        return run
+
     def emitter(self, *arguments: object, **popen: Any) -> Run:
         return self.start("emitter_of_tasks.py", *arguments, **popen)
 

@@ -54,7 +54,9 @@ class Connection:
         try:
             self.loop = Loop(self._flush, self._on_error, after_keeping)
         except OSError as error:
-            raise QueueError(f"{error.strerror}: RabbitMQ can't be reached without one.") from None
+            raise QueueError(
+                f"No connection can be made ({error.strerror}): is a limit of this machine reached?"
+            ) from None
         self._nodes, self._on_ready, self._on_lost = itertools.cycle(settings.nodes), on_ready, on_lost
         self._node = settings.nodes[0]  # the one that is tried, or has taken us
         self._pika: WireConnection | None = None
@@ -128,23 +130,12 @@ class Connection:
 
     def _connect(self) -> None:
         self._node = next(self._nodes)
-        # In a daemon thread: the one in which pika looks up the host's name inherits that, and may hang at our end.
-        beginner = threading.Thread(target=self._begin, daemon=True)
-        try:
-            beginner.start()
-            beginner.join()
-        except RuntimeError as error:  # no more threads
-            self._why = error
-        if self._why is not None:
-            self._lost(self._why)
-
-    def _begin(self) -> None:
         try:
             self._pika = WireConnection(
                 self._node, self._on_open, self._on_gone, self._on_gone, custom_ioloop=self.loop.ioloop
             )
         except Exception as error:
-            self._why = error
+            self._lost(error)
 
     def _on_open(self, connection: Any) -> None:
         waits = " [*] RabbitMQ takes no tasks for now: {}. Waiting ..."

@@ -62,7 +62,11 @@ class Loop:
         self._bell = socket.socketpair()  # a byte from the second to the first ends a step, in any thread
         for end in self._bell:
             end.setblocking(False)
-        self.ioloop = self._new_ioloop()
+        try:
+            self.ioloop = self._new_ioloop()
+        except OSError:
+            self._close_bell()
+            raise
         self._lock = threading.Lock()
         self.keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
         self._main_left = threading.Event()  # set: main has left pika since the keeper fell asleep
@@ -123,8 +127,7 @@ class Loop:
         self.signals.ring_no_more(self._bell[1])
         with contextlib.suppress(Exception):  # there was no descriptor for it
             self.ioloop.close()
-        for end in self._bell:
-            end.close()
+        self._close_bell()
 
     def _new_ioloop(self) -> IOLoop:
         ioloop = IOLoop()
@@ -145,6 +148,10 @@ class Loop:
             if self.closing.is_set() or self.signals.state != signals.State.RUN:
                 return False
             time.sleep(LOOK_EVERY)
+
+    def _close_bell(self) -> None:
+        for end in self._bell:
+            end.close()
 
     def _silence_bell(self, *_: object) -> None:
         self._bell[0].recv(4096)

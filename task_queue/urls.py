@@ -35,9 +35,9 @@ def _node_at(url: str) -> pika.URLParameters:
             raise ValueError  # pika would take the first part of such a path for the virtual host
         return pika.URLParameters(url)
     except Exception:  # of any kind, because pika evaluates some of the query as Python
-        words = _what_is_wrong(url)
-        password = re.search("://[^:]*:([^@]+)@", url)
-        raise SettingsError(f"--url or AMQP_URL {FORM if password and password[1] in words else words}") from None
+        words, password = _what_is_wrong(url), re.search("://[^:]*:([^@]+)@", url)
+        tells = password and re.search(rf"(?<!\w){re.escape(password[1])}(?!\w)", words)
+        raise SettingsError(f"--url or AMQP_URL {FORM if tells else words}") from None
 
 
 def _what_is_wrong(url: str) -> str:

@@ -1,0 +1,163 @@
+"""URLs that make no sense, or lead to where no AMQP is spoken, and what is said of them."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+
+import pytest
+import trustme
+from harness import Scripts
+from pika import spec
+from scripted_server import Server
+
+NONSENSE = {  # and the words for it
+    "amqp://u:p@h/?foo=1": "an option that pika does not know, foo. Known are: blocked_connection_timeout, channel",
+    "amqp://u:p@h/?heartbeat=soon": "a value that makes no sense for the option heartbeat",
+    "amqp://u:p@h/?tcp_options=[": "a value that makes no sense for the option tcp_options",
+    "amqps://u:p@h/?ssl_options={'ca_certs':'/no/such.pem'}": "ssl_options whose ca_certs can't be read: /no/such.pem",
+    "amqps://h/?ssl_options={'certfile':'/no/such.pem'}": "ssl_options whose certfile can't be read: /no/such.pem",
+    "amqp://u:p@h/one/two": "/ is %2F",
+    "amqp://u:p@h:port/": "is not a URL like",
+    "amqp://u@h/": "is not a URL like amqp://user:password@host",
+    "amqp://u:sec?ret=1@h/": "percent-encode special characters",
+    "amqp://u:sec/ret@h/": "percent-encode special characters",
+    "amqp://u:sec#ret@h/": "percent-encode special characters",
+    "amqp://localhost/?secret=1": "is not a URL like",
+    "https://u:p@h": "is not a URL like",
+    "amqp://u:p@h/,amqp://u:p@h/?foo=1": "an option that pika does not know, foo",
+}
+
+
+@pytest.mark.parametrize(("url", "words"), NONSENSE.items(), ids=NONSENSE)
+def test_what_is_wrong_with_a_url_is_said_without_a_part_of_a_password(
+    at_server: Scripts, url: str, words: str
+) -> None:
+    run = at_server.emit("task", "--url", url, status=2)
+    assert words in run.err
+    assert run.err.count("\n") == 1
+    assert "sec" not in run.err.replace("second", "")
+
+
+def test_an_empty_virtual_host_is_not_the_one_that_people_mean(scripts: Scripts) -> None:
+    """`//` at the end of a URL is a habit from Celery, where it stands for the virtual host /."""
+    url = scripts.broker.url.replace("%2F", "/")
+    assert url.endswith("//")
+    run = scripts.emit("task", "--url", url, status=1)
+    assert "no virtual host with an empty name. A URL for the virtual host / ends in /%2F" in run.err
+
+
+def test_the_admin_panels_port_is_not_amqps(scripts: Scripts) -> None:
+    url = scripts.broker.node.admin_url.replace("http://", "amqp://guest:guest@")
+    run = scripts.emit("task", "--url", url, status=1)
+    assert "Or the admin panel's? AMQP has another one, 5672." in run.err
+
+
+def test_an_address_of_ipv6_is_shown_in_brackets(at_server: Scripts) -> None:
+    run = at_server.emit("task", "--url", "amqp://[::1]:1/", status=1)
+    assert "Nothing listens at [::1]:1: " in run.err
+
+
+def test_a_connection_that_is_blocked_for_too_long_is_no_firewall(at_server: Scripts, server: Server) -> None:
+    server.on("Basic.Publish", lambda session, _got: session.send(spec.Connection.Blocked("low on memory")))
+    run = at_server.emitter("task", "--url", f"{server.url}?blocked_connection_timeout=0.2")
+    run.shows("took no tasks for as long as blocked_connection_timeout allows")
+    assert "firewall" not in run.err
+    run.send(signal.SIGINT)
+    run.ends(130)
+
+
+@contextlib.contextmanager
+def server_for_acquaintances(authority: trustme.CA, version: ssl.TLSVersion) -> Iterator[int]:
+    """Give the port of a TLS server that wants a certificate of each client."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.maximum_version = version
+    context.verify_mode = ssl.CERT_REQUIRED
+    authority.issue_cert("localhost").configure_cert(context)
+    authority.configure_trust(context)
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):  # it is closed
+            while True:
+                peer, _ = listener.accept()
+                with peer, contextlib.suppress(OSError), context.wrap_socket(peer, server_side=True) as connected:
+                    connected.recv(8)
+                    connected.send(b"HELLO")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_server_that_wants_a_certificate_says_so_and_gets_it(at_server: Scripts, version: ssl.TLSVersion) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(at_server.folder / "ca.pem"))
+    authority.issue_cert("us").private_key_and_cert_chain_pem.write_to_path(str(at_server.folder / "client.pem"))
+    with server_for_acquaintances(authority, version) as port:
+        url = f"amqps://localhost:{port}/?ssl_options="
+        run = at_server.emit("task", "--url", url + "{'ca_certs':'ca.pem'}", status=1)
+        assert f"localhost:{port} wants a certificate of yours: name it in --url with ?ssl_options=" in run.err
+        run = at_server.emit("task", "--url", url + "{'ca_certs':'ca.pem','certfile':'client.pem'}", status=1)
+        assert "without a word of AMQP" in run.err or "was lost" in run.err, "it was let in"
+
+
+# ---- Flags between words
+
+COMMAND_LINES = {
+    "First --queue q task.": ("q", "First task."),
+    "--queue q First task.": ("q", "First task."),
+    "First task. --queue q": ("q", "First task."),
+    "--queue q -- --version": ("q", "--version"),
+    "-- --queue q": ("tasks", "--queue q"),
+    "First --queue q -- --version -x": ("q", "First --version -x"),
+    "a -- b -- c": ("tasks", "a b -- c"),
+    "First --no-admin task.": ("tasks", "First task."),
+}
+
+
+@pytest.mark.parametrize(("line", "then"), COMMAND_LINES.items(), ids=COMMAND_LINES)
+def test_flags_may_stand_between_words(at_server: Scripts, server: Server, line: str, then: tuple[str, str]) -> None:
+    at_server.environment["TASK_QUEUE"] = "tasks"
+    at_server.emit(*line.split())
+    (published,) = server.got("Basic.Publish")
+    assert (published.method.routing_key, published.body.decode()) == then
+
+
+@pytest.mark.parametrize("line", ["--nonsense", "First --nonsense task.", "--file a --file", "First --file a"])
+def test_flags_that_make_no_sense_are_an_error_wherever_they_stand(at_server: Scripts, line: str) -> None:
+    assert "error: " in at_server.emit(*line.split(), status=2).err
+
+
+# ---- Whose header it is that counts the tries
+
+COUNTS = [  # redelivered, headers, the try
+    (False, {}, 0),
+    (False, {"x-delivery-count": 20}, 0),
+    (True, {}, 0),
+    (True, {"x-delivery-count": 3}, 3),
+    (True, {"x-delivery-count": 20, "x-acquired-count": 2}, 2),
+    (True, {"x-delivery-count": 2, "x-acquired-count": 20}, 2),
+    (True, {"x-acquired-count": 2}, 2),
+    (True, {"x-delivery-count": "20"}, 0),
+    (True, {"x-delivery-count": True}, 0),
+    (True, {"x-delivery-count": -5}, 0),
+]
+
+
+@pytest.mark.parametrize(("redelivered", "headers", "count"), COUNTS)
+def test_a_clients_own_header_counts_no_tries(
+    at_server: Scripts, server: Server, redelivered: bool, headers: dict[str, object], count: int
+) -> None:
+    command = ["--run", "false", "--max-tasks", 1, "--log-file", at_server.log]
+    worker = at_server.start("listening_worker.py", *command)
+    server.gets("Basic.Consume")
+    server.session(0).deliver(b"task", redelivered, headers=headers)
+    worker.ends()
+    assert at_server.events("received")[0]["delivery_count"] == count
+    assert ("dead letter now" in worker.out) == (count >= 20)

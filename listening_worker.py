@@ -112,7 +112,9 @@ def handle(task: Task, perform: Perform, consumer: Consumer, log: EventLog, sign
         signals.leave()
         consumer.requeue()
         record("requeued", seconds=task.seconds())
-        say(f"\n [*] Not finished, so it goes back to the queue: {printable(task.text)}")
+        if isinstance(error, KeyboardInterrupt):
+            say("")  # the terminal shows ^C without an end of line
+        say(f" [*] Not finished, so it goes back to the queue: {printable(task.text)}")
         if isinstance(error, WorkerError):
             raise
     except BaseException as error:  # whatever a task raises is its failure, and not the end of the worker

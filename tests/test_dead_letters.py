@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import struct
-from collections.abc import Iterator
 
 import pika
 import pika.data
 import pytest
 from harness import Run, Scripts, counts_on, eventually
+from odd_headers import FIELDS, NESTED, channel_to, field, send_with_table
 from relay import Relay
 
 
@@ -36,14 +35,6 @@ def moved(scripts: Scripts, *arguments: object) -> int:
 def wait_for(scripts: Scripts, *texts: str) -> None:
     """Wait until just these tasks are in the queue, in any order: RabbitMQ moves a rejected letter a little later."""
     eventually(lambda: sorted(scripts.broker.bodies(scripts.queue)) == sorted(texts), f"they are back: {texts[:5]}")
-
-
-@contextlib.contextmanager
-def channel_to(scripts: Scripts) -> Iterator[pika.adapters.blocking_connection.BlockingChannel]:
-    with contextlib.closing(pika.BlockingConnection(pika.URLParameters(scripts.broker.url))) as connection:
-        channel = connection.channel()
-        channel.confirm_delivery()
-        yield channel
 
 
 def fill(scripts: Scripts, number: int, size: int = 0) -> list[str]:
@@ -201,50 +192,6 @@ def test_dead_letters_on_their_way_back_when_the_connection_is_lost_are_not_lost
 # ---- Headers as other clients write them
 
 
-def field(name: bytes, value: bytes) -> bytes:
-    return bytes([len(name)]) + name + value
-
-
-def long(text: bytes) -> bytes:
-    return struct.pack(">I", len(text)) + text
-
-
-# Of each type that RabbitMQ knows, as bytes. Source: https://www.rabbitmq.com/amqp-0-9-1-errata#section_3
-FIELDS = {
-    "boolean": b"t\x01",
-    "signed byte": b"b\xff",
-    "unsigned byte": b"B\xff",
-    "short": b"s\xff\xfe",
-    "unsigned short": b"u\xff\xfe",
-    "integer": b"I\xff\xff\xff\xfe",
-    "unsigned integer": b"i\xff\xff\xff\xfe",
-    "long": b"l" + b"\xff" * 8,
-    "float": b"f" + struct.pack(">f", 1.5),
-    "double": b"d" + struct.pack(">d", 1e300),
-    "decimal": b"D\x02\x00\x00\x01\x00",
-    "text": b"S" + long(b"text"),
-    "bytes": b"x" + long(b"\xff\x00"),
-    "array": b"A" + long(b"t\x01" + b"d" + struct.pack(">d", 0.1)),
-    "table": b"F" + long(field(b"k", b"f" + struct.pack(">f", 0.1))),
-    "time": b"T" + struct.pack(">Q", 1_763_795_000),
-    "time in milliseconds": b"T" + struct.pack(">Q", 1_763_795_000_000),
-    "nothing": b"V",
-}
-
-
-def send_with_table(scripts: Scripts, queue: str, body: bytes, table: bytes) -> None:
-    """Send a message with a table of headers that pika would not write."""
-
-    def encode(pieces: list[bytes], _table: object) -> int:
-        pieces.append(long(table))
-        return len(pieces[-1])
-
-    with channel_to(scripts) as channel, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pika.data.encode_table", encode)
-        properties = pika.BasicProperties(headers={"any": 0}, message_id="the id", content_type="text/odd")
-        channel.basic_publish("", queue, body, properties)
-
-
 def table_of_next(scripts: Scripts) -> bytes:
     """Take the next message of the queue, and return its table of headers as it came."""
     tables: list[bytes] = []
@@ -267,11 +214,6 @@ def test_headers_of_every_type_come_back_byte_for_byte(scripts: Scripts) -> None
     assert "headers of a task" in scripts.emit("--retry-dead-letters").err
     table = table_of_next(scripts)
     assert [entry for entry in fields if entry not in table] == []
-
-
-NESTED = b"F"
-for _ in range(3000):
-    NESTED = b"F" + long(field(b"k", NESTED if NESTED != b"F" else b"V"))
 
 
 @pytest.mark.parametrize("pika_version", ["newest", "1.3.2"])

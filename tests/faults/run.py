@@ -42,8 +42,8 @@ def play(name: str, seed: int, line: Line) -> None:
     """Run a scenario on a RabbitMQ of its own, and add what came of it to its line of the table."""
     # Only here, because they need what is installed by then.
     from harness import CONFIG, Broker
-    from scenarios import SCENARIOS
     from stage import Stage
+    from surroundings import SCENARIOS
 
     machine.let_children_hear_signals()
     print(f"{name} --seed {seed} ... ", end="", flush=True)
@@ -80,7 +80,7 @@ def main() -> int:
     options = parser.parse_args()
     rabbitmq.ensure_server()
     machine.run_in_venv("requirements.txt", "tests/requirements.txt")
-    from scenarios import SCENARIOS
+    from surroundings import SCENARIOS
 
     if options.scenario not in (None, *SCENARIOS):
         parser.error(f"--scenario is one of {', '.join(SCENARIOS)}")

@@ -7,7 +7,6 @@ that was never sent, and that no worker reports as done what did not write so it
 from __future__ import annotations
 
 import contextlib
-import itertools
 import re
 import shlex
 import signal
@@ -119,14 +118,16 @@ def emitter_ends(stage: Stage, number: signal.Signals, next_line: Callable[[Run]
 
 @scenario
 def emitter_killed(stage: Stage) -> None:
-    """The emitter is killed in the middle of a file, and run again from the first line that its log does not name."""
+    """The emitter is killed in the middle of a file, and run again from the line to which its log leads."""
 
-    def first_not_confirmed(emitter: Run) -> int:
+    def where_the_log_leads(emitter: Run) -> int:
         records = [record for record in stage.events("confirmed") if record["name"].endswith(f"-{emitter.process.pid}")]
-        confirmed = {record["line"] for record in records}
-        return next(line for line in itertools.count(1) if line not in confirmed)
+        next_of, here = {record["after"]: record["next_line"] for record in records}, 1
+        while here in next_of:
+            here = next_of[here]
+        return here
 
-    emitter_ends(stage, signal.SIGKILL, first_not_confirmed)
+    emitter_ends(stage, signal.SIGKILL, where_the_log_leads)
 
 
 @scenario

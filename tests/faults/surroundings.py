@@ -1,0 +1,175 @@
+"""More scenarios: what surrounds the scripts fails: their terminals, disk and program, and other clients' headers."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import signal
+import textwrap
+import threading
+import time
+
+from harness import PROJECT, Run, eventually
+from odd_headers import FIELDS, NESTED, field, send_with_table
+from scenarios import HEARTBEAT, SCENARIOS, scenario
+from stage import RECOVERY, SOON, Stage, at_work
+
+__all__ = ["SCENARIOS"]  # with those of this file
+ATTEMPTS = 16  # connections that a script makes at most while each is cut at once
+LINES = 12  # that it says about it
+
+
+@scenario
+def flapping(stage: Stage) -> None:
+    """Every connection is cut a moment after it was begun, for a while."""
+    relay = stage.relay()
+    with at_work(stage, 2, seconds=0.002, url=relay.url) as crew:
+        emitter = stage.feed(stage.load(5000, 600), 2, "--url", relay.url)
+        eventually(stage.confirmed, "the first is confirmed")
+        until = time.monotonic() + stage.load(40, 4)
+        relay.cut()
+        relay.delay = 0.05  # so that no task can be settled in the time that a connection has
+        opened = 0
+        while time.monotonic() < until:
+            eventually(lambda: relay.sockets or time.monotonic() > until, "somebody comes back", RECOVERY)
+            time.sleep(0.1)
+            opened += len(relay.sockets) // 2  # one to each side
+            relay.cut()
+            stage.faults += 1
+        relay.delay = 0.0
+        confirmed, done = stage.confirmed(), stage.done()
+        eventually(lambda: stage.confirmed() > confirmed or confirmed == len(stage.tasks), "it sends again", SOON)
+        eventually(lambda: stage.done() > done, "they work again", SOON)
+        emitter.ends(within=RECOVERY)
+        stage.wait_for_done()
+    for run in (emitter, *crew.workers):
+        assert run.err.count("\n") <= LINES, run.err
+    assert opened <= ATTEMPTS * 3, opened
+    stage.drain()
+
+
+@scenario
+def paused_terminal(stage: Stage) -> None:
+    """Nobody takes what the scripts print for longer than several heartbeats, as at a terminal after Ctrl+S."""
+    stage.book_worker("--burst").ends()
+    url = f"{stage.broker.url}?heartbeat={HEARTBEAT}"
+    number = stage.load(3000, 1200)
+    log = ("--log-file", stage.log, "--url", url)
+    emitter = stage.at_terminal(
+        "emitter_of_tasks.py", "--no-admin", "--verbose", *log, "--file", stage.tasks_file(number)
+    )
+    worker = stage.at_terminal(
+        "tests/faults/worker_with_book.py", stage.book_file, *log, PYTHONPATH=str(PROJECT), SECONDS="0"
+    )
+    for what in (stage.confirmed, stage.done):
+        eventually(what, "they have begun", RECOVERY)
+        eventually(lambda: rests(what), "nothing more goes into the terminal", RECOVERY)  # noqa: B023
+        assert what() < number
+    time.sleep(stage.load(20, 3) * HEARTBEAT)
+    stage.faults += 2
+    assert stage.broker.counts(stage.queue)[1] == 1, "the worker's connection lives"
+    reading = threading.Thread(target=lambda: worker.expect(["\r\n *\\[\\*\\] Stopped", "never"], timeout=None))
+    reading.start()
+    emitter.expect("Sent [0-9,]+ tasks", timeout=RECOVERY)
+    stage.wait_for_done()
+    worker.kill(signal.SIGTERM)
+    reading.join(RECOVERY)
+    for terminal in (emitter, worker):
+        terminal.wait()
+        assert terminal.exitstatus == 0
+    stage.settle()
+    assert stage.account.twice == 0
+
+
+def rests(count: object) -> bool:
+    before = count()  # type: ignore[operator]
+    time.sleep(1)
+    return bool(count() == before)  # type: ignore[operator]
+
+
+def has_room(run: Run, has_it: bool) -> None:
+    """Let a process write no further byte into any file, as if the disk were full; or let it again."""
+    size = resource.RLIM_INFINITY if has_it else 0
+    with contextlib.suppress(ProcessLookupError):
+        resource.prlimit(run.process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+@scenario
+def full_disk(stage: Stage) -> None:
+    """The disk with the worker's output and log is full again and again, for a moment."""
+    stage.send(stage.load(3000, 300))
+    log = stage.folder / "disk.jsonl"
+    # The book is on another disk: a pipe, which a limit of files does not concern.
+    worker = stage.start("listening_worker.py", "--seconds-per-dot", 0, "--log-file", log)
+    worker.shows("Waiting")
+    for _ in range(stage.load(20, 3)):
+        has_room(worker, False)
+        stage.pause(0.2)
+        has_room(worker, True)
+        stage.faults += 1
+        size = log.stat().st_size
+        left = stage.broker.counts(stage.queue)[0]
+        eventually(lambda: log.stat().st_size > size or not left, "it is logged again", SOON)  # noqa: B023
+    eventually(lambda: not stage.broker.counts(stage.queue)[0], "all are done", RECOVERY)
+    stage.emit("the last")
+    worker.shows("Received the last")
+    worker.shows("Done", times=1)
+    eventually(lambda: log.read_text().endswith("\n"), "its line is whole")
+    worker.send(signal.SIGTERM)
+    worker.ends()
+    # This worker has no book: that every task left the queue by an acknowledgement is what there is to see.
+    assert worker.err.count("can't be written") <= 2, "and standard error had no room either"
+    assert worker.out.rstrip().endswith("Stopped.")
+    assert stage.broker.counts(stage.queue) == (0, 0)
+    stage.settle(all_are_sent=False, thrown_away=stage.tasks)
+
+
+@scenario
+def odd_headers(stage: Stage) -> None:
+    """Headers that pika can't read: times in milliseconds, thousands of nested tables, every other type among them."""
+    stage.book_worker("--burst").ends()
+    odd = [FIELDS["time in milliseconds"], NESTED, *FIELDS.values()]
+    texts = stage.new_tasks(stage.load(1000, 60))
+    for number, text in enumerate(texts):
+        send_with_table(stage, stage.queue, text.encode(), field(b"header", odd[number % len(odd)]))
+    stage.faults = len(texts)
+    worker = stage.book_worker("--burst").ends(within=RECOVERY)
+    assert worker.err.count("headers of a task can't be read") == worker.err.count("\n") == 1
+    stage.settle(all_are_sent=False)
+    assert stage.done() == len(texts)
+    assert stage.account.twice == 0
+
+
+@scenario
+def program_lost(stage: Stage) -> None:
+    """The program of --run is gone for a while, again and again; a supervisor starts the worker anew each time."""
+    program = stage.folder / "program"
+    text = f"""\
+        #!/bin/sh
+        sleep 0.01
+        printf '{{"task": "%s", "message_id": "", "body": ""}}\\n' "$1" >> {stage.book_file}
+    """
+
+    def install() -> None:
+        (stage.folder / "new").write_text(textwrap.dedent(text))
+        (stage.folder / "new").chmod(0o755)
+        (stage.folder / "new").rename(program)
+
+    install()
+    stage.send(stage.load(500, 80))
+    worker = stage.start("listening_worker.py", "--run", f"{program} {{}}")
+    for _ in range(stage.load(20, 3)):
+        stage.pause(0.3)
+        program.unlink()
+        worker.ends(1, within=SOON)
+        assert f"{program.name} can't be started: No such file or directory" in worker.err
+        stage.faults += 1
+        install()
+        worker = stage.start("listening_worker.py", "--run", f"{program} {{}}")
+        worker.shows("Waiting")
+    stage.wait_for_done()
+    worker.send(signal.SIGTERM)
+    worker.ends()
+    stage.settle()
+    assert stage.account.twice == 0
+    assert not stage.account.dead

@@ -1,0 +1,68 @@
+"""Messages with headers as other clients write them, also those that pika can neither write nor read."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+from collections.abc import Iterator
+
+import pika
+import pytest
+from harness import Scripts
+
+
+@contextlib.contextmanager
+def channel_to(scripts: Scripts) -> Iterator[pika.adapters.blocking_connection.BlockingChannel]:
+    with contextlib.closing(pika.BlockingConnection(pika.URLParameters(scripts.broker.url))) as connection:
+        channel = connection.channel()
+        channel.confirm_delivery()
+        yield channel
+
+
+def field(name: bytes, value: bytes) -> bytes:
+    return bytes([len(name)]) + name + value
+
+
+def long(text: bytes) -> bytes:
+    return struct.pack(">I", len(text)) + text
+
+
+# Of each type that RabbitMQ knows, as bytes. Source: https://www.rabbitmq.com/amqp-0-9-1-errata#section_3
+FIELDS = {
+    "boolean": b"t\x01",
+    "signed byte": b"b\xff",
+    "unsigned byte": b"B\xff",
+    "short": b"s\xff\xfe",
+    "unsigned short": b"u\xff\xfe",
+    "integer": b"I\xff\xff\xff\xfe",
+    "unsigned integer": b"i\xff\xff\xff\xfe",
+    "long": b"l" + b"\xff" * 8,
+    "float": b"f" + struct.pack(">f", 1.5),
+    "double": b"d" + struct.pack(">d", 1e300),
+    "decimal": b"D\x02\x00\x00\x01\x00",
+    "text": b"S" + long(b"text"),
+    "bytes": b"x" + long(b"\xff\x00"),
+    "array": b"A" + long(b"t\x01" + b"d" + struct.pack(">d", 0.1)),
+    "table": b"F" + long(field(b"k", b"f" + struct.pack(">f", 0.1))),
+    "time": b"T" + struct.pack(">Q", 1_763_795_000),
+    "time in milliseconds": b"T" + struct.pack(">Q", 1_763_795_000_000),
+    "nothing": b"V",
+}
+
+
+NESTED = b"F"
+for _ in range(3000):
+    NESTED = b"F" + long(field(b"k", NESTED if NESTED != b"F" else b"V"))
+
+
+def send_with_table(scripts: Scripts, queue: str, body: bytes, table: bytes) -> None:
+    """Send a message with a table of headers that pika would not write."""
+
+    def encode(pieces: list[bytes], _table: object) -> int:
+        pieces.append(long(table))
+        return len(pieces[-1])
+
+    with channel_to(scripts) as channel, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pika.data.encode_table", encode)
+        properties = pika.BasicProperties(headers={"any": 0}, message_id="the id", content_type="text/odd")
+        channel.basic_publish("", queue, body, properties)

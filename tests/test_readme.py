@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import pika
 import pytest
+import trustme
 from harness import PROJECT, Broker, Scripts, eventually, new_queue_name
 from rabbitmq import ensure_server
 
@@ -48,7 +49,7 @@ def flags_in(text: str) -> set[str]:
 def test_every_flag_is_in_the_readme_and_every_flag_there_exists() -> None:
     helps = [subprocess.check_output([sys.executable, PROJECT / program, "--help"], text=True) for program in PROGRAMS]
     exist = set().union(*map(flags_in, helps)) - {"--help"}
-    assert flags_in(README) == exist
+    assert flags_in(README) == exist | {"--init"}  # which is docker's
 
 
 def is_run_elsewhere(command: str) -> bool:
@@ -102,8 +103,32 @@ def test_the_user_of_the_readme_may_do_what_the_scripts_do(broker: Broker, tmp_p
         broker.node.ctl("delete_user", user)
 
 
+def exports() -> list[str]:
+    return [command for command in commands() if command.startswith("export")]
+
+
+def test_the_url_with_a_certificate_of_ones_own_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _, export = exports()
+    monkeypatch.chdir(tmp_path)
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path("ca.pem")
+    ours = authority.issue_cert("us")
+    ours.private_key_pem.write_to_path("client.key")
+    ours.cert_chain_pems[0].write_to_path("client.pem")
+    (node,) = nodes_in(shlex.split(export)[1].removeprefix("AMQP_URL="))
+    assert (node.host, node.port) == ("one.example", 5671)
+    assert node.ssl_options
+
+
+def test_the_lines_of_the_readme_find_where_to_go_on(scripts: Scripts) -> None:
+    scripts.emit("--log-file", scripts.folder / "emitter.jsonl", stdin=b"\none\n\ntwo\n")
+    find = blocks("python")[2]
+    assert scripts.program(find).lines == ["go on from line 5"]
+    assert scripts.program(find.replace("emitter.jsonl", "/dev/null")).lines == ["go on from line 1"]
+
+
 def test_the_addresses_of_the_readme_are_those_of_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    (export,) = (command for command in commands() if command.startswith("export"))
+    export, _ = exports()
     name, _, value = shlex.split(export)[1].partition("=")
     monkeypatch.setenv(name, value)
     nodes = nodes_in(None)

@@ -158,6 +158,7 @@ def program_lost(stage: Stage) -> None:
     install()
     stage.send(stage.load(500, 80))
     worker = stage.start("listening_worker.py", "--run", f"{program} {{}}")
+    worker.shows("Waiting")
     for _ in range(stage.load(20, 3)):
         stage.pause(0.3)
         program.unlink()

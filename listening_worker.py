@@ -112,10 +112,8 @@ def handle(task: Task, perform: Perform, consumer: Consumer, log: EventLog, sign
         signals.leave()
         consumer.requeue()
         record("requeued", seconds=task.seconds())
-        if isinstance(error, KeyboardInterrupt):
-            say("")  # the terminal shows ^C without an end of line
-        say(f" [*] Not finished, so it goes back to the queue: {printable(task.text)}")
-        if isinstance(error, WorkerError):
+        say_requeued(task, is_ctrl_c := isinstance(error, KeyboardInterrupt))
+        if not is_ctrl_c:
             raise
     except BaseException as error:  # whatever a task raises is its failure, and not the end of the worker
         why, is_end = reason_of(error), isinstance(error, OnlyBegun)
@@ -131,6 +129,11 @@ def handle(task: Task, perform: Perform, consumer: Consumer, log: EventLog, sign
         else:
             record("ack-lost", seconds=task.seconds())
             complain(" [!] Done, but the connection was lost meanwhile: RabbitMQ will hand this task out again.")
+
+
+def say_requeued(task: Task, is_ctrl_c: bool) -> None:
+    """Tell the person that a task goes back; a terminal shows Ctrl+C without an end of line."""
+    say("\n" * is_ctrl_c + f" [*] Not finished, so it goes back to the queue: {printable(task.text)}")
 
 
 def say_failed(task: Task, why: str, is_rejected: bool) -> None:

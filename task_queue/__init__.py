@@ -8,6 +8,6 @@ except ModuleNotFoundError:
         "If you have run tools/demo.py, type:  . .venv/bin/activate"
     ) from None
 
-from task_queue.failures import Failure, InputError, QueueError, SettingsError
+from task_queue.failures import Failure, InputError, QueueError, SettingsError, WorkerError
 
-__all__ = ["Failure", "InputError", "QueueError", "SettingsError"]
+__all__ = ["Failure", "InputError", "QueueError", "SettingsError", "WorkerError"]

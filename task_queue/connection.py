@@ -36,6 +36,7 @@ class Connection:
     Attributes:
         loop: call pika only inside `with connection.loop:`.
         channel: None while there is no connection.
+        is_blocked: RabbitMQ takes no tasks for now, and has said why.
         outage: call its success() when a task is confirmed or settled.
     """
 
@@ -50,6 +51,7 @@ class Connection:
             node.client_properties = {"connection_name": settings.name}
         self.queue = settings.queue
         self.channel: Channel | None = None
+        self.is_blocked = False
         self.outage = Outage(settings.patience, len(settings.nodes))
         try:
             self.loop = Loop(self._flush, self._on_error, after_keeping)
@@ -138,13 +140,18 @@ class Connection:
             self._lost(error)
 
     def _on_open(self, connection: Any) -> None:
-        waits = " [*] RabbitMQ takes no tasks for now: {}. Waiting ..."
-        connection.add_on_connection_blocked_callback(
-            lambda _, frame: outbox.complain(waits.format(printable(frame.method.reason)))
-        )
-        connection.add_on_connection_unblocked_callback(lambda *_: outbox.complain(" [*] RabbitMQ takes tasks again."))
+        connection.add_on_connection_blocked_callback(self._on_blocked)
+        connection.add_on_connection_unblocked_callback(self._on_unblocked)
         channel = connection.channel(on_open_callback=self._on_channel_open)
         channel.add_on_close_callback(lambda _, why: self.lose(why))
+
+    def _on_blocked(self, _connection: object, frame: Any) -> None:
+        self.is_blocked = True
+        outbox.complain(f" [*] RabbitMQ takes no tasks for now: {printable(frame.method.reason)}. Waiting ...")
+
+    def _on_unblocked(self, *_: object) -> None:
+        self.is_blocked = False
+        outbox.complain(" [*] RabbitMQ takes tasks again.")
 
     def _on_channel_open(self, channel: Channel) -> None:
         declare_queues(channel, self.queue, then=lambda: self._on_declared(channel))
@@ -168,6 +175,7 @@ class Connection:
 
     def _lost(self, why: BaseException) -> None:
         self.channel = self._why = None
+        self.is_blocked = False
         if self.loop.closing.is_set():
             return
         self._on_lost(why)

@@ -95,14 +95,16 @@ class Loop:
     def wait(self, until: Callable[[], object], seconds: float = float("inf")) -> None:
         """Drive the loop until `until()`, which is asked after each step, is true or the time is up. Only inside."""
         deadline = time.monotonic() + seconds
-        if seconds != float("inf"):
-            self.ioloop.call_later(max(0.0, seconds), lambda: None)
+        ioloop = self.ioloop
+        alarm = ioloop.call_later(max(0.0, seconds), lambda: None) if seconds != float("inf") else None
         self._main = Place.DRIVES
         try:
             while not until() and time.monotonic() < deadline:
                 self.step()
         finally:
             self._main = Place.ELSEWHERE
+            if alarm is not None and ioloop is self.ioloop:
+                ioloop.remove_timeout(alarm)
 
     def step(self) -> None:
         """Run the loop once: send what is buffered, wait for news or a signal, and call back. Only inside."""

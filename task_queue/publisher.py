@@ -23,6 +23,7 @@ from task_queue.window import Settled, Window
 WINDOW = 1000  # messages; more bring little speed, and more to send again after a lost connection
 REFILL = 250  # messages to be settled before we send again, once the window was full; with 500 RabbitMQ would sit idle
 WINDOW_BYTES = 16 * 1024 * 1024  # so that large messages do not fill the memory
+SILENCE = 10.0  # seconds without a confirm, such as of a queue without most of its nodes, until we say that we wait
 FULL_PAUSE = 1.0  # seconds until messages are tried again that a full queue did not take
 FULL_PAUSES = 5  # until they are tried on another connection
 
@@ -75,10 +76,13 @@ class Publisher:
         def has_news() -> bool:
             return bool(window.settled) or signals.interrupts or not window.is_over(messages, size)
 
-        deadline = time.monotonic() + seconds
+        deadline, has_complained = time.monotonic() + seconds, False
         while window.is_over(messages, size) and (left := deadline - time.monotonic()) > 0:
             with self.connection.loop:
-                self.connection.wait(has_news, left)
+                self.connection.wait(has_news, min(left, SILENCE))
+                if left > SILENCE and not has_news() and not has_complained and self._is_due():
+                    has_complained = True
+                    outbox.complain(f" [*] RabbitMQ has confirmed nothing for {SILENCE:.0f} s. Waiting ...")
             self.tell_settled()
         self.tell_settled()
 
@@ -97,6 +101,10 @@ class Publisher:
                 self._tell_now()
         finally:
             self._telling.release()
+
+    def _is_due(self) -> bool:
+        is_waiting_for_confirms = self.connection.channel is not None and bool(self._window.unconfirmed)
+        return is_waiting_for_confirms and not self._holds_off and not self.connection.is_blocked
 
     def _tell_in_background(self) -> None:
         if self._window.settled:

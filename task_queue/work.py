@@ -12,11 +12,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, BinaryIO
 
 from task_queue import signals
 from task_queue.failures import SettingsError, WorkerError
@@ -84,10 +85,14 @@ def running(command: str) -> Perform:
         try:
             with signals.in_force().held():  # a command that starts just now could not be ended
                 process = started(words, task.body)
-            process.communicate(task.body)
-        except BaseException:
+            # In a thread: the reader may be a process that the command leaves behind, and nobody waits for that.
+            threading.Thread(target=feed, args=[process.stdin, task.body], daemon=True).start()
+            process.wait()
+        except BaseException as error:
             if process is not None:
                 end_command(process)
+            if isinstance(error, RuntimeError):  # no more threads
+                raise WorkerError(f"--run: {error}.") from None
             raise
         check_status(words[0], process.returncode)
 
@@ -121,7 +126,7 @@ def started(words: list[str], body: bytes) -> subprocess.Popen[bytes]:
     arguments = [os.fsencode(word).replace(b"{}", body) for word in words]
     try:
         # A session of its own: Ctrl+C reaches it only through us, and then with all its children.
-        return subprocess.Popen(arguments, stdin=subprocess.PIPE, start_new_session=True)
+        return subprocess.Popen(arguments, stdin=subprocess.PIPE, bufsize=0, start_new_session=True)
     except ValueError:
         raise CommandFailed("the task has a NUL character, which no argument of a command can have") from None
     except OSError as error:
@@ -151,6 +156,14 @@ def end_child(error: BaseException | None) -> None:
     os._exit(code if isinstance(code, int) else int(code is not None))
 
 
+def feed(pipe: BinaryIO, body: bytes) -> None:
+    """Write a task into the standard input of its command, as far as that is read."""
+    rest = memoryview(body)
+    with contextlib.suppress(OSError), pipe:
+        while rest:
+            rest = rest[pipe.write(rest) :]
+
+
 def check_status(program: str, status: int) -> None:
     """Raise CommandFailed if a command did not end with exit status 0."""
     if status < 0:
@@ -177,4 +190,4 @@ def end_command(process: subprocess.Popen[bytes]) -> None:
         pass
     finally:
         signal_all("SIGKILL")
-        process.communicate()
+        process.wait()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import signal
 from pathlib import Path
 
 import pytest
@@ -115,3 +116,30 @@ def test_nor_matters_its_size_where_the_command_does_not_have_it_as_an_argument(
     server.put(b"\0" + b"x" * 3_000_000)
     run = at_server.start("listening_worker.py", "--run", "wc -c", "--max-tasks", 1).ends()
     assert " [x] Done." in run.lines
+
+
+def test_a_function_may_say_that_the_worker_lacks_something(at_server: Scripts, server: Server) -> None:
+    server.put(b"one", b"two")
+    (at_server.folder / "work.py").write_text(
+        "from listening_worker import listen\n"
+        "from task_queue import WorkerError\n"
+        "def work(task):\n"
+        "    raise WorkerError('the database is down')\n"
+        "try:\n"
+        "    listen(work)\n"
+        "except WorkerError as error:\n"
+        "    print('ended:', error)\n"
+    )
+    run = at_server.start_command(at_server.command(str(at_server.folder / "work.py"))).ends()
+    assert run.lines[-2:] == [" [*] Not finished, so it goes back to the queue: one", "ended: the database is down"]
+    assert [task for task, _ in server.tasks] == [b"one", b"two"]
+    assert len(server.got("Basic.Nack")) == 1
+
+
+def test_a_process_that_a_command_leaves_behind_is_not_waited_for(at_server: Scripts, server: Server) -> None:
+    """It has the command's standard input, with a task that no pipe would take whole."""
+    server.put(b"x" * 200_000)
+    file = program(at_server, "#!/bin/sh\nsleep 60 >/dev/null 2>&1 &\necho $! > left\n")
+    run = at_server.start("listening_worker.py", "--run", str(file), "--max-tasks", 1).ends()
+    assert " [x] Done." in run.lines
+    os.kill(int((at_server.folder / "left").read_text()), signal.SIGKILL)

@@ -100,6 +100,23 @@ def test_what_was_refused_is_published_again_in_order_before_anything_newer(
     assert len(server.got("Basic.Publish")) == 8
 
 
+def test_an_emitter_says_that_it_waits_when_nothing_is_confirmed_for_long(at_server: Scripts, server: Server) -> None:
+    """As when a queue has lost most of its nodes. Said once, and not where another reason was said already."""
+    server.on("Basic.Publish", nothing)
+    emitter, blocked = at_server.emitter("task"), at_server.emitter("task")
+    server.gets("Basic.Publish", times=2)
+    server.session(1).send(spec.Connection.Blocked("low on memory"))
+    first = emitter if server.got("Basic.Publish")[0].session.number == 0 else blocked
+    waits = "RabbitMQ has confirmed nothing for 10 s. Waiting ..."
+    eventually(lambda: waits in emitter.err + blocked.err, "it is said")
+    for run in (emitter, blocked):
+        run.send(signal.SIGINT)
+        run.ends(130)
+    assert first is not None
+    assert (emitter.err + blocked.err).count(waits) == 1
+    assert waits not in (emitter.err if "low on memory" in emitter.err else blocked.err)
+
+
 @pytest.mark.parametrize(("length", "least", "most"), [(1, 1000, 1000), (2**20, 16, 17)])
 def test_a_server_that_never_confirms_gets_so_many_tasks_and_no_more(
     at_server: Scripts, server: Server, length: int, least: int, most: int

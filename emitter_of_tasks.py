@@ -83,7 +83,8 @@ def main() -> int:
     chosen = settings()
     where = settings_for(chosen.url, chosen.queue, default_name("emitter"), float("inf") if chosen.asks else PATIENCE)
     log = EventLog(chosen.log_file, where.name)
-    source = None if chosen.asks or chosen.task or chosen.retry_dead_letters else Source(chosen.file or "-")
+    is_bulk = not (chosen.asks or chosen.task or chosen.retry_dead_letters)
+    source = Source(chosen.file or "-", log.descriptor) if is_bulk else None
     offer_admin_panel(chosen.admin, chosen.admin_url or panel_address(where.nodes[0].host))
     with Signals() as signals:
         if chosen.retry_dead_letters:

@@ -31,17 +31,15 @@ from task_queue import outbox
 from task_queue.consumer import Consumer
 from task_queue.event_log import EventLog
 from task_queue.failures import WorkerError
+from task_queue.functions import OnlyBegun, check_function, check_result
 from task_queue.inherited import open_standard_streams, refuse_second_run
 from task_queue.script import run
-from task_queue.settings import add_settings, at_least, default_name, not_empty, settings_for
+from task_queue.settings import add_settings, at_least, check_number, default_name, not_empty, settings_for
 from task_queue.signals import Signals, State
 from task_queue.task import Task
 from task_queue.terminal import complain, printable, say
 from task_queue.work import (
-    OnlyBegun,
     Perform,
-    check_function,
-    check_result,
     end_child,
     reason_of,
     running,
@@ -79,6 +77,8 @@ def listen(
     check_function(perform)
     refuse_second_run()
     open_standard_streams()
+    check_number("max_tasks", max_tasks, 1, int)
+    check_number("ack_timeout", ack_timeout, 0, float)
     patience = PATIENCE if burst or max_tasks else float("inf")
     where = settings_for(url, queue, default_name("worker") if name is None else name, patience)
     with Signals(sigterm_finishes=True) as signals, contextlib.closing(EventLog(log_file, where.name)) as log:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import socket
 import sys
 import webbrowser
 from urllib.parse import urlsplit
 
+from task_queue.aside import call_aside
 from task_queue.terminal import complain, is_terminal, printable, say
+
+ANSWERS_WITHIN = 2.0  # seconds
 
 
 def panel_address(host: str) -> str:
@@ -37,7 +41,8 @@ def ask() -> bool:
     typed = "?"
     while typed not in ("y", "yes", "n", "no", ""):
         try:
-            typed = input("Would you like to monitor RabbitMQ queues? y or n ").strip().lower()
+            say("Would you like to monitor RabbitMQ queues? y or n ", end="")
+            typed = input().strip().lower()
         except (EOFError, OSError, RuntimeError, UnicodeError):
             typed = ""
     return typed.startswith("y")
@@ -48,7 +53,8 @@ def answers(url: str) -> bool:
     try:
         parts = urlsplit(url)
         port = parts.port or (443 if parts.scheme == "https" else 80)
-        socket.create_connection((parts.hostname, port), timeout=2).close()
-    except (OSError, ValueError):
+        # Aside, because nothing interrupts a look-up of the host's name that hangs.
+        call_aside(lambda: socket.create_connection((parts.hostname, port), ANSWERS_WITHIN).close(), ANSWERS_WITHIN)
+    except (OSError, ValueError, RuntimeError, concurrent.futures.TimeoutError):
         return False
     return True

@@ -11,7 +11,7 @@ from pika.channel import Channel
 
 from task_queue.connection import CLOSE_WITHIN, Connection
 from task_queue.failures import QueueError
-from task_queue.queues import grants_two_after_dead_letter
+from task_queue.queues import grants_two_after_dead_letter, headers_with_counts
 from task_queue.settings import Settings
 from task_queue.signals import State
 from task_queue.task import Task, earlier_tries
@@ -39,6 +39,7 @@ class Consumer:
         self._delivered: deque[Task] = deque()  # and not in hand yet; one, if RabbitMQ keeps to the prefetch
         self._is_hungry = False  # a worker waits for a task
         self._is_subscribed = False
+        self._counts: list[str] = []  # the headers with RabbitMQ's count of the tries
 
     def next(self, burst: bool) -> Task | None:
         """Wait for a task and return it; None after a signal or, with `burst`, when the queue is empty."""
@@ -110,6 +111,7 @@ class Consumer:
         cancelled = QueueError("RabbitMQ cancelled this worker's subscription. Was the queue deleted?")
         channel.add_on_cancel_callback(lambda _: self.connection.lose(cancelled))
         channel.basic_qos(prefetch_count=1)
+        self._counts = headers_with_counts(self.connection.server_properties())
         self._subscribe()
 
     def _subscribe(self) -> None:
@@ -149,7 +151,7 @@ class Consumer:
                 body=body,
                 message_id=text_of(message_id) if isinstance(message_id, bytes) else message_id,
                 redelivered=bool(method.redelivered),
-                delivery_count=earlier_tries(properties.headers or {}) if method.redelivered else 0,
+                delivery_count=earlier_tries(properties.headers or {}, self._counts) if method.redelivered else 0,
                 channel=channel,
                 delivery_tag=method.delivery_tag or 0,
                 received=time.monotonic(),

@@ -13,6 +13,7 @@ from task_queue.terminal import printable
 # What pika says (of the innermost exception), what we say, and whether it is of no use to try again.
 WORDS: list[tuple[str, str, bool]] = [
     ("^gaierror", "No machine named {host} is known: check the host in --url or AMQP_URL.", False),
+    ("^Unicode", "{host} in --url is no name of a machine.", False),
     ("^ConnectionRefused", "Nothing listens at {at}: is RabbitMQ running there?{start}", False),
     ("^SSLCert.*(issuer|self-signed)", "The certificate of {at} is not accepted: {why}\n{trust}", False),
     ("^SSLCert", "The certificate of {at} is not accepted: {why}", False),
@@ -76,6 +77,7 @@ def _facts(error: BaseException, node: pika.URLParameters, queue: str) -> dict[s
     # RabbitMQ's own words, which pika puts into the text of some of its exceptions only: (403) 'ACCESS_REFUSED - ...'
     reply = re.search(r"\(\d{3}\) (['\"])(.*?)\1['\",)]*$", repr(error))
     user, vhost = printable(getattr(node.credentials, "username", "")), printable(node.virtual_host)
+    quoted_vhost = shlex.quote(vhost) if "'" in vhost else f"'{vhost}'"
     refused = re.search(r"for queue '(.*?)' in vhost", repr(error))
     queue = refused[1] if refused else queue
     is_local = node.host in ("localhost", "127.0.0.1", "::1")
@@ -92,9 +94,9 @@ def _facts(error: BaseException, node: pika.URLParameters, queue: str) -> dict[s
         "login": login,
         "other_port": "\nIs it a TLS port? That needs amqps:// Or the admin panel's? AMQP has another one, 5672.",
         "start": "\nStart one with:  python3 tools/rabbitmq.py" if is_local else "",
-        "allow": f"Allow it with:  rabbitmqctl set_permissions -p '{vhost}' {shlex.quote(user)} '.*' '.*' '.*'",
+        "allow": f"Allow it with:  rabbitmqctl set_permissions -p {quoted_vhost} {shlex.quote(user)} '.*' '.*' '.*'",
         "trust": "If an authority of your own has signed it, say so:  export SSL_CERT_FILE=AUTHORITY.pem",
-        "add_vhost": f"Add it with:  rabbitmqctl add_vhost '{vhost}'",
+        "add_vhost": f"Add it with:  rabbitmqctl add_vhost {quoted_vhost}",
         "delete": "Take another one with --queue NAME, or, if nothing in it is needed, delete it:  "
-        f"rabbitmqctl -p '{vhost}' delete_queue {shlex.quote(queue)}",
+        f"rabbitmqctl -p {quoted_vhost} delete_queue {shlex.quote(queue)}",
     }

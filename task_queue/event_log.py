@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 from datetime import datetime, timezone
 
 from task_queue.failures import SettingsError
-from task_queue.terminal import complain, printable
+from task_queue.terminal import Blocked, complain, printable, wait_for
 
 
 class EventLog:
@@ -17,6 +18,9 @@ class EventLog:
     Args:
         path: the file; None for no log.
         name: of this process, in each record.
+
+    Attributes:
+        descriptor: of the file; None without one.
 
     Raises:
         SettingsError: the file can't be opened.
@@ -29,18 +33,20 @@ class EventLog:
         self._has_complained = False
         self._encode = json.JSONEncoder(default=str).encode
         try:
-            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666) if path is not None else None
+            # A named pipe without a reader is an error, and one that takes no more is waited for below.
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0)
+            self.descriptor = os.open(path, flags, 0o666) if path is not None else None
         except OSError as error:
             raise SettingsError(f"The log file {printable(str(path))} can't be opened: {error.strerror}.") from None
 
     def note(self, event: str, message_id: str | None, task: str, **more: object) -> None:
         """Note an event, for write() to write down."""
-        if self._file is not None:
+        if self.descriptor is not None:
             self._noted.append({"event": event, "name": self._name, "message_id": message_id, "task": task, **more})
 
     def write(self) -> None:
         """Write down what was noted: whole lines in one write, so that those of several processes never mix."""
-        if self._file is None or not self._noted:
+        if self.descriptor is None or not self._noted:
             return
         now = datetime.now(timezone.utc).isoformat(timespec="microseconds")
         lines = "".join(self._encode({"time": now, **event}) + "\n" for event in self._noted).encode()
@@ -49,6 +55,8 @@ class EventLog:
             if self._is_torn:
                 self._append(b"\n")
             self._append(lines)
+        except Blocked:
+            pass
         except OSError as error:
             if not self._has_complained:
                 self._has_complained = True
@@ -58,12 +66,17 @@ class EventLog:
 
     def close(self) -> None:
         """Close the file; records are dropped from now on."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        if self.descriptor is not None:
+            with contextlib.suppress(OSError):  # a task has closed it
+                os.close(self.descriptor)
+            self.descriptor = None
 
     def _append(self, lines: bytes) -> None:
-        while lines and self._file is not None:  # once, unless the disk is nearly full
-            written = os.write(self._file, lines)
+        while lines and self.descriptor is not None:  # once, unless the disk is nearly full
+            try:
+                written = os.write(self.descriptor, lines)
+            except BlockingIOError:
+                wait_for(self.descriptor)
+                continue
             self._is_torn = not lines[:written].endswith(b"\n")
             lines = lines[written:]

@@ -23,6 +23,15 @@ def as_from_a_shell() -> Iterator[None]:
         yield
 
 
+def check_children_can_be_waited_for() -> None:
+    """Raise RuntimeError in a thread that can't mend what as_from_a_shell() mends: only the main one may."""
+    if hasattr(signal, "SIGCHLD") and signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
+        raise RuntimeError(
+            "SIGCHLD is ignored, so a command that fails would look like success. "
+            "Call  signal.signal(signal.SIGCHLD, signal.SIG_DFL)  in the main thread first."
+        )
+
+
 def open_standard_streams() -> None:
     """Open on nothing what is closed of the descriptors 0 to 2: a socket of that number would get what is printed."""
     for descriptor in (0, 1, 2):

@@ -153,7 +153,8 @@ class Loop:
 
     def _close_bell(self) -> None:
         for end in self._bell:
-            end.close()
+            with contextlib.suppress(OSError):  # a task has closed it
+                end.close()
 
     def _silence_bell(self, *_: object) -> None:
         self._bell[0].recv(4096)

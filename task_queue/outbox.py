@@ -50,7 +50,5 @@ def _work() -> None:
                 _changed.notify_all()
                 return
             action = _waiting.popleft()
-        try:
+        with contextlib.suppress(Exception):  # of what somebody has put in place of standard error
             action()
-        except Exception as error:  # the next one may do better
-            terminal.complain(f" [!] {error!r}")

@@ -39,8 +39,17 @@ def grants_two_after_dead_letter(server_properties: Mapping[str, Any]) -> bool:
 
     Source: https://github.com/rabbitmq/rabbitmq-server/pull/5609, which RabbitMQ 3.11.0 was the first to have.
     """
+    return _version(server_properties) < (3, 11)
+
+
+def headers_with_counts(server_properties: Mapping[str, Any]) -> list[str]:
+    """Return the names of the headers in which RabbitMQ counts the tries of a task; others are its sender's."""
+    return ["x-delivery-count", "x-acquired-count"] if _version(server_properties) >= (4, 3) else ["x-delivery-count"]
+
+
+def _version(server_properties: Mapping[str, Any]) -> tuple[int, int]:
     version = re.match(r"(\d+)\.(\d+)", str(server_properties.get("version")))
-    return version is not None and (int(version[1]), int(version[2])) < (3, 11)
+    return (int(version[1]), int(version[2])) if version else (99, 0)
 
 
 def _arguments(delivery_limit: int, dead_letter_queue: str) -> dict[str, Any]:

@@ -57,18 +57,29 @@ def not_empty(text: str) -> str:
 
 def at_least(least: int, kind: type[float], text: str) -> float:
     """Read a number of a flag."""
+    not_empty(text)
     with contextlib.suppress(ValueError):
         if least <= (value := kind(text)) <= 1e9:
             return value
     raise argparse.ArgumentTypeError(f"{printable(text)} must be a {'whole ' * (kind is int)}number, {least} or more")
 
 
+def check_number(name: str, value: object, least: int, kind: type[float]) -> None:
+    """Raise SettingsError if an argument of a function makes no sense as the flag of that name; None is the default."""
+    kinds = (int,) if kind is int else (int, float)
+    if value is not None and not (isinstance(value, kinds) and least <= value <= 1e9):
+        raise SettingsError(f"{name} must be a {'whole ' * (kind is int)}number, {least} or more")
+
+
 def settings_for(url: str | None, queue: str | None, name: str, patience: float) -> Settings:
-    """Return the settings; what is not given comes from the environment, or is the default.
+    """Return the settings; what is None comes from the environment, or is the default.
 
     Raises:
         SettingsError: one of them makes no sense.
     """
+    for what, text in (("url", url), ("queue", queue), ("name", name)):
+        if not isinstance(text, (str, type(None))):
+            raise SettingsError(f"{what} must be text.")
     if not name or len(os.fsencode(name)) > 255 or re.search("[\ud800-\udfff]", name):
         raise SettingsError("--name is empty, too long, or not text in this terminal's encoding.")
     return Settings(nodes_in(url), queue_named(queue), name, patience)
@@ -77,7 +88,12 @@ def settings_for(url: str | None, queue: str | None, name: str, patience: float)
 def queue_named(name: str | None) -> str:
     """Return the queue's name, if RabbitMQ would take it."""
     name = os.environ.get("TASK_QUEUE") or DEFAULT_QUEUE if name is None else name
-    if not name or len(os.fsencode(dead_letters_of(name))) > 255 or name.startswith("amq.") or not name.isprintable():
+    if (
+        not name.strip()
+        or len(os.fsencode(dead_letters_of(name))) > 255
+        or name.startswith("amq.")
+        or not name.isprintable()
+    ):
         raise SettingsError("--queue or TASK_QUEUE: a queue's name is printable, short, and does not begin with amq.")
     return name
 

@@ -29,7 +29,7 @@ except ImportError:  # not CPython
     from signal import getsignal
 
 from task_queue import terminal
-from task_queue.inherited import as_from_a_shell
+from task_queue.inherited import as_from_a_shell, check_children_can_be_waited_for
 
 ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 ONE_BURST = 0.2  # seconds in which the same signal, or another after an interruption, counts as the one before
@@ -73,6 +73,8 @@ class Signals:
                     self._undo.callback(signal.signal, number, found)
                     signal.signal(number, self._on_signal)
             self._undo.enter_context(as_from_a_shell())
+        else:
+            check_children_can_be_waited_for()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -124,6 +126,7 @@ class Signals:
             stop.wait()
             if self.state == State.RUN:
                 self.state = State.FINISH
+                terminal.give_up_soon()
             self._ring()
 
         threading.Thread(target=wait, name="stop", daemon=True).start()
@@ -187,7 +190,9 @@ _of_this_thread = threading.local()
 
 def write_there(descriptor: int) -> int:
     """Have Python write a byte there at each signal, at once and whichever thread it comes to; return where it did."""
-    return signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
+    with contextlib.suppress(OSError, ValueError):  # somebody has closed it
+        return signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
+    return -1
 
 
 def in_force() -> Signals:

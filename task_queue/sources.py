@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import os
+import stat
 import sys
 import time
 import uuid
@@ -65,7 +66,8 @@ def typed_tasks() -> Iterator[Message]:
     """Ask the person at the terminal for tasks, until end of input."""
     while True:
         try:
-            text = input("Enter new task: ")
+            say("Enter new task: ", end="")  # not by input(), which no signal interrupts at a paused terminal
+            text = input()
             if text.strip():
                 yield new_message(text)
         except UnicodeError:
@@ -80,16 +82,16 @@ class Source:
 
     Args:
         name: a path; - is standard input. The rows of a .csv file are tasks, of any other file the lines.
+        log: the descriptor of a file that grows by what comes of each task; None without one.
 
     Raises:
         SettingsError: there is nothing to read.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, log: int | None) -> None:
         self.bytes_read = self.size = 0  # the size of a pipe is 0
         self._line = 0  # the last one read
-        self._is_csv = name.lower().endswith(".csv")
-        self._form = Form(None if name == "-" else name, self._is_csv)
+        self._form = Form(None if name == "-" else name)
         self.name = self._form.name
         try:
             self._stream: BinaryIO = sys.stdin.buffer if name == "-" else open(name, "rb")  # noqa: SIM115
@@ -99,6 +101,9 @@ class Source:
                 self.size, self.bytes_read = os.fstat(self._stream.fileno()).st_size, self._stream.tell()
         except (OSError, AttributeError) as error:
             raise SettingsError(f"{self.name} can't be read: {getattr(error, 'strerror', 'it is closed')}.") from None
+        if log is not None and is_same_file(self._stream.fileno(), log):
+            self._stream.close()
+            raise SettingsError("--log-file is the file with the tasks: every record would be one more of them.")
 
     def messages(self) -> Iterator[Message]:
         """Yield the tasks as messages. Blank lines are skipped.
@@ -108,7 +113,7 @@ class Source:
         """
         after = 1
         with self._stream:
-            for first_line, text in self._csv_rows() if self._is_csv else self._plain_lines():
+            for first_line, text in self._csv_rows() if self._form.is_csv else self._plain_lines():
                 if text.strip():
                     yield new_message(text, Lines(first_line, after, self._line + 1))
                     after = self._line + 1
@@ -141,7 +146,9 @@ class Source:
                 yield self._decoded(raw)
         except OSError as error:
             raise InputError(f"Line {self._line + 1} of {self.name} can't be read: {error.strerror}.") from None
-        if self.bytes_read < self.size:
+        except MemoryError:
+            raise InputError(f"Line {self._line + 1} of {self.name} is too long for the memory here.") from None
+        if self.bytes_read < self.size and os.fstat(self._stream.fileno()).st_size < self.size:
             raise InputError(f"{self.name} was cut off while it was read: it ends behind line {self._line} now.")
 
     def _decoded(self, raw: bytes) -> str:
@@ -155,3 +162,8 @@ class Source:
             return raw.removeprefix(codecs.BOM_UTF8).decode()  # at any line, for files that were joined
         except UnicodeDecodeError:
             raise InputError(self._form.undecodable(self._line, raw)) from None
+
+
+def is_same_file(one: int, other: int) -> bool:
+    """Tell whether two descriptors are of one file on a disk."""
+    return stat.S_ISREG(os.fstat(one).st_mode) and os.path.samestat(os.fstat(one), os.fstat(other))

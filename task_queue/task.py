@@ -46,11 +46,11 @@ class Task(NamedTuple):
         return round(time.monotonic() - self.received, 6)
 
 
-def earlier_tries(headers: Mapping[str, Any]) -> int:
+def earlier_tries(headers: Mapping[str, Any], headers_with_counts: list[str]) -> int:
     """Return how many tries RabbitMQ has counted, of a task that was handed out before.
 
-    A first delivery may have the header from its sender. Later ones have RabbitMQ's count; where there is a second
-    header, the smaller one is right. Source: https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling
+    A first delivery may have such a header from its sender. In later ones RabbitMQ has written its own; where there
+    are two, the smaller one is right. Source: https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling
     """
-    counts = [headers.get(name) for name in ("x-delivery-count", "x-acquired-count")]
+    counts = [headers.get(name) for name in headers_with_counts]
     return max(0, min([count for count in counts if isinstance(count, int) and not isinstance(count, bool)], default=0))

@@ -10,6 +10,7 @@ import select
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import TextIO
 
 from task_queue.failures import Failure
@@ -47,7 +48,9 @@ def say(text: str, stream: TextIO | None = None, end: str = "\n") -> None:
     except OSError as error:
         if error.errno in (errno.EPIPE, errno.EIO):  # nobody will ever read it
             _drop(stream)
-        elif stream is sys.stdout and not _Main.has_complained:  # a full disk may have room again
+            return
+        _empty(stream)  # of what a task has printed, or the next print would fail, and the task with it
+        if stream is sys.stdout and not _Main.has_complained:  # a full disk may have room again
             _Main.has_complained = True
             complain(f" [!] Standard output can't be written: {error.strerror}. The tasks go on.")
 
@@ -88,11 +91,11 @@ def let_go() -> None:
                     stream.flush()
                 else:
                     _drop(stream)
-            except (OSError, ValueError):
+            except (OSError, ValueError, AttributeError):
                 _drop(stream)
 
 
-def takes_more(stream: TextIO, seconds: float = 0.0) -> bool:
+def takes_more(stream: TextIO | int, seconds: float = 0.0) -> bool:
     """Tell whether the stream takes anything within some seconds; where the system can't tell (Windows), hope so."""
     try:
         return bool(select.select([], [stream], [], seconds)[1])
@@ -103,26 +106,33 @@ def takes_more(stream: TextIO, seconds: float = 0.0) -> bool:
 def _write(stream: TextIO, text: str) -> None:
     is_main = threading.current_thread() is threading.main_thread()
     if not is_main or _Main.gives_up_at != NEVER:
-        _wait_for(stream)
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    encoded = text.encode(encoding, "backslashreplace")
+        wait_for(stream)
+    flush: Callable[[], None] = getattr(stream, "flush", lambda: None)
+    encoding, encoded = _encoded(text, getattr(stream, "encoding", None) or "utf-8")
     try:
         if is_main:
             _Main.writes_to = stream
-        stream.flush()  # what a task has printed comes first
+        flush()  # what a task has printed comes first
         if (descriptor := _descriptor(stream)) is None:
             stream.write(encoded.decode(encoding))
-            stream.flush()
+            flush()
         # Not through the stream's buffer: it would keep what a full disk does not take, and Python's end would wait for
         # its lock, should this be a thread that was stopped there.
         while encoded and descriptor is not None:
             try:
                 encoded = encoded[os.write(descriptor, encoded) :]
             except BlockingIOError:  # a pipe that others share with us and have made so
-                _wait_for(stream)
+                wait_for(stream)
     finally:
         if is_main:
             _Main.writes_to = None
+
+
+def _encoded(text: str, encoding: str) -> tuple[str, bytes]:
+    try:
+        return encoding, text.encode(encoding, "backslashreplace")
+    except (LookupError, UnicodeError):  # an encoding that is none, or can't encode everything
+        return "ascii", text.encode("ascii", "backslashreplace")
 
 
 def _descriptor(stream: TextIO) -> int | None:
@@ -133,17 +143,31 @@ def _descriptor(stream: TextIO) -> int | None:
     return None
 
 
-def _wait_for(stream: TextIO) -> None:
+def wait_for(stream: TextIO | int) -> None:
+    """Wait until a stream, or a descriptor, takes more.
+
+    Raises:
+        Blocked: the program is about to end, and has waited long enough.
+    """
     while not takes_more(stream, LOOK_EVERY if time.monotonic() < _Main.gives_up_at else 0.0):
         if time.monotonic() >= _Main.gives_up_at:
             raise Blocked
 
 
 def _drop(stream: TextIO) -> None:
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
+
+
+def _empty(stream: TextIO) -> None:
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        kept = os.dup(stream.fileno())
+        _drop(stream)
+        stream.flush()
+        os.dup2(kept, stream.fileno())
+        os.close(kept)
 
 
 def is_terminal(stream: TextIO | None) -> bool:

@@ -46,7 +46,7 @@ def _what_is_wrong(url: str) -> str:
     for name, path in _files_in(options.get("ssl_options", "")):
         if not os.access(path, os.R_OK):
             return f"has ssl_options whose {name} can't be read: {printable(path)}"
-    if not re.match("amqps?://.*@", before):  # what follows the ? may be a part of a password
+    if "@" in query or not re.match("amqps?://.*@", before):  # what follows the ? may be a part of a password
         return FORM
     if unknown := [name for name in options if not hasattr(pika.URLParameters, f"_set_url_{name}")]:
         known = ", ".join(name[9:] for name in dir(pika.URLParameters) if name.startswith("_set_url_"))

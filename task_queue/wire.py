@@ -7,9 +7,6 @@ improvement is gone, and all else stays as it is.
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any
 
 import pika
@@ -18,6 +15,7 @@ from pika.frame import Header
 from pika.spec import FRAME_HEADER, FRAME_HEADER_SIZE, BasicProperties
 
 from task_queue import outbox
+from task_queue.aside import call_aside
 
 GATHERED_BYTES = 64 * 1024  # larger pieces are slow: after each partial write pika copies the remainder
 
@@ -55,7 +53,7 @@ class WireConnection(pika.SelectConnection):
         # while that hangs.
         services = self._nbio  # type: ignore[attr-defined]
         look_up = services.getaddrinfo
-        services.getaddrinfo = lambda **what: from_daemon_thread(lambda: look_up(**what))
+        services.getaddrinfo = lambda **what: call_aside(lambda: look_up(**what))
         super()._adapter_connect_stream()  # type: ignore[misc]
         # What goes wrong at one of a host's addresses (no IPv6 here, no descriptor left) would end the search for one
         # that works. Source: https://github.com/pika/pika/blob/main/pika/adapters/utils/connection_workflow.py
@@ -106,20 +104,6 @@ class HandingBackChannel(pika.channel.Channel):
                 self.basic_nack(method_frame.method.delivery_tag)
         else:
             super()._on_deliver(method_frame, header_frame, body)  # type: ignore[misc]
-
-
-def from_daemon_thread(function: Callable[[], Any]) -> Any:
-    """Call a function in a daemon thread, and return what it returns, or raise what it raises."""
-    with_result: Future[Any] = Future()
-
-    def call() -> None:
-        try:
-            with_result.set_result(function())
-        except Exception as error:
-            with_result.set_exception(error)
-
-    threading.Thread(target=call, daemon=True).start()
-    return with_result.result()
 
 
 def without_headers(data: bytes) -> tuple[int, Header] | None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
-import inspect
 import os
 import shlex
 import shutil
@@ -15,15 +13,15 @@ import sys
 import threading
 import time
 import traceback
-import types
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import Any
 
 from task_queue import signals
 from task_queue.failures import SettingsError, WorkerError
 from task_queue.task import Task
 from task_queue.terminal import printable, say
 
+LONG_ARGUMENT = 32 * 1024  # bytes; Linux and Windows take at least that in an argument, unless the environment is large
 COMMAND_GRACE = 5.0  # seconds from SIGTERM to SIGKILL for a command that Ctrl+C ends
 
 Perform = Callable[[Task], object]
@@ -31,32 +29,6 @@ Perform = Callable[[Task], object]
 
 class CommandFailed(Exception):
     """A command did not succeed; the text says how it ended."""
-
-
-class OnlyBegun(TypeError):
-    """A function has returned work that nobody does."""
-
-
-def check_function(perform: Perform) -> None:
-    """Raise TypeError if calling the function does nothing but make a coroutine or a generator."""
-    function: Any = perform
-    while isinstance(function, functools.partial):
-        function = function.func
-    if not callable(function):
-        raise TypeError(f"listen() needs a function, and {perform!r} is none.")
-    for each in (function, type(function).__call__):
-        kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
-        if any(is_kind(each) for is_kind in kinds):
-            raise TypeError(f"{perform!r} would only be begun, not done. Give listen() an ordinary function.")
-
-
-def check_result(result: object) -> None:
-    """Raise OnlyBegun if what a function has returned is work that nobody does, or does not wait for."""
-    if isinstance(result, (types.CoroutineType, types.GeneratorType)):
-        result.close()
-    elif not (inspect.isawaitable(result) or inspect.isasyncgen(result) or hasattr(result, "add_done_callback")):
-        return
-    raise OnlyBegun(f"The work was only begun, not done: the function has returned a {type(result).__name__}.")
 
 
 def sleeping(seconds_per_dot: float) -> Perform:
@@ -85,14 +57,11 @@ def running(command: str) -> Perform:
         try:
             with signals.in_force().held():  # a command that starts just now could not be ended
                 process = started(words, task.body)
-            # In a thread: the reader may be a process that the command leaves behind, and nobody waits for that.
-            threading.Thread(target=feed, args=[process.stdin, task.body], daemon=True).start()
+                feed(process, task.body)
             process.wait()
-        except BaseException as error:
+        except BaseException:
             if process is not None:
                 end_command(process)
-            if isinstance(error, RuntimeError):  # no more threads
-                raise WorkerError(f"--run: {error}.") from None
             raise
         check_status(words[0], process.returncode)
 
@@ -130,7 +99,7 @@ def started(words: list[str], body: bytes) -> subprocess.Popen[bytes]:
     except ValueError:
         raise CommandFailed("the task has a NUL character, which no argument of a command can have") from None
     except OSError as error:
-        if error.errno == errno.E2BIG and any("{}" in word for word in words):
+        if error.errno == errno.E2BIG and len(body) > LONG_ARGUMENT and any("{}" in word for word in words):
             raise CommandFailed(f"the task is too long for an argument of a command ({len(body):,} bytes)") from None
         raise WorkerError(f"--run: {printable(words[0])} can't be started: {error.strerror}.") from None
 
@@ -156,12 +125,27 @@ def end_child(error: BaseException | None) -> None:
     os._exit(code if isinstance(code, int) else int(code is not None))
 
 
-def feed(pipe: BinaryIO, body: bytes) -> None:
-    """Write a task into the standard input of its command, as far as that is read."""
-    rest = memoryview(body)
-    with contextlib.suppress(OSError), pipe:
-        while rest:
-            rest = rest[pipe.write(rest) :]
+def feed(process: subprocess.Popen[bytes], body: bytes) -> None:
+    """Write a task into the standard input of its command, as far as that is read.
+
+    In a thread: the reader may be a process that the command leaves behind, and nobody waits for that.
+
+    Raises:
+        WorkerError: there are no more threads.
+    """
+    pipe: Any = process.stdin
+
+    def write() -> None:
+        rest = memoryview(body)
+        with contextlib.suppress(OSError), pipe:
+            while rest:
+                rest = rest[pipe.write(rest) :]
+
+    try:
+        threading.Thread(target=write, daemon=True).start()
+    except RuntimeError as error:
+        pipe.close()
+        raise WorkerError(f"--run: {error}.") from None
 
 
 def check_status(program: str, status: int) -> None:

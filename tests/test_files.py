@@ -31,7 +31,11 @@ FORMS = {  # content, and what is said of it
     "gzip": (gzip.compress(b"task\n"), ["gzip", "gzip -dc"]),
     "bzip2": (b"BZh91AY&SY\x9f\x0b", ["bzip2 -dc"]),
     "xz": (b"\xfd7zXZ\0\0\x04", ["xz -dc"]),
-    "zip": (ZIP.getvalue(), ["zip", "spreadsheet"]),
+    "zip": (ZIP.getvalue(), ["zip", 'as "CSV UTF-8"']),
+    "pdf": (b"%PDF-1.4\nan apple\n", ["PDF", "save it as text"]),
+    "xls": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", ["spreadsheet", 'as "CSV UTF-8"']),
+    "7z": (b"7z\xbc\xaf\x27\x1c\0\x04", ["7z", "Unpack it"]),
+    "utf-16le behind a blank line": ("\ntask\n".encode("utf-16le"), ["Line 2", "iconv -f utf-16le -t utf-8"]),
     "windows-1252": ("100 €\n".encode("cp1252"), ["Line 1 of", "iconv -f windows-1252 -t utf-8"]),
     "latin1": (b"\x81\xe4\n", ["Line 1 of", "iconv -f latin1 -t utf-8"]),
     "old mac": (b"one\rtwo\rthree\r", ["carriage returns", r"tr '\r' '\n'"]),
@@ -56,10 +60,10 @@ def test_what_is_not_text_is_named_with_the_command_that_makes_it_so(
     assert "latin1" not in run.err or "latin1" in str(words)
     if name == "-":
         assert "standard input" in run.err
-        assert "| python3 emitter_of_tasks.py" in run.err
-        assert "... | " in run.err
+        assert "Convert it" not in run.err or "... | " in run.err
+        assert "Convert it" not in run.err or run.err.splitlines()[0].endswith("| python3 emitter_of_tasks.py")
     else:
-        assert "'my tasks." in run.err, "a name with a blank is quoted in the command"
+        assert "Convert it" not in run.err or "'my tasks." in run.err, "a name with a blank is quoted in the command"
     assert server.got("Basic.Publish") == []
 
 
@@ -75,15 +79,54 @@ def test_the_command_that_is_named_works(at_server: Scripts, server: Server, for
     convert = command.replace("| python3 emitter_of_tasks.py", "> utf8.txt")
     subprocess.run(["bash", "-c", convert], cwd=at_server.folder, check=True)
     if name.endswith(".csv"):
-        assert command.endswith("> utf8.csv")
-    at_server.emit("--file", "utf8.csv" if name.endswith(".csv") else "utf8.txt")
+        assert command.endswith("-utf8.csv'" if "'" in name else "-utf8.csv")
+    at_server.emit("--file", f"{name[:-4]}-utf8.csv" if name.endswith(".csv") else "utf8.txt")
     assert server.got("Basic.Publish")[0].body.decode() in ("Größe", "task", "100 €", "one")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("rows.csv.gz", "gzip -dc rows.csv.gz > rows-utf8.csv"),
+        ("lines.txt.gz", "gzip -dc lines.txt.gz | python3"),
+        ("-odd.txt.gz", "gzip -dc ./-odd.txt.gz | python3"),
+        ("utf8.csv", "gzip -dc utf8.csv > utf8-utf8.csv"),
+    ],
+)
+def test_the_command_keeps_rows_and_never_writes_into_the_file_that_it_reads(
+    at_server: Scripts, name: str, words: str
+) -> None:
+    (at_server.folder / name).write_bytes(gzip.compress(b"a,b\n"))
+    assert words in at_server.emit(f"--file={name}", status=1).err
+
+
+def test_a_file_that_is_also_the_log_is_refused(at_server: Scripts, server: Server) -> None:
+    """Each record would be one more task."""
+    (at_server.folder / "self.txt").write_text("one\n")
+    run = at_server.emit("--file", "self.txt", "--log-file", "./self.txt", status=2)
+    assert "--log-file is the file with the tasks" in run.err
+    assert server.got("Basic.Publish") == []
+
+
+def test_a_file_whose_size_is_a_guess_is_whole(at_server: Scripts, server: Server) -> None:
+    at_server.emit("--file", "/sys/kernel/mm/transparent_hugepage/enabled")
+    assert len(server.got("Basic.Publish")) == 1
+
+
+def test_a_line_that_the_memory_does_not_hold_is_named(at_server: Scripts, server: Server) -> None:
+    with (at_server.folder / "tasks.txt").open("wb") as file:
+        file.write(b"one\ntwo\n" + b"x" * 120_000_000 + b"\n")
+    command = at_server.command("emitter_of_tasks.py", "--file", "tasks.txt")
+    run = at_server.start_command(["bash", "-c", 'ulimit -v 260000; exec "$@"', "-", *command]).ends(1)
+    assert "Line 3 of tasks.txt is too long for the memory here" in run.err
+    assert "Go on from line 3 of tasks.txt" in run.err
 
 
 def test_the_lines_before_a_bad_one_are_sent_and_the_bad_one_is_named(at_server: Scripts, server: Server) -> None:
     (at_server.folder / "tasks.txt").write_bytes(b"one\n\ntwo\n\xe4\nthree\n")
     run = at_server.emit("--file", "tasks.txt", status=1)
     assert "Line 4 of tasks.txt is not UTF-8" in run.err
+    assert "tasks.txt | tail -n +4 | python3 emitter_of_tasks.py" in run.err, "nothing is sent again"
     assert "Go on from line 4 of tasks.txt" in run.err
     assert [got.body for got in server.got("Basic.Publish")] == [b"one", b"two"]
 

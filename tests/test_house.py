@@ -24,6 +24,8 @@ FLOORS = {
         "queues",
         "settings",
         "urls",
+        "aside",
+        "functions",
         "terminal",
         "failures",
         "file_forms",

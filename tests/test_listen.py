@@ -53,6 +53,16 @@ RESULTS = {
     "generator": "def f(): yield\nwork = lambda task: f()",
     "async generator": "async def f(): yield\nwork = lambda task: f()",
     "awaitable": "class A:\n    def __await__(self): yield\nwork = lambda task: A()",
+    "map": "work = lambda task: map(print, ['one'])",
+    "list of coroutines": "async def f(): pass\nwork = lambda task: [f(), f()]",
+    "forgotten with": "import contextlib\n@contextlib.contextmanager\ndef work(task):\n    yield",
+    "thread": "import threading\nwork = lambda task: threading.Thread(target=print)",
+    "process": "import multiprocessing\nwork = lambda task: multiprocessing.Process(target=print)",
+    "command": "import subprocess\nwork = lambda task: subprocess.Popen(['sleep', '1'])",
+    "result of a pool": (
+        "import time\nfrom multiprocessing.pool import ThreadPool\npool = ThreadPool(1)\n"
+        "work = lambda task: pool.apply_async(time.sleep, [0.5])"
+    ),
     "future": (
         "from concurrent.futures import ThreadPoolExecutor\npool = ThreadPoolExecutor()\n"
         "work = lambda task: pool.submit(print, 'in the pool')"
@@ -65,7 +75,10 @@ def test_a_result_that_nobody_waits_for_ends_the_worker_and_the_task_failed_once
     at_server: Scripts, server: Server, work: str
 ) -> None:
     server.put(b"task")
-    program = f"import functools\n{work}\ntry:\n    listen(work)\nexcept TypeError as e:\n    print('ended:', e)"
+    quiet = "import warnings; warnings.simplefilter('ignore')"  # of processes and pools that are left behind
+    program = (
+        f"import functools\n{work}\ntry:\n    listen(work)\nexcept TypeError as e:\n    print('ended:', e)\n{quiet}"
+    )
     run = start(at_server, program).ends()
     assert "ended: The work was only begun, not done" in run.out
     assert "Done" not in run.out
@@ -75,10 +88,21 @@ def test_a_result_that_nobody_waits_for_ends_the_worker_and_the_task_failed_once
 
 
 def test_what_else_a_function_returns_does_not_matter(at_server: Scripts, server: Server) -> None:
-    server.put(b"1", b"2", b"3", b"4")
-    work = "results = iter([0, 'text', [], print])\nlisten(lambda task: next(results), max_tasks=4)"
+    server.put(*(b"%d" % number for number in range(7)))
+    work = """
+        import sqlite3, subprocess, threading
+        done = subprocess.Popen(["true"])
+        done.wait()
+        thread = threading.Thread(target=int)
+        thread.start()
+        thread.join()
+        bank = sqlite3.connect(":memory:")
+        results = iter([0, "text", [1], print, done, thread, bank.execute("SELECT 1")])
+        listen(lambda task: next(results), max_tasks=7)
+        bank.close()
+    """
     start(at_server, work).ends()
-    assert len(server.got("Basic.Ack")) == 4
+    assert len(server.got("Basic.Ack")) == 7
 
 
 def test_a_wrapper_that_runs_the_coroutine_is_no_such_function(at_server: Scripts, server: Server) -> None:
@@ -110,6 +134,29 @@ def test_an_empty_setting_is_never_the_default(at_server: Scripts, server: Serve
             print("refused:", e)
     """
     assert start(at_server, program).ends().out.startswith("refused: ")
+    assert server.sessions == []
+
+
+NO_SETTINGS = ["max_tasks='3'", "max_tasks=0", "max_tasks=-1", "ack_timeout=-1", "ack_timeout=float('inf')"]
+NO_SETTINGS += ["ack_timeout='1'", "name=5", "queue=5", "url=b'amqp://localhost'"]
+
+
+@pytest.mark.parametrize("setting", NO_SETTINGS)
+def test_a_setting_that_makes_no_sense_is_refused_as_the_flag_would_be(
+    at_server: Scripts, server: Server, setting: str
+) -> None:
+    program = f"""
+        from task_queue import SettingsError
+        try:
+            listen(print, {setting})
+        except SettingsError as e:
+            print("refused:", e)
+    """
+    assert (
+        start(at_server, program)
+        .ends()
+        .out.startswith(f"refused: {setting.split('=')[0]}" if "url" not in setting else "refused: ")
+    )
     assert server.sessions == []
 
 
@@ -182,6 +229,53 @@ def test_a_standard_output_that_is_no_file_gets_all_lines(at_server: Scripts, se
     run = start(at_server, program).ends()
     assert (at_server.folder / "copy.txt").read_text() == run.out
     assert run.lines[1:4] == [" [x] Received Größe", "printed", " [x] Done."]
+
+
+@pytest.mark.parametrize("lacks", ["flush", "a known encoding", "an encoding that can do it"])
+def test_a_standard_output_that_can_do_little_ends_nothing(at_server: Scripts, server: Server, lacks: str) -> None:
+    server.put(b"task")
+    encoding = {"a known encoding": "encoding = 'unknown-8bit'", "an encoding that can do it": "encoding = 'idna'"}
+    program = f"""
+        import sys
+        out = sys.stdout
+        class Poor:
+            {encoding.get(lacks, "pass")}
+            def write(self, text): out.write(text)
+        sys.stdout = sys.stderr = Poor()
+        listen(lambda task: None, max_tasks=1)
+        sys.stdout, sys.stderr = out, sys.__stderr__
+    """
+    assert start(at_server, program).ends().lines[1:3] == [" [x] Received task", " [x] Done."]
+
+
+def test_what_a_task_prints_fails_no_task_though_the_disk_is_full(at_server: Scripts, server: Server) -> None:
+    server.put(*(b"%d" % number for number in range(10)))
+    program = at_server.folder / "work.py"
+    program.write_text(
+        "from listening_worker import listen\nlisten(lambda task: print('x' * 3000), max_tasks=10, log_file='log')\n"
+    )
+    with open("/dev/full", "wb") as full:
+        at_server.start_command(at_server.command(str(program)), stdout=full).ends()
+    assert len(server.got("Basic.Ack")) == 10
+    assert server.got("Basic.Reject") == []
+
+
+def test_commands_are_not_taken_for_successes_in_a_thread_that_can_not_know(at_server: Scripts, server: Server) -> None:
+    server.put(b"task")
+    program = """
+        import signal, threading
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        def listen_here():
+            try:
+                listen(print)
+            except RuntimeError as e:
+                print("refused:", e)
+        thread = threading.Thread(target=listen_here)
+        thread.start()
+        thread.join()
+    """
+    assert start(at_server, program).ends().out.startswith("refused: SIGCHLD is ignored")
+    assert list(server.tasks) == [(b"task", False)]
 
 
 def test_five_times_in_a_row_leaves_everything_as_it_was(at_server: Scripts, server: Server) -> None:

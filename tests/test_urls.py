@@ -24,6 +24,7 @@ NONSENSE = {  # and the words for it
     "amqp://u:p@h/one/two": "/ is %2F",
     "amqp://u:p@h:port/": "is not a URL like",
     "amqp://u@h/": "is not a URL like amqp://user:password@host",
+    "amqp://u:p@sec?ret=1@h/": "percent-encode special characters",
     "amqp://u:sec?ret=1@h/": "percent-encode special characters",
     "amqp://u:sec/ret@h/": "percent-encode special characters",
     "amqp://u:sec#ret@h/": "percent-encode special characters",
@@ -55,6 +56,16 @@ def test_the_admin_panels_port_is_not_amqps(scripts: Scripts) -> None:
     url = scripts.broker.node.admin_url.replace("http://", "amqp://guest:guest@")
     run = scripts.emit("task", "--url", url, status=1)
     assert "Or the admin panel's? AMQP has another one, 5672." in run.err
+
+
+def test_a_host_that_is_no_name_is_no_lost_connection(at_server: Scripts) -> None:
+    run = at_server.emit("task", "--url", "amqp://rabbit..example/", status=1)
+    assert "rabbit..example in --url is no name of a machine." in run.err
+
+
+def test_a_virtual_host_with_a_quote_gets_a_command_that_works(scripts: Scripts) -> None:
+    run = scripts.emit("task", "--url", scripts.broker.url.replace("%2F", "it's"), status=1)
+    assert """rabbitmqctl add_vhost 'it'"'"'s'""" in run.err
 
 
 def test_an_address_of_ipv6_is_shown_in_brackets(at_server: Scripts) -> None:
@@ -148,6 +159,15 @@ COUNTS = [  # redelivered, headers, the try
     (True, {"x-delivery-count": True}, 0),
     (True, {"x-delivery-count": -5}, 0),
 ]
+
+
+def test_a_header_that_only_a_newer_rabbitmq_counts_in_is_the_senders(at_server: Scripts, server: Server) -> None:
+    server.version = "4.0.5"
+    worker = at_server.start("listening_worker.py", "--run", "false", "--max-tasks", 1, "--log-file", at_server.log)
+    server.gets("Basic.Consume")
+    server.session(0).deliver(b"task", True, headers={"x-delivery-count": 20, "x-acquired-count": 0})
+    worker.ends()
+    assert at_server.events("received")[0]["delivery_count"] == 20
 
 
 @pytest.mark.parametrize(("redelivered", "headers", "count"), COUNTS)

@@ -1,0 +1,54 @@
+"""What may be given to listen(): a function that does its work, and does not only begin it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import subprocess
+import threading
+import types
+from typing import Any
+
+
+class OnlyBegun(TypeError):
+    """A function has returned work that nobody does, or that nobody waits for."""
+
+
+def check_function(perform: Any) -> None:
+    """Raise TypeError if calling the function does nothing but make a coroutine or a generator."""
+    function = perform
+    while isinstance(function, functools.partial):
+        function = function.func
+    if not callable(function):
+        raise TypeError(f"listen() needs a function, and {perform!r} is none.")
+    for each in (function, type(function).__call__):
+        kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+        if any(is_kind(each) for is_kind in kinds):
+            raise TypeError(f"{perform!r} would only be begun, not done. Give listen() an ordinary function.")
+
+
+def check_result(result: object) -> None:
+    """Raise OnlyBegun if what a function has returned, or a part of it, is work that is not done."""
+    parts = result if isinstance(result, (list, tuple, set)) else [result]
+    if not (begun := [part for part in parts if is_only_begun(part)]):
+        return
+    for part in begun:
+        if isinstance(part, (types.CoroutineType, types.GeneratorType)):
+            part.close()
+    raise OnlyBegun(f"The work was only begun, not done: the function has returned a {type(begun[0]).__name__}.")
+
+
+def is_only_begun(result: Any) -> bool:
+    """Tell whether a value stands for work that nobody has done yet, or that goes on by itself."""
+    if isinstance(result, (types.GeneratorType, map, filter, zip, contextlib._GeneratorContextManager)):
+        return True
+    if inspect.isawaitable(result) or inspect.isasyncgen(result):
+        return True
+    if isinstance(result, subprocess.Popen):
+        return result.poll() is None
+    if isinstance(result, threading.Thread):
+        return result.ident is None or result.is_alive()
+    # A Future, a process, or the result of a pool, of whichever library.
+    is_pools = hasattr(result, "ready") and hasattr(result, "wait")
+    return hasattr(result, "add_done_callback") or getattr(result, "exitcode", 0) is None or is_pools

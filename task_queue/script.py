@@ -43,6 +43,7 @@ def _on_signal(number: int, _frame: object) -> None:
     if Signals.has_ended:
         return
     if number == signal.SIGINT:
+        terminal.give_up_soon()
         raise KeyboardInterrupt
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)

@@ -118,3 +118,68 @@ def no_more_come(server: Server) -> bool:
     before = len(server.got("Basic.Ack"))
     time.sleep(1)  # much longer than a task takes
     return len(server.got("Basic.Ack")) == before
+
+
+# ---- Logs and prompts that block
+
+
+@pytest.fixture
+def full_log(at_server: Scripts) -> Iterator[None]:
+    """A log that is a named pipe, with a reader that reads nothing, and no room."""
+    os.mkfifo(at_server.log)
+    reader = os.open(at_server.log, os.O_RDONLY | os.O_NONBLOCK)
+    writer = os.open(at_server.log, os.O_WRONLY)
+    fill(writer)
+    yield
+    os.close(writer)
+    os.close(reader)
+
+
+@pytest.mark.usefixtures("full_log")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_worker_whose_log_takes_nothing_ends_when_asked(
+    at_server: Scripts, server: Server, number: signal.Signals
+) -> None:
+    server.put(b"task")
+    worker = at_server.start("listening_worker.py", "--log-file", at_server.log)
+    worker.shows("Received task")
+    eventually(lambda: waits_for_output(worker.process.pid), "it can't log it")
+    worker.send(number)
+    worker.ends(within=5)
+    assert len(server.got("Basic.Ack") + server.got("Basic.Nack")) == 1
+
+
+@pytest.mark.usefixtures("full_log")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_emitter_whose_log_takes_nothing_ends_when_asked(
+    at_server: Scripts, server: Server, number: signal.Signals
+) -> None:
+    emitter = at_server.emitter("--log-file", at_server.log, stdin=subprocess.PIPE, bufsize=0)
+    assert emitter.process.stdin
+    emitter.process.stdin.write(b"task\n")
+    server.gets("Basic.Publish")
+    emitter.send(number)
+    emitter.ends(130, within=5)
+    emitter.process.stdin.close()
+
+
+@pytest.mark.parametrize("script", ["emitter_of_tasks.py", "listening_worker.py"])
+def test_a_log_that_is_a_pipe_without_a_reader_is_an_error(at_server: Scripts, script: str) -> None:
+    os.mkfifo(at_server.log)
+    words = ["task"] * (script == "emitter_of_tasks.py")
+    run = at_server.start(script, "--log-file", at_server.log, *words).ends(2)
+    assert "can't be opened" in run.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("asked", ["Would you like to monitor RabbitMQ queues", "Enter new task: "])
+def test_a_prompt_at_a_paused_terminal_ends_at_the_first_signal(
+    at_server: Scripts, server: Server, asked: str, number: signal.Signals
+) -> None:
+    terminal = at_server.at_terminal("emitter_of_tasks.py", *(["--no-admin"] if "task" in asked else []))
+    terminal.expect(asked)
+    terminal.send("\x13")  # Ctrl+S
+    terminal.sendline("" if "task" in asked else "maybe")
+    eventually(lambda: Path(f"/proc/{terminal.pid}/syscall").read_text().split()[1:2] == ["0x1"], "it asks again")
+    terminal.kill(number)
+    eventually(lambda: not terminal.isalive(), "it ends", within=5)

@@ -77,7 +77,7 @@ def test_a_result_that_nobody_waits_for_ends_the_worker_and_the_task_failed_once
     server.put(b"task")
     quiet = "import warnings; warnings.simplefilter('ignore')"  # of processes and pools that are left behind
     program = (
-        f"import functools\n{work}\ntry:\n    listen(work)\nexcept TypeError as e:\n    print('ended:', e)\n{quiet}"
+        f"{quiet}\nimport functools\n{work}\ntry:\n    listen(work)\nexcept TypeError as e:\n    print('ended:', e)"
     )
     run = start(at_server, program).ends()
     assert "ended: The work was only begun, not done" in run.out

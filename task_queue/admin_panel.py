@@ -5,7 +5,6 @@ from __future__ import annotations
 import concurrent.futures
 import socket
 import sys
-import webbrowser
 from urllib.parse import urlsplit
 
 from task_queue.aside import call_aside
@@ -29,6 +28,8 @@ def offer_admin_panel(answer: bool | None, url: str) -> None:
     if answer is None and is_terminal(sys.stdin) and is_terminal(sys.stdout):
         answer = ask()
     if answer:
+        import webbrowser  # only here: it takes long to load
+
         say(f" [*] RabbitMQ's admin panel: {printable(url)}")
         if not answers(url):
             complain(" [!] Nothing answers there. Switch it on:  rabbitmq-plugins enable rabbitmq_management")

@@ -58,9 +58,11 @@ class Publisher:
         window = self._window
         with self.connection.loop:
             self.last = message
+            window.messages_in += 1
             window.bytes_in += len(message.body)
             window.unsent.append(message)
-            self.connection.check()
+            if self.connection.channel is None:
+                self.connection.check()
             self._send()
         if window.is_over(WINDOW - 1, WINDOW_BYTES - 1):
             self.wait(WINDOW - REFILL, WINDOW_BYTES // 2)
@@ -121,6 +123,7 @@ class Publisher:
             # Only now, so that the window stays full while nobody takes what we tell.
             for message, _ in batch:
                 settled.popleft()
+                self._window.messages_out += 1
                 self._window.bytes_out += len(message.body)
 
     def _send(self) -> None:

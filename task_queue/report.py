@@ -7,11 +7,10 @@ import time
 
 from task_queue.event_log import EventLog
 from task_queue.publisher import Publisher
-from task_queue.sources import Lines, Source
+from task_queue.sources import Message, Source
 from task_queue.terminal import complain, counted, is_terminal, printable, say, text_of
 from task_queue.window import Settled
 
-NOWHERE = dict.fromkeys(Lines._fields)
 PROGRESS_EVERY = 0.2  # seconds
 
 
@@ -39,20 +38,16 @@ class Report:
         """Tell of tasks that are confirmed, or refused for a reason."""
         for message, refused in batch:
             text = text_of(message.body)
-            where = message.lines._asdict() if message.lines else NOWHERE
             if refused is None:
                 self.confirmed += 1
                 self._show_confirmed(text)
-                self._log.note("confirmed", message.properties.message_id, text, **where)
+                if self._log.descriptor is not None:
+                    self._note("confirmed", message, text)
             else:
                 self.refused += 1
-                task = (
-                    f"Line {message.lines.line} of {self._source.name}"
-                    if message.lines and self._source
-                    else "The task"
-                )
+                task = f"Line {message.line} of {self._source.name}" if self._source else "The task"
                 complain(f" [!] {task} is not sent: {refused}. It begins with: {printable(text[:40])}")
-                self._log.note("refused", message.properties.message_id, text, **where, error=refused)
+                self._note("refused", message, text, error=refused)
         self._log.write()  # all at once: one by one would cost bulk input a third of its speed
 
     def total(self) -> None:
@@ -70,9 +65,13 @@ class Report:
             for message in pending:
                 complain(f" [!] Not confirmed: {printable(text_of(message.body))}")
             return
-        begin = publisher.last.lines.next_line if publisher.last and publisher.last.lines else 1
-        line = min([begin, *(message.lines.line for message in pending if message.lines)])
+        next_line = (publisher.last and publisher.last.next_line) or 1
+        line = min([next_line, *(message.line for message in pending if message.line)])
         complain(f" [!] {counted(self.confirmed)} confirmed. Go on from line {line} of {self._source.name}.")
+
+    def _note(self, event: str, message: Message, text: str, **more: str) -> None:
+        where = {"line": message.line, "after": message.after, "next_line": message.next_line}
+        self._log.note(event, message.properties.message_id, text, **where, **more)
 
     def _show_confirmed(self, text: str) -> None:
         if self._one_by_one:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import csv
 import os
 import stat
 import sys
@@ -22,35 +21,25 @@ from task_queue.terminal import complain, say
 LONGEST_LINE = 128 * 1024 * 1024  # bytes, so that no input fills the memory; RabbitMQ takes less in one message
 
 
-class Lines(NamedTuple):
-    """Where a task stands in its input, counted from 1.
-
-    Attributes:
-        line: its first line.
-        after: the line behind the task before it; blank lines may lie between.
-        next_line: the line behind it.
-    """
-
-    line: int
-    after: int
-    next_line: int
-
-
 class Message(NamedTuple):
     """One task to send.
 
     Attributes:
         body: its text in UTF-8.
         properties: the message_id stays the same when it is sent again.
-        lines: where it stands in a file or a pipe; None for a task that was typed.
+        line: where it begins in a file or a pipe, counted from 1; None for a task that was typed.
+        after: the line behind the task before it; blank lines may lie between.
+        next_line: the line behind it.
     """
 
     body: bytes
     properties: pika.BasicProperties
-    lines: Lines | None = None
+    line: int | None = None
+    after: int | None = None
+    next_line: int | None = None
 
 
-def new_message(text: str, lines: Lines | None = None) -> Message:
+def new_message(text: str, line: int | None = None, after: int | None = None, next_line: int | None = None) -> Message:
     """Return a task as a persistent message."""
     properties = pika.BasicProperties(
         content_type="text/plain",
@@ -59,7 +48,7 @@ def new_message(text: str, lines: Lines | None = None) -> Message:
         message_id=str(uuid.uuid4()),
         timestamp=int(time.time()),
     )
-    return Message(text.encode(), properties, lines)
+    return Message(text.encode(), properties, line, after, next_line)
 
 
 def typed_tasks() -> Iterator[Message]:
@@ -115,7 +104,7 @@ class Source:
         with self._stream:
             for first_line, text in self._csv_rows() if self._form.is_csv else self._plain_lines():
                 if text.strip():
-                    yield new_message(text, Lines(first_line, after, self._line + 1))
+                    yield new_message(text, first_line, after, self._line + 1)
                     after = self._line + 1
 
     def _plain_lines(self) -> Iterator[tuple[int, str]]:
@@ -126,6 +115,8 @@ class Source:
             yield self._line, text
 
     def _csv_rows(self) -> Iterator[tuple[int, str]]:
+        import csv  # only here: most runs send one task, and start faster without it
+
         csv.field_size_limit(LONGEST_LINE)
         first_line = 1
         try:
@@ -139,11 +130,16 @@ class Source:
 
     def _lines(self) -> Iterator[str]:
         # Decoded one by one, so that all lines before a bad one are sent and the bad one is named.
+        raw = b""
         try:
             while raw := self._stream.readline(LONGEST_LINE + 1):
                 self.bytes_read += len(raw)
                 self._line += 1
-                yield self._decoded(raw)
+                if self._line == 1 or len(raw) > LONGEST_LINE or b"\0" in raw:
+                    self._check(raw)
+                yield raw.removeprefix(codecs.BOM_UTF8).decode()  # at any line, for files that were joined
+        except UnicodeDecodeError:
+            raise InputError(self._form.undecodable(self._line, raw)) from None
         except OSError as error:
             raise InputError(f"Line {self._line + 1} of {self.name} can't be read: {error.strerror}.") from None
         except MemoryError:
@@ -151,17 +147,13 @@ class Source:
         if self.bytes_read < self.size and os.fstat(self._stream.fileno()).st_size < self.size:
             raise InputError(f"{self.name} was cut off while it was read: it ends behind line {self._line} now.")
 
-    def _decoded(self, raw: bytes) -> str:
+    def _check(self, raw: bytes) -> None:
         if self._line == 1 and (why := self._form.whole(raw)):
             raise InputError(why)
         if len(raw) > LONGEST_LINE:
             raise InputError(f"Line {self._line} of {self.name} has more than {LONGEST_LINE:,} bytes.")
         if b"\0" in raw:
             raise InputError(self._form.with_nul(self._line, raw))
-        try:
-            return raw.removeprefix(codecs.BOM_UTF8).decode()  # at any line, for files that were joined
-        except UnicodeDecodeError:
-            raise InputError(self._form.undecodable(self._line, raw)) from None
 
 
 def is_same_file(one: int, other: int) -> bool:

@@ -10,7 +10,6 @@ import select
 import sys
 import threading
 import time
-from collections.abc import Callable
 from typing import TextIO
 
 from task_queue.failures import Failure
@@ -107,15 +106,18 @@ def _write(stream: TextIO, text: str) -> None:
     is_main = threading.current_thread() is threading.main_thread()
     if not is_main or _Main.gives_up_at != NEVER:
         wait_for(stream)
-    flush: Callable[[], None] = getattr(stream, "flush", lambda: None)
-    encoding, encoded = _encoded(text, getattr(stream, "encoding", None) or "utf-8")
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    try:
+        encoded = text.encode(encoding, "backslashreplace")
+    except (LookupError, UnicodeError):  # an encoding that is none, or can't encode everything
+        encoding, encoded = "ascii", text.encode("ascii", "backslashreplace")
     try:
         if is_main:
             _Main.writes_to = stream
-        flush()  # what a task has printed comes first
+        _flush(stream)  # what a task has printed comes first
         if (descriptor := _descriptor(stream)) is None:
             stream.write(encoded.decode(encoding))
-            flush()
+            _flush(stream)
         # Not through the stream's buffer: it would keep what a full disk does not take, and Python's end would wait for
         # its lock, should this be a thread that was stopped there.
         while encoded and descriptor is not None:
@@ -128,19 +130,17 @@ def _write(stream: TextIO, text: str) -> None:
             _Main.writes_to = None
 
 
-def _encoded(text: str, encoding: str) -> tuple[str, bytes]:
-    try:
-        return encoding, text.encode(encoding, "backslashreplace")
-    except (LookupError, UnicodeError):  # an encoding that is none, or can't encode everything
-        return "ascii", text.encode("ascii", "backslashreplace")
+def _flush(stream: TextIO) -> None:
+    if hasattr(stream, "flush"):
+        stream.flush()
 
 
 def _descriptor(stream: TextIO) -> int | None:
     # Of a file: not of what somebody has put in place of standard output, nor of Windows' console, which takes text.
-    if type(stream) is io.TextIOWrapper and os.name != "nt":
-        with contextlib.suppress(ValueError):  # it is one in memory
-            return stream.fileno()
-    return None
+    try:
+        return stream.fileno() if type(stream) is io.TextIOWrapper and os.name != "nt" else None
+    except ValueError:  # it is one in memory
+        return None
 
 
 def wait_for(stream: TextIO | int) -> None:

@@ -19,15 +19,12 @@ class Window:
         self.unconfirmed: dict[int, Message] = {}  # by delivery tag, in the order of publishing
         self.settled: deque[Settled] = deque()
         self.next_tag = 1
-        # Two counters, because two threads count: bytes_in is main's, bytes_out belongs to who tells.
-        self.bytes_in = self.bytes_out = 0
-
-    def __len__(self) -> int:
-        return len(self.unsent) + len(self.unconfirmed) + len(self.settled)
+        # Two counters each, because two threads count: main counts what comes in, and who tells counts what goes out.
+        self.messages_in = self.messages_out = self.bytes_in = self.bytes_out = 0
 
     def is_over(self, messages: int, size: int) -> bool:
         """Tell whether there are more than so many messages, or more than so many bytes in them."""
-        return len(self) > messages or self.bytes_in - self.bytes_out > size
+        return self.messages_in - self.messages_out > messages or self.bytes_in - self.bytes_out > size
 
     def pending(self) -> list[Message]:
         """Return the messages that are neither confirmed nor refused for good, in the order of publishing."""

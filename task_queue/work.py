@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -80,6 +79,8 @@ def words_of(command: str) -> list[str]:
         raise SettingsError(f"--run '{printable(command)}' is not a command: {error}.") from None
     if not words:
         raise SettingsError("--run needs a command.")
+    import shutil  # only here: it brings three compressors with it, and workers may be many
+
     if shutil.which(words[0]) is None:
         raise SettingsError(f"--run: there is no command {printable(words[0])} here that may be executed.")
     return words

@@ -48,7 +48,7 @@ def test_the_full_run_says_when_a_promise_is_broken(tmp_path: Path) -> None:
     honest = "            window.unconfirmed[window.next_tag] = message\n"
     assert honest in text
     settled = "window.settled.append((message, None))"
-    dishonest = f"            if message.lines.line == 30:\n                {settled}\n                continue\n"
+    dishonest = f"            if message.line == 30:\n                {settled}\n                continue\n"
     publisher.write_text(text.replace(honest, dishonest + honest))
     command = [sys.executable, str(copy / "tests/faults/run.py"), "--scenario", "output_lost"]
     run = Run(command, tmp_path, {**os.environ, "TMPDIR": str(tmp_path)})

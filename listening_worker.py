@@ -101,8 +101,9 @@ def handle(task: Task, perform: Perform, consumer: Consumer, log: EventLog, sign
     """Perform one task, and tell RabbitMQ, the person and the log how it went."""
 
     def record(event: str, **more: object) -> None:
-        log.note(event, task.message_id, task.text, **more)
-        log.write()
+        if log.descriptor is not None:
+            log.note(event, task.message_id, task.text, **more)
+            log.write()
 
     say(f" [x] Received {printable(task.text)}{' (redelivered)' if task.redelivered else ''}")
     record("received", redelivered=task.redelivered, delivery_count=task.delivery_count)

@@ -13,7 +13,7 @@ from task_queue.terminal import printable
 # What pika says (of the innermost exception), what we say, and whether it is of no use to try again.
 WORDS: list[tuple[str, str, bool]] = [
     ("^gaierror", "No machine named {host} is known: check the host in --url or AMQP_URL.", False),
-    ("^Unicode", "{host} in --url is no name of a machine.", False),
+    ("^Unicode", "RabbitMQ at {at} can't be looked up: that is no name of a machine.", False),
     ("^ConnectionRefused", "Nothing listens at {at}: is RabbitMQ running there?{start}", False),
     ("^SSLCert.*(issuer|self-signed)", "The certificate of {at} is not accepted: {why}\n{trust}", False),
     ("^SSLCert", "The certificate of {at} is not accepted: {why}", False),

@@ -30,6 +30,10 @@ class EventLog:
         self._noted: list[dict[str, object]] = []
         self._is_torn = False  # a full disk took the beginning of a line only
         self._has_complained = False
+        if path is not None:
+            import json  # only here: most runs have no log, and start faster without it
+
+            self._encode = json.JSONEncoder(default=str).encode
         try:
             # A named pipe without a reader is an error, and one that takes no more is waited for below.
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0)
@@ -41,11 +45,6 @@ class EventLog:
         """Note an event, for write() to write down."""
         if self.descriptor is not None:
             self._noted.append({"event": event, "name": self._name, "message_id": message_id, "task": task, **more})
-
-    def _encode(self, record: dict[str, object]) -> str:
-        import json  # only here: most runs have no log, and start faster without it
-
-        return json.dumps(record, default=str)
 
     def write(self) -> None:
         """Write down what was noted: whole lines in one write, so that those of several processes never mix."""

@@ -10,6 +10,9 @@ import pika
 from task_queue.failures import QueueError
 from task_queue.terminal import printable
 
+CERTIFICATE = (
+    "name it in --url with ?ssl_options={'certfile': 'client.pem', 'keyfile': 'client.key', 'ca_certs': 'ca.pem'}"
+)
 # What pika says (of the innermost exception), what we say, and whether it is of no use to try again.
 WORDS: list[tuple[str, str, bool]] = [
     ("^gaierror", "No machine named {host} is known: check the host in --url or AMQP_URL.", False),
@@ -19,8 +22,7 @@ WORDS: list[tuple[str, str, bool]] = [
     ("^SSLCert", "The certificate of {at} is not accepted: {why}", False),
     (
         "(?i)certificate.required|handshake.failure",
-        "{at} wants a certificate of yours: name it in --url with ?ssl_options={{'certfile': 'client.pem', "
-        "'keyfile': 'client.key', 'ca_certs': 'ca.pem'}}",
+        "{at} wants a certificate of yours: {certificate}",
         False,
     ),
     ("^SSL", "No TLS with {at} ({why}): is that its TLS port? amqp:// is without TLS.", False),
@@ -92,7 +94,11 @@ def _facts(error: BaseException, node: pika.URLParameters, queue: str) -> dict[s
         "queue": queue,
         "why": printable(reply[2].replace("\\'", "'") if reply else str(error) or type(error).__name__),
         "login": login,
-        "other_port": "\nIs it a TLS port? That needs amqps:// Or the admin panel's? AMQP has another one, 5672.",
+        "certificate": CERTIFICATE,
+        # Who wants a certificate may hang up before we have read that.
+        "other_port": f"\nPerhaps it wants a certificate of yours: {CERTIFICATE}"
+        if node.ssl_options
+        else "\nIs it a TLS port? That needs amqps:// Or the admin panel's? AMQP has another one, 5672.",
         "start": "\nStart one with:  python3 tools/rabbitmq.py" if is_local else "",
         "allow": f"Allow it with:  rabbitmqctl set_permissions -p {quoted_vhost} {shlex.quote(user)} '.*' '.*' '.*'",
         "trust": "If an authority of your own has signed it, say so:  export SSL_CERT_FILE=AUTHORITY.pem",

@@ -31,11 +31,11 @@ def test_nothing_confirmed_is_lost(stage: Stage, name: str) -> None:
 
 
 def test_the_full_run_closes_with_a_table(tmp_path: Path) -> None:
-    command = [sys.executable, str(PROJECT / "tests/faults/run.py"), "--scenario", "output_lost", "--seed", "7"]
+    command = [sys.executable, str(PROJECT / "tests/faults/run.py"), "--scenario", "poison", "--seed", "7"]
     run = Run([*command, "--minutes", "0.01"], tmp_path, dict(os.environ)).ends(within=100)
-    assert run.lines[0] == "output_lost --seed 7 ... holds"
+    assert run.lines[0] == "poison --seed 7 ... holds"
     assert run.lines[2].split(" | ")[1:] == ["  tasks", "faults", "lost", "twice", "seconds"]
-    assert [cell.strip() for cell in run.lines[4].split("|")[:5]] == ["output_lost", "6,001", "4", "0", "0"]
+    assert [cell.strip() for cell in run.lines[4].split("|")[:5]] == ["poison", "202", "21", "0", "0"]
 
 
 def test_the_full_run_says_when_a_promise_is_broken(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pika
 import pika.channel
+import pika.frame
 from pika.frame import Header
 from pika.spec import FRAME_HEADER, FRAME_HEADER_SIZE, BasicProperties
 
@@ -24,6 +25,7 @@ class WireConnection(pika.SelectConnection):
     """pika's connection, which gathers what is written until flush(), and reads messages with any headers."""
 
     _has_told = False
+    _frame_buffer: Any  # pika's: what was received and not processed yet; bytes, and later a bytearray
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         self._gathered = bytearray()
@@ -80,16 +82,19 @@ class WireConnection(pika.SelectConnection):
     def _create_channel(self, channel_number: int, on_open_callback: Any) -> pika.channel.Channel:
         return HandingBackChannel(self, channel_number, on_open_callback)
 
-    def _read_frame(self) -> Any:
+    def _on_data_available(self, data_in: bytes) -> None:
         try:
-            return super()._read_frame()  # type: ignore[misc]
+            super()._on_data_available(data_in)  # type: ignore[misc]
         except Exception:
-            if (read := without_headers(self._frame_buffer)) is None:  # type: ignore[attr-defined]
+            buffer = bytes(self._frame_buffer)
+            if is_decodable(buffer) or (read := without_headers(buffer)) is None:
                 raise
-        if not WireConnection._has_told:
-            WireConnection._has_told = True
-            outbox.complain(" [*] The headers of a task can't be read by pika; it is taken without them.")
-        return read
+            if not WireConnection._has_told:
+                WireConnection._has_told = True
+                outbox.complain(" [*] The headers of a task can't be read by pika; it is taken without them.")
+            self._frame_buffer = self._frame_buffer[read[0] :]
+            self._process_frame(read[1])  # type: ignore[attr-defined]
+            self._on_data_available(b"")
 
 
 class HandingBackChannel(pika.channel.Channel):
@@ -104,6 +109,15 @@ class HandingBackChannel(pika.channel.Channel):
                 self.basic_nack(method_frame.method.delivery_tag)
         else:
             super()._on_deliver(method_frame, header_frame, body)  # type: ignore[misc]
+
+
+def is_decodable(data: bytes) -> bool:
+    """Tell whether pika can read the frame at the beginning, so that an error had another cause."""
+    try:
+        pika.frame.decode_frame(data)
+    except Exception:
+        return False
+    return True
 
 
 def without_headers(data: bytes) -> tuple[int, Header] | None:

@@ -2,7 +2,7 @@
 """Takes one task at a time from a RabbitMQ queue, does it, and acknowledges it.
 
 Run it in two or more terminals and send tasks with emitter_of_tasks.py. A task leaves the queue only when a worker
-has finished it: stop a worker in the middle of one, and another worker gets it.
+has finished it (or failed too often): stop a worker in the middle of one, and another worker gets it.
 
     listening_worker.py                      work is one second of sleep per dot in the task
     listening_worker.py --run './resize {}'  work is a command; {} becomes the task's text
@@ -71,6 +71,7 @@ def listen(
 
     Raises:
         QueueError: RabbitMQ can't be used as asked; the text says why.
+        WorkerError: `perform` has raised it; the task is handed back.
         TypeError: the work would be begun only, as by an async function.
         RuntimeError: multiprocessing runs the program again, in a process that a task has started.
     """
@@ -113,8 +114,8 @@ def handle(task: Task, perform: Perform, consumer: Consumer, log: EventLog, sign
         signals.leave()
         consumer.requeue()
         record("requeued", seconds=task.seconds())
-        say_requeued(task, is_ctrl_c := isinstance(error, KeyboardInterrupt))
-        if not is_ctrl_c:
+        say_requeued(task, error)
+        if isinstance(error, WorkerError):
             raise
     except BaseException as error:  # whatever a task raises is its failure, and not the end of the worker
         why, is_end = reason_of(error), isinstance(error, OnlyBegun)
@@ -132,9 +133,10 @@ def handle(task: Task, perform: Perform, consumer: Consumer, log: EventLog, sign
             complain(" [!] Done, but the connection was lost meanwhile: RabbitMQ will hand this task out again.")
 
 
-def say_requeued(task: Task, is_ctrl_c: bool) -> None:
-    """Tell the person that a task goes back; a terminal shows Ctrl+C without an end of line."""
-    say("\n" * is_ctrl_c + f" [*] Not finished, so it goes back to the queue: {printable(task.text)}")
+def say_requeued(task: Task, why: BaseException) -> None:
+    """Tell the person that a task goes back."""
+    before = "\n" if isinstance(why, KeyboardInterrupt) else ""  # a terminal shows ^C without an end of line
+    say(f"{before} [*] Not finished, so it goes back to the queue: {printable(task.text)}")
 
 
 def say_failed(task: Task, why: str, is_rejected: bool) -> None:

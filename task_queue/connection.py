@@ -168,7 +168,7 @@ class Connection:
             self._lost(self._why or why)
 
     def _on_error(self, error: Exception) -> Callable[[], None]:
-        broken, self._pika = self._pika, None
+        broken, self._pika, self.channel = self._pika, None, None
         if broken is not None:
             broken.abandon()
         return lambda: self._lost(error)

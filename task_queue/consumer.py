@@ -58,7 +58,7 @@ class Consumer:
         return self.in_hand
 
     def acknowledge(self, last: bool) -> bool:
-        """Tell RabbitMQ that the task in hand is done; false if its connection is gone, so that it will come again."""
+        """Send RabbitMQ that the task in hand is done; false if its connection is gone, so that it will come again."""
         return self._settle(lambda task: task.channel.basic_ack(task.delivery_tag), last)
 
     def reject(self, last: bool) -> bool:
@@ -93,7 +93,7 @@ class Consumer:
             if last or self._signals.state != State.RUN:
                 self._unsubscribe()  # first, because the answer makes RabbitMQ send another task
             answer(task)
-            loop.step()  # so that RabbitMQ acts on it while we tell how it went
+            loop.step()  # sends it, so that RabbitMQ acts on it while we tell how it went
             if task.channel is not self.connection.channel:
                 return False
             self.connection.outage.success()

@@ -8,7 +8,7 @@ class Failure(Exception):
 
     Attributes:
         exit_code: the exit status of a script that ends with it.
-        is_told: the person has read the text already.
+        is_told: the outbox has been given the text already.
     """
 
     exit_code = 1

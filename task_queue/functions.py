@@ -49,6 +49,6 @@ def is_only_begun(result: Any) -> bool:
         return result.poll() is None
     if isinstance(result, threading.Thread):
         return result.ident is None or result.is_alive()
-    # A Future, a process, or the result of a pool, of whichever library.
+    # A Future, the result of a pool, or a process, of whichever library. The first two hold their errors back, too.
     is_pools = hasattr(result, "ready") and hasattr(result, "wait")
-    return hasattr(result, "add_done_callback") or getattr(result, "exitcode", 0) is None or is_pools
+    return hasattr(result, "add_done_callback") or is_pools or getattr(result, "exitcode", 0) is None

@@ -1,4 +1,4 @@
-"""What a program may inherit from whoever starts it, and must not: signals that it can't hear, closed descriptors."""
+"""How a program must not be started: deaf to signals, with descriptors closed, as a second worker by mistake."""
 
 from __future__ import annotations
 

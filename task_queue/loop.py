@@ -4,7 +4,7 @@ Only one thread at a time may be in pika: the one that holds the lock. `Main` is
 
     main              lock    main's Place     keeper
     waits             main    DRIVES           asleep until main leaves
-    is busy (short)   free    ELSEWHERE        gives main 20 ms to come back, so that short tasks never wake it
+    is busy (short)   free    ELSEWHERE        gives main 20 ms to come back, and does not drive in short tasks
     is busy (long)    keeper  ELSEWHERE        drives, step by step: heartbeats, confirms, reconnecting
     comes back        keeper  KNOCKS           is woken out of its step by the bell, and lets main in
     closes            main    closing is set   ends
@@ -168,7 +168,7 @@ class Loop:
                 self._main_left.clear()
                 if self._main is not Place.DRIVES:  # it left between these two lines
                     self._main_left.set()
-            elif self._steps == steps:
+            elif self._steps == steps:  # nobody has driven in that time
                 # Whatever happens, the next try is better than no keeper.
                 with contextlib.suppress(Exception):
                     self._drive_until_main_is_back()

@@ -25,7 +25,7 @@ def complain(text: str) -> None:
 
 
 def do(action: Callable[[], None]) -> None:
-    """Have something done by the outbox's thread, soon. What is waiting already is not added again."""
+    """Have something done by the outbox's thread, soon; once, though it is given several times before."""
     global _is_busy
     with _changed, contextlib.suppress(RuntimeError):  # no more threads: at the next time, then
         if action not in _waiting:

@@ -166,11 +166,14 @@ class Publisher:
         self._window.unsent.extend(messages)
         if not self._holds_off:
             self._holds_off = True
-            self.connection.loop.ioloop.call_later(FULL_PAUSE, self._hold_off_no_more)
+            channel = self.connection.channel
+            self.connection.loop.ioloop.call_later(FULL_PAUSE, lambda: self._hold_off_no_more(channel))
             if self._pauses == 0:
                 outbox.complain(" [*] The queue takes no tasks for now: is it full? Trying again ...")
 
-    def _hold_off_no_more(self) -> None:
+    def _hold_off_no_more(self, channel: Channel | None) -> None:
+        if channel is not self.connection.channel:  # on another one there is no such pause, or one of its own
+            return
         self._holds_off = False
         self._pauses += 1
         if self._pauses % FULL_PAUSES == 0:

@@ -1,4 +1,4 @@
-"""How a script begins and ends, whatever state it is started in: in good order, and never with a traceback."""
+"""How a script begins and ends, whatever state it is started in: with words and an exit status."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from task_queue import terminal
+from task_queue import outbox, terminal
 from task_queue.failures import Failure
 from task_queue.inherited import as_from_a_shell, open_standard_streams
 from task_queue.signals import ENDING_SIGNALS, Signals
@@ -31,6 +31,7 @@ def run(main: Callable[[], int]) -> None:
     except Failure as failure:
         terminal.tell(failure)
         status = failure.exit_code
+    outbox.flush()
     Signals.has_ended = True
     for number in ENDING_SIGNALS:  # Python's end would put the default in place of our handler
         signal.signal(number, signal.SIG_IGN)

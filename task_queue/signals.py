@@ -1,4 +1,4 @@
-"""The one owner of Ctrl+C, SIGTERM and SIGHUP: what they mean for the program, and when they may interrupt it.
+"""The owner of Ctrl+C, SIGTERM and SIGHUP while a program works: what they mean, and when they may interrupt it.
 
     state      how it is reached                             what the program does
     RUN        at the start                                  goes on

@@ -20,7 +20,8 @@ class Task(NamedTuple):
         message_id: the same at each delivery, to know a task again; None if its sender set none.
         redelivered: it was handed out before, so it may have been done in part or whole.
         delivery_count: its tries that ended without acknowledgement; after too many it becomes a dead letter.
-        channel, delivery_tag, received: what the consumer needs to settle it.
+        channel, delivery_tag: what the consumer needs to settle it.
+        received: when, on the monotonic clock.
     """
 
     body: bytes

@@ -37,11 +37,19 @@ def say(text: str, stream: TextIO | None = None, end: str = "\n") -> None:
 
     When that is impossible (`| head -1`, a full disk), go on without the line: tasks matter more.
     """
-    stream = stream or sys.stdout
+    _say(text + end, stream or sys.stdout)
+
+
+def complain(text: str) -> None:
+    """Print a line on standard error at once."""
+    _say(f"{text}\n", sys.stderr)
+
+
+def _say(text: str, stream: TextIO | None) -> None:
     if stream is None:  # as in `>&-`
         return
     try:
-        _write(stream, text + end)
+        _write(stream, text)
     except (Blocked, ValueError):  # also a closed file
         pass
     except OSError as error:
@@ -52,11 +60,6 @@ def say(text: str, stream: TextIO | None = None, end: str = "\n") -> None:
         if stream is sys.stdout and not _Main.has_complained:  # a full disk may have room again
             _Main.has_complained = True
             complain(f" [!] Standard output can't be written: {error.strerror}. The tasks go on.")
-
-
-def complain(text: str) -> None:
-    """Print a line on standard error at once."""
-    say(text, sys.stderr)
 
 
 def tell(failure: Failure) -> None:

@@ -12,7 +12,7 @@ Settled = tuple[Message, Optional[str]]
 
 
 class Window:
-    """The messages that were published, and of which nobody was told yet what became of them."""
+    """As above; a message is in one of the three: unsent, unconfirmed, settled."""
 
     def __init__(self) -> None:
         self.unsent: deque[Message] = deque()  # because there is no connection, or the queue is full
@@ -27,7 +27,7 @@ class Window:
         return self.messages_in - self.messages_out > messages or self.bytes_in - self.bytes_out > size
 
     def pending(self) -> list[Message]:
-        """Return the messages that are neither confirmed nor refused for good, in the order of publishing."""
+        """Return the messages that are neither confirmed nor refused for good, in the order in which to send them."""
         return [*self.unconfirmed.values(), *self.unsent]
 
     def begin_anew(self) -> None:

@@ -1,7 +1,7 @@
-"""Our pika connection: several writes go out in one piece, and headers that pika can't read do not break it.
+"""Our pika connection: it gathers writes, tries all addresses of a host, and takes messages with any headers.
 
 It overrides methods that pika has for its own adapters. Should a later pika not call one of them any more, that one
-improvement is gone, and all else stays as it is.
+improvement is gone; tried with pika 1.3.2, 1.4.4 and its main branch of 2026-11.
 """
 
 from __future__ import annotations

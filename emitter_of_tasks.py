@@ -34,13 +34,12 @@ from task_queue.publisher import Publisher
 from task_queue.queues import dead_letters_of
 from task_queue.report import Report
 from task_queue.script import run
-from task_queue.settings import add_settings, default_name, not_empty, settings_for
+from task_queue.settings import PATIENCE, add_settings, default_name, not_empty, settings_for
 from task_queue.signals import Signals
 from task_queue.sources import Message, Source, new_message, typed_tasks
 from task_queue.terminal import counted, is_terminal, say, tell
 
 LAST_CONFIRMS = 1.0  # seconds after Ctrl+C for confirms that are on their way
-PATIENCE = 300.0  # seconds for which we go on after an error that retrying can't mend, such as a missing permission
 
 
 def settings() -> argparse.Namespace:

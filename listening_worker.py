@@ -34,20 +34,13 @@ from task_queue.failures import WorkerError
 from task_queue.functions import OnlyBegun, check_function, check_result
 from task_queue.inherited import open_standard_streams, refuse_second_run
 from task_queue.script import run
-from task_queue.settings import add_settings, at_least, check_number, default_name, not_empty, settings_for
+from task_queue.settings import PATIENCE, add_settings, at_least, check_number, default_name, not_empty, settings_for
 from task_queue.signals import Signals, State
 from task_queue.task import Task
 from task_queue.terminal import complain, printable, say
-from task_queue.work import (
-    Perform,
-    end_child,
-    reason_of,
-    running,
-    sleeping,
-)
+from task_queue.work import Perform, end_child, reason_of, running, sleeping
 
 ACK_TIMEOUT_HOURS = 24.0
-PATIENCE = 300.0  # seconds as in the emitter, with --burst and --max-tasks; without them we go on for ever
 
 
 def listen(
@@ -102,9 +95,8 @@ def handle(task: Task, perform: Perform, consumer: Consumer, log: EventLog, sign
     """Perform one task, and tell RabbitMQ, the person and the log how it went."""
 
     def record(event: str, **more: object) -> None:
-        if log.descriptor is not None:
-            log.note(event, task.message_id, task.text, **more)
-            log.write()
+        log.note(event, task.message_id, task.body, **more)
+        log.write()
 
     say(f" [x] Received {printable(task.text)}{' (redelivered)' if task.redelivered else ''}")
     record("received", redelivered=task.redelivered, delivery_count=task.delivery_count)

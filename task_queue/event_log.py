@@ -8,7 +8,7 @@ import os
 from datetime import datetime, timezone
 
 from task_queue.failures import SettingsError
-from task_queue.terminal import Blocked, complain, printable, wait_for
+from task_queue.terminal import Blocked, complain, printable, text_of, wait_for
 
 
 class EventLog:
@@ -41,10 +41,12 @@ class EventLog:
         except OSError as error:
             raise SettingsError(f"The log file {printable(str(path))} can't be opened: {error.strerror}.") from None
 
-    def note(self, event: str, message_id: str | None, task: str, **more: object) -> None:
+    def note(self, event: str, message_id: str | None, body: bytes, **more: object) -> None:
         """Note an event, for write() to write down."""
         if self.descriptor is not None:
-            self._noted.append({"event": event, "name": self._name, "message_id": message_id, "task": task, **more})
+            self._noted.append(
+                {"event": event, "name": self._name, "message_id": message_id, "task": text_of(body), **more}
+            )
 
     def write(self) -> None:
         """Write down what was noted: whole lines in one write, so that those of several processes never mix."""

@@ -37,17 +37,16 @@ class Report:
     def settled(self, batch: list[Settled]) -> None:
         """Tell of tasks that are confirmed, or refused for a reason."""
         for message, refused in batch:
-            text = text_of(message.body)
             if refused is None:
                 self.confirmed += 1
-                self._show_confirmed(text)
-                if self._log.descriptor is not None:
-                    self._note("confirmed", message, text)
+                self._show_confirmed(message)
+                self._note("confirmed", message)
             else:
                 self.refused += 1
                 task = f"Line {message.line} of {self._source.name}" if self._source else "The task"
-                complain(f" [!] {task} is not sent: {refused}. It begins with: {printable(text[:40])}")
-                self._note("refused", message, text, error=refused)
+                begin = printable(text_of(message.body)[:40])
+                complain(f" [!] {task} is not sent: {refused}. It begins with: {begin}")
+                self._note("refused", message, error=refused)
         self._log.write()  # all at once: one by one would cost bulk input a third of its speed
 
     def total(self) -> None:
@@ -69,14 +68,14 @@ class Report:
         line = min([next_line, *(message.line for message in pending if message.line)])
         complain(f" [!] {counted(self.confirmed)} confirmed. Go on from line {line} of {self._source.name}.")
 
-    def _note(self, event: str, message: Message, text: str, **more: str) -> None:
+    def _note(self, event: str, message: Message, **more: str) -> None:
         where = {"line": message.line, "after": message.after, "next_line": message.next_line}
-        self._log.note(event, message.properties.message_id, text, **where, **more)
+        self._log.note(event, message.properties.message_id, message.body, **where, **more)
 
-    def _show_confirmed(self, text: str) -> None:
+    def _show_confirmed(self, message: Message) -> None:
         if self._one_by_one:
             self._log.write()  # of the tasks before, should a terminal that takes no more hold this one up
-            say(f" [x] Sent {printable(text)}")
+            say(f" [x] Sent {printable(text_of(message.body))}")
         elif time.monotonic() >= self._next_progress:
             self._show_progress()
 

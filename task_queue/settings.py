@@ -17,6 +17,8 @@ from task_queue.terminal import printable
 from task_queue.urls import DEFAULT_URL, nodes_in
 
 DEFAULT_QUEUE = "tasks"
+PATIENCE = 300.0  # seconds as in Settings, of a program that would end by itself; others go on for ever
+LARGEST = 1e9  # of any number
 
 
 class Settings(NamedTuple):
@@ -59,16 +61,21 @@ def at_least(least: int, kind: type[float], text: str) -> float:
     """Read a number of a flag."""
     not_empty(text)
     with contextlib.suppress(ValueError):
-        if least <= (value := kind(text)) <= 1e9:
+        if least <= (value := kind(text)) <= LARGEST:
             return value
-    raise argparse.ArgumentTypeError(f"{printable(text)} must be a {'whole ' * (kind is int)}number, {least} or more")
+    raise argparse.ArgumentTypeError(f"{printable(text)} {must_be(least, kind)}")
 
 
 def check_number(name: str, value: object, least: int, kind: type[float]) -> None:
     """Raise SettingsError if an argument of a function makes no sense as the flag of that name; None is the default."""
     kinds = (int,) if kind is int else (int, float)
-    if value is not None and not (isinstance(value, kinds) and least <= value <= 1e9):
-        raise SettingsError(f"{name} must be a {'whole ' * (kind is int)}number, {least} or more")
+    if value is not None and not (isinstance(value, kinds) and least <= value <= LARGEST):
+        raise SettingsError(f"{name} {must_be(least, kind)}")
+
+
+def must_be(least: int, kind: type[float]) -> str:
+    """Return which numbers make sense."""
+    return f"must be a {'whole ' * (kind is int)}number, {least} or more"
 
 
 def settings_for(url: str | None, queue: str | None, name: str, patience: float) -> Settings:

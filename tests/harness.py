@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -122,6 +123,20 @@ def fill(pipe: int) -> None:
     os.set_blocking(pipe, True)
 
 
+def limit_files(pid: int, size: int) -> None:
+    """Let a process write no file beyond a size, as a full disk would."""
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+def line_to_go_on_from(records: list[dict[str, Any]]) -> int:
+    """Return where an emitter's input is to be sent from, by the rule that the README gives for its log."""
+    here = 1
+    next_of = {record["after"]: record["next_line"] for record in records}
+    while here in next_of:
+        here = next_of[here]
+    return here
+
+
 def records_in(file: Path) -> list[dict[str, Any]]:
     """Return the JSON objects in a file, a line each, to which others still write."""
     text = file.read_text()
@@ -203,9 +218,9 @@ class Scripts:
         self._started.append(run)
         return run
 
-    def start_command(self, command: list[str], **popen: Any) -> Run:
+    def start_command(self, command: list[str], env: dict[str, str] | None = None, **popen: Any) -> Run:
         """Start a program that starts one of the scripts, or a user's own."""
-        run = Run(command, self.folder, {"PYTHONPATH": str(PROJECT), **self.environment}, **popen)
+        run = Run(command, self.folder, {"PYTHONPATH": str(PROJECT), **self.environment, **(env or {})}, **popen)
         self._started.append(run)
         return run
 
@@ -227,11 +242,15 @@ class Scripts:
         with file.open("rb") as pipe:
             return self.emitter(*arguments, stdin=pipe, **popen).ends(status)
 
-    def program(self, text: str, **environment: str) -> Run:
-        """Run a user's own program, which imports the worker, to its end."""
+    def start_program(self, text: str, env: dict[str, str] | None = None, **popen: Any) -> Run:
+        """Start a user's own program, which imports the worker."""
         file = self.folder / "work.py"
         file.write_text(text)
-        return self.start(str(file), env={"PYTHONPATH": str(PROJECT), **environment}).ends()
+        return self.start_command(self.command(str(file)), {"PYTHONPATH": str(PROJECT), **(env or {})}, **popen)
+
+    def program(self, text: str, **environment: str) -> Run:
+        """Run a user's own program to its end."""
+        return self.start_program(text, env=environment).ends()
 
     def work(self, *arguments: object, **popen: Any) -> Run:
         """Run a worker until the queue is empty."""

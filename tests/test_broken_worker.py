@@ -120,7 +120,7 @@ def test_nor_matters_its_size_where_the_command_does_not_have_it_as_an_argument(
 
 def test_a_function_may_say_that_the_worker_lacks_something(at_server: Scripts, server: Server) -> None:
     server.put(b"one", b"two")
-    (at_server.folder / "work.py").write_text(
+    run = at_server.program(
         "from listening_worker import listen\n"
         "from task_queue import WorkerError\n"
         "def work(task):\n"
@@ -130,7 +130,6 @@ def test_a_function_may_say_that_the_worker_lacks_something(at_server: Scripts, 
         "except WorkerError as error:\n"
         "    print('ended:', error)\n"
     )
-    run = at_server.start_command(at_server.command(str(at_server.folder / "work.py"))).ends()
     assert run.lines[-2:] == [" [*] Not finished, so it goes back to the queue: one", "ended: the database is down"]
     assert [task for task, _ in server.tasks] == [b"one", b"two"]
     assert len(server.got("Basic.Nack")) == 1

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 from harness import Run, Scripts, eventually
-from scripted_server import Server
+from scripted_server import Server, nothing
 
 WITHOUT_IPV6 = """
     import socket
@@ -142,7 +142,7 @@ FAILS_WHILE_THERE_IS_A_FLAG = """\
 
 def test_an_emitter_that_loses_its_descriptors_names_the_line_to_go_on_from(at_server: Scripts, server: Server) -> None:
     (at_server.folder / "tasks.txt").write_text("one\ntwo\n")
-    server.on("Basic.Publish", lambda _session, _got: None)
+    server.on("Basic.Publish", nothing)
     emitter = at_server.emitter("--file", "tasks.txt")
     server.gets("Basic.Publish", times=2)
     _, hard = resource.prlimit(emitter.process.pid, resource.RLIMIT_NOFILE)

@@ -12,8 +12,8 @@ import zipfile
 from collections.abc import Callable
 
 import pytest
-from harness import Scripts, eventually
-from scripted_server import Got, Server, Session
+from harness import Scripts, eventually, limit_files, line_to_go_on_from
+from scripted_server import Got, Server, Session, nothing
 from pika import spec
 
 UMLAUT = "Größe\n"
@@ -194,19 +194,10 @@ def test_an_empty_value_is_an_error_and_never_the_default(
 # ---- Files that change while they are read
 
 
-def hold_confirms(server: Server) -> None:
-    server.on("Basic.Publish", lambda _session, _got: None)
-
-
-def confirm_all(server: Server) -> None:
-    server.on("Basic.Publish", Session.answer)
-    server.session(0).send(spec.Basic.Ack(len(server.got("Basic.Publish")), multiple=True))
-
-
 def test_a_file_that_shrinks_is_an_error_with_its_line(at_server: Scripts, server: Server) -> None:
     file = at_server.folder / "tasks.txt"
     file.write_bytes(b"".join(b"task %d\n" % number for number in range(100_000)))
-    hold_confirms(server)
+    server.on("Basic.Publish", nothing)
     emitter = at_server.emitter("--file", "tasks.txt")
     server.gets("Basic.Publish", times=1000)
     os.truncate(file, 1000)
@@ -225,7 +216,7 @@ def confirm_up_to(session: Session, got: Got) -> None:
 def test_a_file_that_grows_is_read_to_its_end_and_never_more_than_whole(at_server: Scripts, server: Server) -> None:
     file = at_server.folder / "tasks.txt"
     file.write_bytes(b"task\n" * 2000)
-    hold_confirms(server)
+    server.on("Basic.Publish", nothing)
     terminal = at_server.at_terminal("emitter_of_tasks.py", "--no-admin", "--file", "tasks.txt")
     server.gets("Basic.Publish", times=1000)
     with file.open("ab") as more:
@@ -250,15 +241,6 @@ def test_a_redirected_file_may_have_been_read_in_part(at_server: Scripts, server
 # ---- Resuming by the log
 
 
-def resume_at(records: list[dict[str, object]]) -> int:
-    """Return the line from which to go on, as docs/ tell it."""
-    here = 1
-    next_of = {record["after"]: record["next_line"] for record in records}
-    while here in next_of:
-        here = int(str(next_of[here]))
-    return here
-
-
 CONTENT = b'\n\none.\n"two\n\nlines",.\n\n\nthree\n"four\r\n"\n\n  \nfive,.\n,\n"six"\n\n'
 TASKS = ["one.", "two\n\nlines .", "three", "four\r\n", "five .", "six"]
 ORDERS = {"in order": [1, 2, 3, 4, 5, 6], "backwards": [6, 5, 4, 3, 2, 1], "mixed": [2, 1, 4, 6, 3, 5]}
@@ -274,7 +256,7 @@ def test_whatever_a_killed_emitter_has_logged_the_rest_can_be_sent(
 ) -> None:
     """Killed at every record, and with every record missing: nothing is lost, and no task is torn."""
     (at_server.folder / "tasks.csv").write_bytes(CONTENT)
-    hold_confirms(server)
+    server.on("Basic.Publish", nothing)
     emitter = at_server.emitter("--file", "tasks.csv", "--log-file", at_server.log)
     server.gets("Basic.Publish", times=6)
     for count, tag in enumerate(order, 1):
@@ -287,7 +269,7 @@ def test_whatever_a_killed_emitter_has_logged_the_rest_can_be_sent(
     lines = CONTENT.splitlines(keepends=True)
     sent_from: dict[int, set[str]] = {}
     for log in logs:
-        here = resume_at(log)
+        here = line_to_go_on_from(log)
         if here not in sent_from:
             rest = at_server.folder / f"rest{here}.csv"
             rest.write_bytes(b"".join(lines[here - 1 :]))
@@ -296,7 +278,7 @@ def test_whatever_a_killed_emitter_has_logged_the_rest_can_be_sent(
             sent_from[here] = set(sent_in(other))
         assert sent_from[here] <= set(TASKS), "no task is torn"
         assert {str(record["task"]) for record in log} | sent_from[here] == set(TASKS), "and none is lost"
-    assert resume_at(records) > 14, "all of it was sent"
+    assert line_to_go_on_from(records) > 14, "all of it was sent"
 
 
 def test_typed_tasks_have_no_lines(at_server: Scripts, server: Server) -> None:
@@ -306,11 +288,6 @@ def test_typed_tasks_have_no_lines(at_server: Scripts, server: Server) -> None:
 
 
 # ---- A disk that is full for a moment
-
-
-def limit_files(pid: int, size: int) -> None:
-    """Let a process write no file beyond a size, as a full disk would."""
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
 def test_a_log_goes_on_when_the_disk_has_room_again(at_server: Scripts, server: Server) -> None:

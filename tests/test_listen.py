@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import textwrap
+from typing import Any
 
 import pytest
 from harness import Run, Scripts, eventually
 from scripted_server import Server
 
 
-def start(scripts: Scripts, program: str, *options: str) -> Run:
+def start(scripts: Scripts, program: str, **popen: Any) -> Run:
     """Start a user's own program."""
-    file = scripts.folder / "work.py"
-    file.write_text("from listening_worker import listen\n" + textwrap.dedent(program))
-    return scripts.start_command([sys.executable, *options, "-W", "error", str(file)])
+    return scripts.start_program("from listening_worker import listen\n" + textwrap.dedent(program), **popen)
 
 
 # ---- Work that would never be done
@@ -174,9 +172,7 @@ def test_an_event_ends_a_worker_that_waits(at_server: Scripts, server: Server) -
         listen(print, stop=stop)
         print("it has ended")
     """
-    file = at_server.folder / "work.py"
-    file.write_text("from listening_worker import listen\n" + textwrap.dedent(program))
-    run = at_server.start_command([sys.executable, str(file)], stdin=subprocess.PIPE)
+    run = start(at_server, program, stdin=subprocess.PIPE, bufsize=0)
     server.gets("Basic.Consume")
     assert run.process.stdin
     run.process.stdin.write(b"now\n")
@@ -253,12 +249,8 @@ def test_a_standard_output_that_can_do_little_ends_nothing(at_server: Scripts, s
 
 def test_what_a_task_prints_fails_no_task_though_the_disk_is_full(at_server: Scripts, server: Server) -> None:
     server.put(*(b"%d" % number for number in range(10)))
-    program = at_server.folder / "work.py"
-    program.write_text(
-        "from listening_worker import listen\nlisten(lambda task: print('x' * 3000), max_tasks=10, log_file='log')\n"
-    )
     with open("/dev/full", "wb") as full:
-        at_server.start_command(at_server.command(str(program)), stdout=full).ends()
+        start(at_server, "listen(lambda task: print('x' * 3000), max_tasks=10, log_file='log')", stdout=full).ends()
     assert len(server.got("Basic.Ack")) == 10
     assert server.got("Basic.Reject") == []
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import socket
-import ssl
 import struct
 import subprocess
 import termios
-import threading
 import urllib.error
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -19,7 +17,8 @@ import pexpect
 import pytest
 import trustme
 from harness import Scripts, eventually
-from relay import Relay, shut
+from relay import Relay
+from tls import tls_server
 
 PROMPT = "Enter new task: "
 
@@ -196,24 +195,6 @@ def ports(tenant: Scripts) -> Iterator[dict[str, int]]:
             "of_a_stranger": of_a_stranger,
             "for_another_host": for_another_host,
         }
-
-
-@contextlib.contextmanager
-def tls_server(certificate: trustme.LeafCert) -> Iterator[int]:
-    """Give the port of a server that shows a certificate and does nothing else."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    certificate.configure_cert(context)
-
-    def serve() -> None:
-        with contextlib.suppress(OSError):  # it is closed
-            while True:
-                with listener.accept()[0] as peer, contextlib.suppress(OSError):  # who does not like it
-                    context.wrap_socket(peer, server_side=True)
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=serve, daemon=True).start()
-        yield listener.getsockname()[1]
-        shut(listener)
 
 
 @pytest.mark.parametrize("words", NOT_FINAL)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
-import socket
 import ssl
-import threading
-from collections.abc import Iterator
 
 import pytest
 import trustme
 from harness import Scripts
 from pika import spec
 from scripted_server import Server
+from tls import tls_server
 
 NONSENSE = {  # and the words for it
     "amqp://u:p@h/?foo=1": "an option that pika does not know, foo. Known are: blocked_connection_timeout, channel",
@@ -91,35 +88,12 @@ def test_a_connection_that_is_blocked_for_too_long_is_no_firewall(at_server: Scr
     run.ends(130)
 
 
-@contextlib.contextmanager
-def server_for_acquaintances(authority: trustme.CA, version: ssl.TLSVersion) -> Iterator[int]:
-    """Give the port of a TLS server that wants a certificate of each client."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.maximum_version = version
-    context.verify_mode = ssl.CERT_REQUIRED
-    authority.issue_cert("localhost").configure_cert(context)
-    authority.configure_trust(context)
-
-    def serve() -> None:
-        with contextlib.suppress(OSError):  # it is closed
-            while True:
-                peer, _ = listener.accept()
-                with peer, contextlib.suppress(OSError), context.wrap_socket(peer, server_side=True) as connected:
-                    connected.recv(8)
-                    connected.send(b"HELLO")
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=serve, daemon=True).start()
-        yield listener.getsockname()[1]
-        listener.shutdown(socket.SHUT_RDWR)
-
-
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_a_server_that_wants_a_certificate_says_so_and_gets_it(at_server: Scripts, version: ssl.TLSVersion) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(at_server.folder / "ca.pem"))
     authority.issue_cert("us").private_key_and_cert_chain_pem.write_to_path(str(at_server.folder / "client.pem"))
-    with server_for_acquaintances(authority, version) as port:
+    with tls_server(authority.issue_cert("localhost"), clients=authority, version=version) as port:
         url = f"amqps://localhost:{port}/?ssl_options="
         run = at_server.emit("task", "--url", url + "{'ca_certs':'ca.pem'}", status=1)
         assert "wants a certificate of yours: name it in --url with ?ssl_options=" in run.err

@@ -21,7 +21,7 @@ import pika
 import trustme
 from checker import Account
 from cluster import Cluster
-from harness import PROJECT, Broker, Run, eventually
+from harness import PROJECT, Broker, Run, eventually, line_to_go_on_from
 from hypothesis import Phase, given, seed, settings
 from hypothesis import strategies as st
 from rabbitmq import Node, free_port
@@ -122,10 +122,7 @@ def emitter_killed(stage: Stage) -> None:
 
     def where_the_log_leads(emitter: Run) -> int:
         records = [record for record in stage.events("confirmed") if record["name"].endswith(f"-{emitter.process.pid}")]
-        next_of, here = {record["after"]: record["next_line"] for record in records}, 1
-        while here in next_of:
-            here = next_of[here]
-        return here
+        return line_to_go_on_from(records)
 
     emitter_ends(stage, signal.SIGKILL, where_the_log_leads)
 

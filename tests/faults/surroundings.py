@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import resource
 import signal
 import textwrap
 import threading
 import time
+from collections.abc import Callable
 
-from harness import PROJECT, Run, eventually
+from harness import PROJECT, eventually, limit_files
 from odd_headers import FIELDS, NESTED, field, send_with_table
 from scenarios import HEARTBEAT, SCENARIOS, scenario
 from stage import RECOVERY, SOON, Stage, at_work
@@ -81,17 +81,10 @@ def paused_terminal(stage: Stage) -> None:
     assert stage.account.twice == 0
 
 
-def rests(count: object) -> bool:
-    before = count()  # type: ignore[operator]
+def rests(count: Callable[[], int]) -> bool:
+    before = count()
     time.sleep(1)
-    return bool(count() == before)  # type: ignore[operator]
-
-
-def has_room(run: Run, has_it: bool) -> None:
-    """Let a process write no further byte into any file, as if the disk were full; or let it again."""
-    size = resource.RLIM_INFINITY if has_it else 0
-    with contextlib.suppress(ProcessLookupError):
-        resource.prlimit(run.process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    return count() == before
 
 
 @scenario
@@ -99,13 +92,12 @@ def full_disk(stage: Stage) -> None:
     """The disk with the worker's output and log is full again and again, for a moment."""
     stage.send(stage.load(3000, 300))
     log = stage.folder / "disk.jsonl"
-    # The book is on another disk: a pipe, which a limit of files does not concern.
     worker = stage.start("listening_worker.py", "--seconds-per-dot", 0, "--log-file", log)
     worker.shows("Waiting")
     for _ in range(stage.load(20, 3)):
-        has_room(worker, False)
+        limit_files(worker.process.pid, 0)
         stage.pause(0.2)
-        has_room(worker, True)
+        limit_files(worker.process.pid, resource.RLIM_INFINITY)
         stage.faults += 1
         size = log.stat().st_size
         left = stage.broker.counts(stage.queue)[0]

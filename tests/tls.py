@@ -1,0 +1,43 @@
+"""A server that speaks TLS, and no AMQP."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+
+import trustme
+from relay import shut
+
+
+@contextlib.contextmanager
+def tls_server(
+    certificate: trustme.LeafCert, clients: trustme.CA | None = None, version: ssl.TLSVersion | None = None
+) -> Iterator[int]:
+    """Give the port of a server that shows a certificate and does nothing else.
+
+    Args:
+        certificate: its own.
+        clients: the authority by which each client must be certified; None lets everybody in.
+        version: the newest that it speaks.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)
+    if clients is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        clients.configure_trust(context)
+    if version is not None:
+        context.maximum_version = version
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):  # it is closed
+            while True:
+                with listener.accept()[0] as peer, contextlib.suppress(OSError):  # who does not like it
+                    context.wrap_socket(peer, server_side=True).close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        yield listener.getsockname()[1]
+        shut(listener)

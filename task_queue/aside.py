@@ -1,11 +1,40 @@
-"""Calls a function in a daemon thread: for what may hang, because a process ends without waiting for such a thread."""
+"""The threads beside the main one. A process ends without waiting for them, and they get none of its signals."""
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
+
+
+class Aside(threading.Thread):
+    """A daemon thread to which the system gives no signal.
+
+    It may give one to any thread that does not block it. A thread other than the main one would only note it: the read
+    or the sleep of the main thread would go on, and Ctrl+C be heard when that is over.
+    Source: https://docs.python.org/3/library/signal.html#signals-and-threads
+
+    Args:
+        target: is called in the thread.
+    """
+
+    def __init__(self, target: Callable[[], object], name: str = "aside") -> None:
+        super().__init__(target=target, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Start the thread. It inherits the mask of whoever starts it, so there is no moment without.
+
+        Raises:
+            RuntimeError: there are no more threads.
+        """
+        with contextlib.ExitStack() as undo:
+            if hasattr(signal, "pthread_sigmask"):  # not on Windows
+                undo.callback(signal.pthread_sigmask, signal.SIG_SETMASK, signal.pthread_sigmask(signal.SIG_BLOCK, []))
+                signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            super().start()
 
 
 def call_aside(function: Callable[[], Any], seconds: float | None = None) -> Any:
@@ -26,5 +55,5 @@ def call_aside(function: Callable[[], Any], seconds: float | None = None) -> Any
         except Exception as error:
             outcome.set_exception(error)
 
-    threading.Thread(target=call, daemon=True).start()
+    Aside(call).start()
     return outcome.result(seconds)

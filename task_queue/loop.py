@@ -24,6 +24,7 @@ from collections.abc import Callable
 from pika.adapters.select_connection import IOLoop
 
 from task_queue import signals
+from task_queue.aside import Aside
 
 KEEPER_DELAY = 0.02  # seconds
 LOOK_EVERY = 0.2  # seconds between two tries to make an I/O loop
@@ -68,7 +69,7 @@ class Loop:
             self._close_bell()
             raise
         self._lock = threading.Lock()
-        self.keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
+        self.keeper = Aside(self._keep, "keeper")
         self._main_left = threading.Event()  # set: main has left pika since the keeper fell asleep
         self._main = Place.ELSEWHERE
         self._steps = 0

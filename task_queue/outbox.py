@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 
 from task_queue import terminal
+from task_queue.aside import Aside
 
 MOST_WAITING = 100  # lines for a blocked terminal; after that, the oldest is dropped
 
@@ -31,7 +32,7 @@ def do(action: Callable[[], None]) -> None:
         if action not in _waiting:
             _waiting.append(action)
         if not _is_busy:
-            threading.Thread(target=_work, name="outbox", daemon=True).start()
+            Aside(_work, "outbox").start()
             _is_busy = True
 
 

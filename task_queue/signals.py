@@ -29,6 +29,7 @@ except ImportError:  # not CPython
     from signal import getsignal
 
 from task_queue import terminal
+from task_queue.aside import Aside
 from task_queue.inherited import as_from_a_shell, check_children_can_be_waited_for
 
 ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -129,7 +130,7 @@ class Signals:
                 terminal.give_up_soon()
             self._ring()
 
-        threading.Thread(target=wait, name="stop", daemon=True).start()
+        Aside(wait, "stop").start()
 
     def ring(self, bell: socket.socket) -> None:
         """Write a byte into a socket at each signal, from now on."""
@@ -169,8 +170,7 @@ class Signals:
 
     def _change_state(self, number: int) -> None:
         is_same_burst = time.monotonic() - self._changed_at < ONE_BURST
-        is_repeated = number == signal.SIGTERM and self.state == State.FINISH and is_same_burst
-        if self.state == State.OUT or is_repeated:
+        if self.state == State.OUT or (is_same_burst and number == signal.SIGTERM and self.state == State.FINISH):
             return
         finishes = self._sigterm_finishes and number == signal.SIGTERM and self.state == State.RUN
         if finishes:

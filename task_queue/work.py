@@ -9,13 +9,13 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable
 from typing import Any
 
 from task_queue import signals
+from task_queue.aside import Aside
 from task_queue.failures import SettingsError, WorkerError
 from task_queue.task import Task
 from task_queue.terminal import printable, say
@@ -143,7 +143,7 @@ def feed(process: subprocess.Popen[bytes], body: bytes) -> None:
                 rest = rest[pipe.write(rest) :]
 
     try:
-        threading.Thread(target=write, daemon=True).start()
+        Aside(write).start()
     except RuntimeError as error:
         pipe.close()
         raise WorkerError(f"--run: {error}.") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,9 @@ def test_only_the_owner_of_signals_installs_handlers_and_nothing_ends_somebody_e
     in_the_scripts_first_lines = {(name, "signal.signal") for name in FLOORS[6]}
     owners = {call for call in calls if call[1] in ("signal.signal", "signal.set_wakeup_fd")}
     assert {room for room, _ in owners - in_the_scripts_first_lines} == {"signals", "inherited", "script"}
+
+
+def test_every_thread_is_one_that_gets_no_signals() -> None:
+    assert [
+        room for room, file in FILES.items() if re.search(r"\b(Thread|ThreadPoolExecutor)\(", file.read_text())
+    ] == []

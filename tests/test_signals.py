@@ -29,6 +29,43 @@ def ignored(*numbers: signal.Signals) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+# ---- Who gets them
+
+
+def blocked_in_threads(pid: int) -> dict[int, set[int]]:
+    """Return for each thread of a process which of the signals that end it the system does not give to it (Linux)."""
+    blocked = {}
+    for status in Path(f"/proc/{pid}/task").glob("*/status"):
+        mask = int(dict(line.split(":\t") for line in status.read_text().splitlines())["SigBlk"], 16)
+        blocked[int(status.parent.name)] = {number for number in ENDING if mask & 1 << (number - 1)}
+    return blocked
+
+
+def check_only_main_gets_signals(run: Run, threads: int) -> None:
+    blocked = blocked_in_threads(run.process.pid)
+    assert blocked.pop(run.process.pid) == set()
+    assert [*blocked.values()] == [set(ENDING)] * threads
+
+
+def test_signals_come_to_the_main_thread_alone(scripts: Scripts) -> None:
+    """Linux may give one to any thread, and then what the main one waits for, such as a line of a pipe, goes on."""
+    emitter = scripts.emitter(stdin=subprocess.PIPE)
+    assert emitter.process.stdin
+    with emitter.process.stdin as pipe:
+        pipe.write(b"x" * 200_000 + b"\n")  # more than a pipe takes
+        pipe.flush()
+        worker = scripts.worker(
+            "--run", f"{sys.executable} -c 'import time; print(\"It runs.\", flush=True); time.sleep(60)'"
+        )
+        worker.shows("It runs.")
+        check_only_main_gets_signals(emitter, threads=1)  # the keeper
+        check_only_main_gets_signals(worker, threads=2)  # and who feeds the command
+        for run in (emitter, worker):
+            run.send(signal.SIGINT)
+        emitter.ends(130)
+        worker.ends()
+
+
 # ---- A program of one's own
 
 

@@ -24,6 +24,7 @@ from typing import Any
 PICTURES = Path(__file__).resolve().parent
 sys.path[:0] = [str(PICTURES.parent / "tools"), str(PICTURES)]
 
+import installation
 import machine
 import rabbitmq
 from broker import QUEUES, check_ports, emit, has_consumers, private_rabbitmq, renew_queues
@@ -231,7 +232,7 @@ def set_up() -> None:
     Raises:
         machine.SetupError: something can't be installed without a question.
     """
-    rabbitmq.ensure_server()
+    installation.ensure_server()
     missing = [
         package for program, package in PACKAGES.items() if not (shutil.which(program) or Path(program).exists())
     ]

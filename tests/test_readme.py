@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 from urllib.parse import quote
 
+import installation
 import pika
 import pytest
 import trustme
 from harness import PROJECT, Broker, Scripts, eventually, new_queue_name
-from rabbitmq import ensure_server
 
 from task_queue.settings import nodes_in
 
@@ -84,8 +84,8 @@ def test_every_command_of_the_readme_runs(scripts: Scripts, command: str) -> Non
 def test_the_user_of_the_readme_may_do_what_the_scripts_do(broker: Broker, tmp_path: Path) -> None:
     add_user, allow = (shlex.split(command)[1:] for command in commands() if command.startswith("rabbitmqctl"))
     user, password = add_user[1], "se cret"
-    program = str(ensure_server().with_name("rabbitmqctl"))
-    subprocess.run([program, *add_user], env=broker.node.environment(), input=f"{password}\n", text=True, check=True)
+    add = installation.command("rabbitmqctl", *add_user)
+    subprocess.run(add, env=broker.node.environment(), input=f"{password}\n", text=True, check=True)
     try:
         broker.node.ctl(*allow)
         scripts = Scripts(broker, f"tasks-{new_queue_name()}", tmp_path, "newest")

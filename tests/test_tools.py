@@ -116,7 +116,8 @@ def test_a_private_rabbitmq_serves_the_scripts_and_keeps_their_tasks(copy: Path)
         if is_first:
             eventually(data.exists, "it starts")
             assert "A RabbitMQ is running or starting on" in run_tool(copy, "rabbitmq.py").ends(1).err
-        broker.shows("RabbitMQ is up.", within=60)
+        broker.shows("Its queues are kept in .rabbitmq/.", within=60)
+        assert re.search(r"^RabbitMQ \d+\.\d+\.\d+ is up\.  Admin panel: http", broker.out, re.MULTILINE)
         url = f"amqp://localhost:{amqp_port}"
         with urllib.request.urlopen(f"http://localhost:{management_port}/") as panel:
             assert b"RabbitMQ Management" in panel.read()

@@ -1,4 +1,4 @@
-"""What the commands share: the virtual environment, the system's package manager, and how they end."""
+"""What the commands share: the virtual environment, the system's package manager, locks, and how they end."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 PROJECT = Path(__file__).resolve().parent.parent
 VENV = PROJECT / ".venv"
@@ -84,6 +90,23 @@ def succeeds(command: list[str]) -> bool:
         return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
     except OSError:
         return False
+
+
+def locked(file: Path, busy: str) -> BinaryIO | None:
+    """Return a file that nobody else has locked, until it is closed; None where the system has no such locks.
+
+    Raises:
+        CommandError: somebody has locked it; the text is `busy`.
+    """
+    if fcntl is None:
+        return None
+    lock = file.open("ab")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise CommandError(busy) from None
+    return lock
 
 
 def run_in_venv(*requirements: str) -> None:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A private RabbitMQ: a node of the installed rabbitmq-server with ports and data of its own.
+"""A private RabbitMQ: a node with ports and data of its own, of the installed rabbitmq-server or of a root's.
 
 Run by itself it keeps such a node up until Ctrl+C, on RabbitMQ's usual ports when they are free, so that the
 two scripts find it without any flag. Its queues are kept in .rabbitmq/ and are there again at the next start.
@@ -18,7 +18,7 @@ import contextlib
 import itertools
 import json
 import os
-import shutil
+import re
 import signal
 import socket
 import subprocess
@@ -28,12 +28,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import debian_root
+import installation
 import machine
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 AMQP_PORT, MANAGEMENT_PORT = 5672, 15672
 # Below those that systems give to outgoing connections, one of which might take a port before its node does, or while
@@ -44,50 +41,33 @@ STARTED_WITHIN = 90.0  # seconds; a loaded machine of two cores takes about ten
 STOPPED_WITHIN = 30.0  # seconds
 ANSWERS_WITHIN = 30.0  # seconds
 
-# The wrapper in /usr/sbin insists on root or the rabbitmq user; the script it wraps runs as anybody.
-SERVER_SCRIPTS = (
-    "/usr/lib/rabbitmq/lib/*/sbin/rabbitmq-server",  # Debian, Ubuntu, Fedora
-    "/usr/lib/rabbitmq/sbin/rabbitmq-server",
-    "/opt/homebrew/opt/rabbitmq/sbin/rabbitmq-server",  # macOS
-    "/usr/local/opt/rabbitmq/sbin/rabbitmq-server",
-    "/opt/rabbitmq/sbin/rabbitmq-server",
-)
-
 
 class NodeError(machine.CommandError):
     """A private node can't be started; the text says why and where its log is."""
 
 
-def find_server() -> Path | None:
-    """Return the script of an installed rabbitmq-server that runs without root, or None."""
-    for pattern in SERVER_SCRIPTS:
-        for script in sorted(Path("/").glob(pattern[1:]), reverse=True):
-            return script
-    return None
-
-
-def ensure_server() -> Path:
-    """Return the script of rabbitmq-server, installed first if need be.
-
-    Raises:
-        machine.SetupError: it is not installed and can't be without a question; the text has the command.
-    """
-    script = find_server()
-    if script is None:
-        machine.install("rabbitmq-server")
-        script = find_server()
-    if script is None:
-        raise machine.SetupError("rabbitmq-server is installed, but not where this program looks for it.")
-    return script
+def greeting(host: str, port: int) -> bytes:
+    """Return the connection.start with which an AMQP 0-9-1 server answers our protocol header; empty if none does."""
+    connection_start = b"\x00\x0a\x00\x0a"  # class 10, method 10
+    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=3) as peer:
+        peer.sendall(b"AMQP\x00\x00\x09\x01")
+        with peer.makefile("rb") as answer:
+            head = answer.read(7)
+            if head.startswith(b"\x01\x00\x00"):  # a method, on channel 0; its size follows
+                method = answer.read(int.from_bytes(head[3:], "big"))
+                return method if method.startswith(connection_start) else b""
+    return b""
 
 
 def is_rabbitmq(host: str, port: int) -> bool:
-    """Tell whether an AMQP 0-9-1 server answers there: it greets our protocol header with connection.start."""
-    connection_start = b"\x00\x0a\x00\x0a"  # class 10, method 10, seven bytes into a frame
-    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=3) as peer:
-        peer.sendall(b"AMQP\x00\x00\x09\x01")
-        return peer.recv(11)[7:] == connection_start
-    return False
+    """Tell whether an AMQP 0-9-1 server answers there."""
+    return greeting(host, port) != b""
+
+
+def version_at(host: str, port: int) -> str:
+    """Return the version of the RabbitMQ that answers there, as it tells of itself; empty if it does not."""
+    found = re.search(rb"\x07versionS....([\w.+-]+)", greeting(host, port), re.DOTALL)
+    return found[1].decode() if found else ""
 
 
 def free_port(wanted: int = 0) -> int:
@@ -145,6 +125,7 @@ class Node:
         self._has_own_epmd = not epmd_port
         self._epmd_port = epmd_port or free_port()
         self._distribution_port = free_port()
+        self.version = ""  # as the node tells when it is up
         self._lock: BinaryIO | None = None  # held while the node runs, for its data can have one owner only
         self._epmd: subprocess.Popen[bytes] | None = None
         self._server: subprocess.Popen[bytes] | None = None
@@ -156,15 +137,16 @@ class Node:
             NodeError: it ended, or did not answer in time; or another one has this data.
             machine.SetupError: rabbitmq-server is not installed.
         """
-        script = ensure_server()
+        server = installation.command("rabbitmq-server")
         self._write_settings()
-        self._lock = locked(self.data / "lock")
+        busy = f"A RabbitMQ is running or starting on {self.data}: use that one, in a moment."
+        self._lock = machine.locked(self.data / "lock", busy)
         if self._has_own_epmd:
             self._epmd = start_epmd(self._epmd_port)
         output = (self.data / "log" / "startup.log").open("ab")
         # A session of its own, so that Ctrl+C in this terminal is ours to handle.
         self._server = subprocess.Popen(
-            [str(script)],
+            server,
             env=self.environment(),
             start_new_session=True,
             stdin=subprocess.DEVNULL,
@@ -174,6 +156,7 @@ class Node:
         output.close()
         try:
             self._wait_until_up()
+            self._ask_for_version()
         except BaseException:
             self.kill()
             raise
@@ -204,8 +187,8 @@ class Node:
 
     def ctl(self, *arguments: str) -> str:
         """Run rabbitmqctl against this node and return what it prints."""
-        command = [str(ensure_server().with_name("rabbitmqctl")), *arguments]
-        return subprocess.check_output(command, env=self.environment(), text=True, stderr=subprocess.STDOUT)
+        rabbitmqctl = installation.command("rabbitmqctl", *arguments)
+        return subprocess.check_output(rabbitmqctl, env=self.environment(), text=True, stderr=subprocess.STDOUT)
 
     def api(self, method: str, path: str, body: object = None) -> Any:
         """Ask the admin panel's HTTP interface, and return what it answers.
@@ -270,42 +253,22 @@ class Node:
                 )
             time.sleep(0.1)
 
-
-def locked(file: Path) -> BinaryIO | None:
-    """Return a file that nobody else has locked, until it is closed; None where the system has no such locks.
-
-    Raises:
-        NodeError: somebody has locked it.
-    """
-    if fcntl is None:
-        return None
-    lock = file.open("ab")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
-        raise NodeError(f"A RabbitMQ is running or starting on {file.parent}: use that one, in a moment.") from None
-    return lock
+    def _ask_for_version(self) -> None:
+        self.version = version_at("localhost", self.amqp_port)
+        release = debian_root.chosen()
+        if release and not debian_root.is_of(self.version, release):
+            raise NodeError(f"RabbitMQ {self.version} answered, and {release} was asked for.")
 
 
 def start_epmd(port: int) -> subprocess.Popen[bytes]:
     """Start Erlang's port mapper, by which nodes find each other, for this machine only."""
     return subprocess.Popen(
-        [epmd_program(), "-address", "127.0.0.1", "-port", str(port)],
+        installation.epmd_command("-address", "127.0.0.1", "-port", str(port)),
         start_new_session=True,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-
-
-def epmd_program() -> str:
-    """Return the port mapper's program, which is not on the path on every system."""
-    found = shutil.which("epmd")
-    if found is None:
-        candidates = sorted(Path("/usr/lib/erlang").glob("erts-*/bin/epmd"))
-        found = str(candidates[-1]) if candidates else "epmd"
-    return found
 
 
 def is_open(host: str, port: int) -> bool:
@@ -317,7 +280,7 @@ def is_open(host: str, port: int) -> bool:
 
 def start_usual_node() -> Node:
     """Start the node of this checkout, on RabbitMQ's usual ports where they are free, and return it."""
-    ensure_server()
+    installation.ensure_server()
     machine.say("Starting a private RabbitMQ (about ten seconds) ...")
     node = Node(DATA, free_port(AMQP_PORT), free_port(MANAGEMENT_PORT))
     node.start()
@@ -349,7 +312,7 @@ def main() -> int:
         return 0
     node = start_usual_node()
     try:
-        print(f"RabbitMQ is up.  Admin panel: {node.admin_url}  (user guest, password guest)")
+        print(f"RabbitMQ {node.version} is up.  Admin panel: {node.admin_url}  (user guest, password guest)")
         if node.amqp_port != AMQP_PORT:
             print(f"Port {AMQP_PORT} was taken. In the other terminals first:  export AMQP_URL='{node.url}'")
         print("Its queues are kept in .rabbitmq/. To stop it press CTRL+C", flush=True)

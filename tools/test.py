@@ -3,18 +3,21 @@
 
     python3 tools/test.py                     all of it
     python3 tools/test.py -k prompt           arguments go to pytest
+    python3 tools/test.py --rabbitmq 4.3      on another RabbitMQ than the installed one
 
 Sets up what is missing first. Leaves no process behind, and touches no RabbitMQ but its own.
 """
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import subprocess
 import sys
 
+import debian_root
+import installation
 import machine
-import rabbitmq
 
 OLD_PIKA = "1.3.2"  # the oldest that is promised to work
 SCRIPTS = ("emitter_of_tasks.py", "listening_worker.py", "task_queue")
@@ -31,7 +34,7 @@ def set_up() -> None:
     Raises:
         machine.SetupError: something can't be installed without a question.
     """
-    rabbitmq.ensure_server()
+    installation.ensure_server()
     if shutil.which("amqp-publish") is None and shutil.which("apt-get"):
         machine.install("amqp-tools")  # another client, to send tasks that the emitter would not
     machine.run_in_venv("requirements.txt", "tests/requirements.txt")
@@ -43,8 +46,12 @@ def set_up() -> None:
 
 def main() -> int:
     """Run the checks and return the exit status of the first that fails."""
+    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+    debian_root.add_option(parser)
+    options, others = parser.parse_known_args()
+    debian_root.choose(options.rabbitmq)
     set_up()
-    for check in (*CHECKS, ["pytest", *sys.argv[1:]]):
+    for check in (*CHECKS, ["pytest", *others]):
         machine.say(f"--- {' '.join(check)}")
         status = subprocess.run([sys.executable, "-m", *check], cwd=machine.PROJECT).returncode
         if status != 0:

@@ -22,6 +22,7 @@ HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parent.parent
 sys.path[:0] = [str(PROJECT), *(str(PROJECT / name) for name in ("tools", "tests", "tests/faults"))]
 
+import installation  # noqa: E402
 import machine  # noqa: E402
 import rabbitmq  # noqa: E402
 
@@ -102,7 +103,7 @@ def main() -> int:
     options = parser.parse_args()
     if not (options.other / "emitter_of_tasks.py").is_file():
         parser.error(f"{options.other} is no checkout of this project")
-    rabbitmq.ensure_server()
+    installation.ensure_server()
     machine.run_in_venv("requirements.txt", "tests/requirements.txt")
     compare(options.other.resolve(), options.pairs, options.tasks)
     return 0

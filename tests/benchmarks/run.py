@@ -24,6 +24,7 @@ HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parent.parent
 sys.path[:0] = [str(PROJECT), *(str(PROJECT / name) for name in ("tools", "tests", "tests/faults"))]
 
+import installation  # noqa: E402
 import machine  # noqa: E402
 import rabbitmq  # noqa: E402
 
@@ -42,7 +43,7 @@ def set_up(only: str | None) -> None:
     Raises:
         machine.SetupError: something can't be installed without a question.
     """
-    rabbitmq.ensure_server()
+    installation.ensure_server()
     requirements = ["requirements.txt", "tests/requirements.txt"]
     if only is None or only in AMONG_PEERS:
         if shutil.which("apt-get") and not (shutil.which("amqp-consume") and has_c_library()):

@@ -4,6 +4,7 @@
     python3 tests/faults/run.py                                   all scenarios, about 18 minutes
     python3 tests/faults/run.py --scenario broker_killed --seed 7 one of them, with the dice of an earlier run
     python3 tests/faults/run.py --minutes 120                     one after another at random until the time is up
+    python3 tests/faults/run.py --rabbitmq 4.3                    on another RabbitMQ than the installed one
 
 Sets up what is missing first. Exit status 0 only if every promise held.
 """
@@ -22,6 +23,8 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(PROJECT), str(PROJECT / "tools"), str(PROJECT / "tests")]
 
+import debian_root  # noqa: E402
+import installation  # noqa: E402
 import machine  # noqa: E402
 import rabbitmq  # noqa: E402
 
@@ -32,6 +35,7 @@ class Line:
     def __init__(self) -> None:
         self.tasks = self.faults = self.lost = self.twice = 0
         self.seconds = 0.0
+        self.version = ""  # of RabbitMQ
         self.has_failed = False
 
     def __str__(self) -> str:
@@ -54,6 +58,7 @@ def play(name: str, seed: int, line: Line) -> None:
     has_failed = False
     try:
         node.start()
+        line.version = node.version
         SCENARIOS[name](stage)
         print("holds", flush=True)
     except Exception:
@@ -71,14 +76,25 @@ def play(name: str, seed: int, line: Line) -> None:
     line.seconds += time.monotonic() - began
 
 
+def show(lines: dict[str, Line]) -> None:
+    """Print the table, under the version of the RabbitMQ that it tells of."""
+    version = " ".join({line.version for line in lines.values() if line.version})
+    print(f"\n{'RabbitMQ ' + version:19} |   tasks | faults | lost | twice | seconds")
+    print("------------------- | ------: | -----: | ---: | ----: | ------:")
+    for name, line in lines.items():
+        print(f"{name:19} | {line}{'  FAILED' if line.has_failed else ''}")
+
+
 def main() -> int:
     """Run the scenarios and return the exit status."""
     parser = argparse.ArgumentParser(description="Put the scripts through every fault at full load.")
     parser.add_argument("--scenario", metavar="NAME", help="only this one")
     parser.add_argument("--seed", type=int, help="the dice of an earlier run")
     parser.add_argument("--minutes", type=float, help="go on at random until the time is up")
+    debian_root.add_option(parser)
     options = parser.parse_args()
-    rabbitmq.ensure_server()
+    debian_root.choose(options.rabbitmq)
+    installation.ensure_server()
     machine.run_in_venv("requirements.txt", "tests/requirements.txt")
     from surroundings import SCENARIOS
 
@@ -102,10 +118,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print()
         status = 130
-    print("\nscenario            |   tasks | faults | lost | twice | seconds")
-    print("------------------- | ------: | -----: | ---: | ----: | ------:")
-    for name, line in lines.items():
-        print(f"{name:19} | {line}{'  FAILED' if line.has_failed else ''}")
+    show(lines)
     return 1 if any(line.has_failed for line in lines.values()) else status
 
 

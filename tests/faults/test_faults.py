@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ def test_the_full_run_closes_with_a_table(tmp_path: Path) -> None:
     run = Run([*command, "--minutes", "0.01"], tmp_path, dict(os.environ)).ends(within=100)
     assert run.lines[0] == "poison --seed 7 ... holds"
     assert run.lines[2].split(" | ")[1:] == ["  tasks", "faults", "lost", "twice", "seconds"]
+    assert re.match(r"RabbitMQ \d+\.\d+\.\d+ +\|", run.lines[2])
     assert [cell.strip() for cell in run.lines[4].split("|")[:5]] == ["poison", "202", "21", "0", "0"]
 
 

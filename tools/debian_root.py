@@ -1,0 +1,160 @@
+"""Debian roots: other releases of RabbitMQ than the installed one, each in a small Debian under .rabbitmq/.
+
+debootstrap makes such a root once, from the mirror that this system's apt uses. What runs in it has the root's /usr in
+place of this machine's; files, ports and processes are the machine's own, as for the installed RabbitMQ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import machine
+
+SUITES = {"4.0": "trixie", "4.3": "forky"}  # which of Debian's releases has which of RabbitMQ's
+CHOSEN = "TEST_RABBITMQ"  # in the environment, so that pytest's processes, and those that they start, have the same
+FOLDER = machine.PROJECT / ".rabbitmq"
+SCRIPTS = Path("/usr/share/debootstrap/scripts")
+ANSWERS_WITHIN = 30.0  # seconds, for a mirror
+
+
+def add_option(parser: argparse.ArgumentParser) -> None:
+    """Let a command be told on which RabbitMQ it is to run."""
+    parser.add_argument(
+        "--rabbitmq", choices=list(SUITES), help="run on this release, out of a Debian root, and not on the installed"
+    )
+
+
+def choose(version: str | None) -> None:
+    """Have each node that is started from now on, here and by the processes begun here, be of this release."""
+    if version is not None:
+        os.environ[CHOSEN] = version
+
+
+def chosen() -> str | None:
+    """Return the release that nodes are to be of; None is the installed one, whatever it is.
+
+    Raises:
+        machine.SetupError: the environment names one that is not known.
+    """
+    version = os.environ.get(CHOSEN)
+    if version and version not in SUITES:
+        raise machine.SetupError(f"{CHOSEN} is one of {', '.join(SUITES)}, and not {version}.")
+    return version or None
+
+
+def is_of(version: str, release: str) -> bool:
+    """Tell whether a version is of a release, as 4.3.6 is of 4.3."""
+    return version.startswith(f"{release}.")
+
+
+def ensure_root(version: str) -> Path:
+    """Return the root with this release, made first if need be.
+
+    Raises:
+        machine.SetupError: it can't be made or used here; the text says what is missing.
+    """
+    what = f"RabbitMQ {version} runs out of a Debian root, and that needs"
+    if not machine.is_root():
+        raise machine.SetupError(f"{what} root: run this with sudo.")
+    if not machine.succeeds(["unshare", "--mount", "true"]):
+        raise machine.SetupError(f"{what} a mount namespace, which `unshare --mount true` does not get here.")
+    root = FOLDER / f"root-{version}"
+    if not root.is_dir():
+        FOLDER.mkdir(exist_ok=True)
+        lock = machine.locked(FOLDER / f"{root.name}.lock", f"Another run is making {root}: wait until it is done.")
+        if not root.is_dir():
+            make(root, version)
+        if lock is not None:
+            lock.close()
+    return root
+
+
+def inside(root: Path, command: list[str]) -> list[str]:
+    """Return the command that runs another with the programs of a root.
+
+    The process becomes the other command, so that whoever ends it ends that; the mount is seen by nobody else, and is
+    gone with it.
+    """
+    exchange = 'mount --bind "$0/usr" /usr && export PATH=/usr/sbin:/usr/bin && exec "$@"'
+    return ["unshare", "--mount", "sh", "-c", exchange, str(root), *command]
+
+
+def make(root: Path, version: str) -> None:
+    """Make a root beside its place, and put it there when it is whole; what was interrupted is begun again.
+
+    Raises:
+        machine.SetupError: it can't be made here; the text says what is missing.
+    """
+    suite = SUITES[version]
+    mirror = mirror_with(suite, version)
+    search_path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+    if shutil.which("debootstrap", path=search_path) is None:
+        machine.install("debootstrap")
+    machine.say(f"Making a small Debian with RabbitMQ {version} in {root} (about four minutes, once) ...")
+    part = root.with_name(f"{root.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    # In namespaces of its own, so that an end of this process leaves no process and no mount of it behind.
+    alone = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "env", f"PATH={search_path}"]
+    # A debootstrap that is older than the suite does not know it by name, but would make it as it makes sid.
+    script = [] if (SCRIPTS / suite).exists() else [str(SCRIPTS / "sid")]
+    options = ["--variant=minbase", "--include=rabbitmq-server", suite, str(part), mirror, *script]
+    machine.run([*alone, "debootstrap", *options])
+    check(part, suite, version)
+    shutil.rmtree(part / "var/cache/apt", ignore_errors=True)  # the packages, which are unpacked
+    part.rename(root)
+
+
+def check(root: Path, suite: str, version: str) -> None:
+    """Check that a suite still has the release for which it was chosen: those that are not released yet move on.
+
+    Raises:
+        machine.SetupError: it has another one.
+    """
+    found = [file.name.partition("-")[2] for file in (root / "usr/lib/rabbitmq/lib").glob("rabbitmq_server-*")]
+    if not any(is_of(each, version) for each in found):
+        raise machine.SetupError(f"Debian's {suite} has RabbitMQ {', '.join(found)} by now, and no {version}.")
+
+
+def mirror_with(suite: str, version: str) -> str:
+    """Return the first of the system's mirrors that has a suite of Debian.
+
+    Raises:
+        machine.SetupError: none has it, or this is no Debian.
+    """
+    if shutil.which("apt-get") is None:
+        raise machine.SetupError(
+            f"RabbitMQ {version} is taken from Debian's {suite}, and there is no apt-get here to tell a mirror."
+        )
+    known = mirrors()
+    for mirror in known:
+        if has_suite(mirror, suite):
+            return mirror
+    raise machine.SetupError(
+        f"RabbitMQ {version} is taken from Debian's {suite}, which no mirror of this system's apt has: "
+        f"{', '.join(known) or 'it knows none'}"
+    )
+
+
+def mirrors() -> list[str]:
+    """Return from where the system's apt takes packages, in its own order and whichever way it was told."""
+    listed = subprocess.run(["apt-get", "update", "--print-uris"], capture_output=True, text=True, errors="replace")
+    return list(dict.fromkeys(re.findall(r"^'(\S+?)/dists/", listed.stdout, re.MULTILINE)))
+
+
+def has_suite(mirror: str, suite: str) -> bool:
+    """Tell whether a mirror has a suite of Debian; others have suites of the same names."""
+    try:
+        with urllib.request.urlopen(f"{mirror}/dists/{suite}/InRelease", timeout=ANSWERS_WITHIN) as release:
+            return re.search(rb"^Origin: Debian$", release.read(4096), re.MULTILINE) is not None
+    except urllib.error.HTTPError as error:
+        error.close()
+    except (OSError, ValueError):  # nobody answers, or it is an address that only apt can use
+        pass
+    return False

@@ -1,0 +1,71 @@
+"""RabbitMQ's programs: the installed ones, which are installed first if need be, or those of a Debian root."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import debian_root
+import machine
+
+# The wrapper in /usr/sbin insists on root or the rabbitmq user; the script it wraps runs as anybody.
+SERVER_SCRIPTS = (
+    "/usr/lib/rabbitmq/lib/*/sbin/rabbitmq-server",  # Debian, Ubuntu, Fedora
+    "/usr/lib/rabbitmq/sbin/rabbitmq-server",
+    "/opt/homebrew/opt/rabbitmq/sbin/rabbitmq-server",  # macOS
+    "/usr/local/opt/rabbitmq/sbin/rabbitmq-server",
+    "/opt/rabbitmq/sbin/rabbitmq-server",
+)
+
+
+def find_server(root: Path = Path("/")) -> Path | None:
+    """Return the script of the rabbitmq-server in a root, by its path in there, that runs as anybody; or None."""
+    for pattern in SERVER_SCRIPTS:
+        for script in sorted(root.glob(pattern[1:]), reverse=True):
+            return "/" / script.relative_to(root)
+    return None
+
+
+def ensure_server() -> Path:
+    """Return the script of rabbitmq-server, installed first if need be, or its root made.
+
+    Raises:
+        machine.SetupError: it is not there and can't be without a question; the text has the command.
+    """
+    if release := debian_root.chosen():
+        script = find_server(debian_root.ensure_root(release))
+    else:
+        script = find_server()
+        if script is None:
+            machine.install("rabbitmq-server")
+            script = find_server()
+    if script is None:
+        raise machine.SetupError("rabbitmq-server is installed, but not where this program looks for it.")
+    return script
+
+
+def command(program: str, *arguments: str) -> list[str]:
+    """Return the command for a program of RabbitMQ that stands beside its server."""
+    return in_its_root([str(ensure_server().with_name(program)), *arguments])
+
+
+def in_its_root(command: list[str]) -> list[str]:
+    """Return the command for a program of RabbitMQ's installation, wherever that is."""
+    release = debian_root.chosen()
+    return debian_root.inside(debian_root.ensure_root(release), command) if release else command
+
+
+def epmd_command(*arguments: str) -> list[str]:
+    """Return the command for Erlang's port mapper."""
+    return in_its_root([epmd_program(), *arguments])
+
+
+def epmd_program() -> str:
+    """Return the port mapper's program, which is not on the path on every system."""
+    if debian_root.chosen():
+        return "epmd"  # as Debian has it
+    found = shutil.which("epmd")
+    if found is None:
+        candidates = sorted(Path("/usr/lib/erlang").glob("erts-*/bin/epmd"))
+        found = str(candidates[-1]) if candidates else "epmd"
+    return found

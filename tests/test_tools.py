@@ -65,6 +65,7 @@ def test_the_demo_shows_who_did_what_and_leaves_nothing(copy: Path, broker: Brok
     tasks.write_text("one.\ntwo...\nthree.\nfour.\n")
     demo = run_tool(copy, "demo.py", "--workers", "2", "--file", str(tasks), AMQP_URL=broker.url).ends()
     assert demo.err == ""
+    assert re.search(r"^RabbitMQ \d+\.\d+\.\d+ is up\.$", demo.out, re.MULTILINE)
     for name in ("worker-1", "worker-2"):
         assert f"{name}  |  [*] Waiting for tasks in queue demo-" in demo.out
         assert re.search(rf"^{name}  \|     [1-3] \|   [3-5]\.\d s \| \d", demo.out, re.MULTILINE)
@@ -72,6 +73,18 @@ def test_the_demo_shows_who_did_what_and_leaves_nothing(copy: Path, broker: Brok
     assert "emitter   |  [x] Sent two..." in demo.lines
     assert demo.lines[-1] == ("All 4 tasks were sent, received and done exactly once. Nothing is left in the queue.")
     assert demo_queues(broker) == []
+
+
+def test_the_demo_ends_no_worker_that_can_not_hear_it_yet(copy: Path, broker: Broker) -> None:
+    """One of them begins when the other has done everything."""
+    worker = copy / "listening_worker.py"
+    beginning = 'if __name__ == "__main__":\n    import gc\n'
+    assert beginning in worker.read_text()
+    slow = 'import sys\nimport time\n\ntime.sleep(3 * ("worker-2" in sys.argv))\n'
+    worker.write_text(worker.read_text().replace(beginning, slow + beginning))
+    (copy / "tasks.txt").write_text("one\n")
+    demo = run_tool(copy, "demo.py", "--file", "tasks.txt", AMQP_URL=broker.url).ends()
+    assert "worker-2  |  [*] Stopped." in demo.lines
 
 
 def test_ctrl_c_in_the_demo_leaves_nothing(copy: Path, broker: Broker) -> None:

@@ -97,7 +97,7 @@ def make(root: Path, version: str) -> None:
     search_path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
     if shutil.which("debootstrap", path=search_path) is None:
         machine.install("debootstrap")
-    machine.say(f"Making a small Debian with RabbitMQ {version} in {root} (about four minutes, once) ...")
+    machine.say(f"Making a small Debian with RabbitMQ {version} in {root} (a few minutes, once) ...")
     part = root.with_name(f"{root.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     # In namespaces of its own, so that an end of this process leaves no process and no mount of it behind.

@@ -24,10 +24,13 @@ import uuid
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import machine
 import rabbitmq
+
+if TYPE_CHECKING:  # what needs pika is imported when it is installed
+    from task_queue.connection import Connection
 
 TASKS = Path(__file__).with_name("demo_tasks.csv")
 TIMELINE_WIDTH = 72  # characters
@@ -53,6 +56,7 @@ class Cast:
         self._log = log
         self._processes: dict[str, subprocess.Popen[str]] = {}
         self._readers: list[threading.Thread] = []
+        self._waiting: set[str] = set()
 
     def start(self, name: str, script: str, *arguments: str) -> subprocess.Popen[str]:
         """Start a script; its lines appear as they come."""
@@ -70,6 +74,10 @@ class Cast:
         self._processes[name] = process
         self._readers.append(reader)
         return process
+
+    def waits(self, number: int) -> bool:
+        """Tell whether so many workers have said that they wait for tasks, and so hear it when they are to end."""
+        return len(self._waiting) == number
 
     def check(self) -> None:
         """Raise DemoError if a process has ended that should still run."""
@@ -93,6 +101,8 @@ class Cast:
     def _relay(self, name: str, process: subprocess.Popen[str]) -> None:
         for line in process.stdout or ():
             machine.say(f"{name:9} | {line.rstrip()}")
+            if "Waiting for tasks" in line:
+                self._waiting.add(name)
 
 
 def play(url: str, queue: str, file: Path, workers: int, log: Path) -> None:
@@ -106,7 +116,11 @@ def play(url: str, queue: str, file: Path, workers: int, log: Path) -> None:
         for number in range(1, workers + 1):
             cast.start(f"worker-{number}", "listening_worker.py", "--name", f"worker-{number}")
         emitter = cast.start("emitter", "emitter_of_tasks.py", "--verbose", "--file", str(file))
-        while emitter.poll() is None or len(events(log, "done")) < len(events(log, "confirmed")):
+        while (
+            emitter.poll() is None
+            or len(events(log, "done")) < len(events(log, "confirmed"))
+            or not cast.waits(workers)  # one that is still starting when the others have done it all
+        ):
             cast.check()
             time.sleep(0.05)
     except BaseException:
@@ -127,36 +141,51 @@ def events(log: Path, *names: str) -> list[Record]:
 
 @contextlib.contextmanager
 def own_queue(url: str) -> Iterator[str]:
-    """Give the name of a new queue, and delete it with what is left in it.
+    """Give the name of a new queue, on a RabbitMQ that says which it is, and delete it with what is left in it.
 
     Raises:
         DemoError: something was left in it.
     """
-    from task_queue import QueueError
-    from task_queue.connection import Connection
     from task_queue.queues import dead_letters_of
-    from task_queue.settings import settings_for
+    from task_queue.terminal import printable
 
     queue = f"demo-{uuid.uuid4().hex[:8]}"
+    with connected(url, queue) as connection:
+        version = connection.server_properties().get("version")
+        machine.say(f"RabbitMQ {printable(str(version))} is up.")
+    left: list[int] = []
     try:
         yield queue
     finally:
-        left: list[int] = []
-        connection = Connection(settings_for(url, queue, "demo", 0.0), on_ready=lambda _: None, on_lost=lambda _: None)
-        try:
-            with contextlib.closing(connection):
-                connection.open()
-                with connection.loop:
-                    for name in (queue, dead_letters_of(queue)):
-                        if connection.channel is not None:
-                            connection.channel.queue_delete(
-                                name, callback=lambda frame: left.append(frame.method.message_count or 0)
-                            )
-                    connection.wait(lambda: len(left) == 2, ENDS_WITHIN)
-        except QueueError as error:
-            raise DemoError(str(error)) from None
+        with connected(url, queue) as connection, connection.loop:
+            for name in (queue, dead_letters_of(queue)):
+                if connection.channel is not None:
+                    connection.channel.queue_delete(
+                        name, callback=lambda frame: left.append(frame.method.message_count or 0)
+                    )
+            connection.wait(lambda: len(left) == 2, ENDS_WITHIN)
     if any(left):
         raise DemoError(f"{sum(left)} tasks were left in the queue.")
+
+
+@contextlib.contextmanager
+def connected(url: str, queue: str) -> Iterator[Connection]:
+    """Give a connection to a queue, which is declared.
+
+    Raises:
+        DemoError: there is no way to it.
+    """
+    from task_queue import QueueError
+    from task_queue.connection import Connection
+    from task_queue.settings import settings_for
+
+    connection = Connection(settings_for(url, queue, "demo", 0.0), on_ready=lambda _: None, on_lost=lambda _: None)
+    try:
+        with contextlib.closing(connection):
+            connection.open()
+            yield connection
+    except QueueError as error:
+        raise DemoError(str(error)) from None
 
 
 def show(log: Path) -> None:

@@ -23,6 +23,7 @@ import signal
 import socket
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -202,8 +203,12 @@ class Node:
             data=None if body is None else json.dumps(body).encode(),
             headers={"Authorization": "Basic " + base64.b64encode(b"guest:guest").decode()},
         )
-        with urllib.request.urlopen(request, timeout=ANSWERS_WITHIN) as answer:
-            return json.loads(answer.read() or "null")
+        try:
+            with urllib.request.urlopen(request, timeout=ANSWERS_WITHIN) as answer:
+                return json.loads(answer.read() or "null")
+        except urllib.error.HTTPError as error:
+            error.close()  # it is an open answer, too, and who catches it wants to know its code only
+            raise
 
     def environment(self) -> dict[str, str]:
         """Return the environment in which RabbitMQ's own commands (rabbitmqctl ...) reach this node."""

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import debian_root
 import pexpect
 import pika
 import pika.exceptions
@@ -96,6 +98,16 @@ class Broker:
 
     def declare(self, queue: str, **arguments: object) -> None:
         self.api("PUT", f"queues/%2F/{queue}", {"durable": True, "arguments": arguments})
+
+
+def copy_project(target: Path) -> None:
+    """Copy the project, with what takes long to make: the virtual environment, and the root that the suite runs on."""
+    shutil.copytree(PROJECT, target, ignore=shutil.ignore_patterns(".*", "__pycache__"))
+    (target / ".venv").symlink_to(PROJECT / ".venv")
+    if release := debian_root.chosen():
+        (target / ".rabbitmq").mkdir()
+        root = debian_root.ensure_root(release)
+        (target / ".rabbitmq" / root.name).symlink_to(root)
 
 
 def counts_on(channel: pika.adapters.blocking_connection.BlockingChannel, queue: str) -> tuple[int, int]:

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import PROJECT, Broker, Run, eventually
-from machine import clean_environment
+from harness import Broker, Run, copy_project, eventually
+from machine import clean_environment, is_root
 from rabbitmq import free_port, is_rabbitmq
 
 
@@ -23,8 +23,7 @@ RUNS: list[Run] = []
 def copy(tmp_path: Path) -> Iterator[Path]:
     """A copy of the project, with the virtual environment of this one, which takes long to make."""
     target = tmp_path / "copy"
-    shutil.copytree(PROJECT, target, ignore=shutil.ignore_patterns(".*", "__pycache__", "tests"))
-    (target / ".venv").symlink_to(PROJECT / ".venv")
+    copy_project(target)
     yield target
     left = [run for run in RUNS if run.process.poll() is None]
     for run in left:
@@ -141,3 +140,47 @@ def test_a_private_rabbitmq_serves_the_scripts_and_keeps_their_tasks(copy: Path)
         broker.ends(within=60)
         assert not is_rabbitmq("localhost", amqp_port)
     assert " [x] Received hello.\n     . 1 of 1\n [x] Done.\n" in out
+
+
+def test_a_release_of_rabbitmq_that_is_not_known_is_a_mistake_in_usage(copy: Path) -> None:
+    test = run_tool(copy, "test.py", "--rabbitmq", "9.9").ends(2)
+    assert "9.9" in test.err
+    assert re.search(r"choose from '?4\.0'?, '?4\.3'?", test.err)
+    assert (
+        "TEST_RABBITMQ is one of 4.0, 4.3, and not 9.9." in run_tool(copy, "test.py", TEST_RABBITMQ="9.9").ends(1).err
+    )
+
+
+@pytest.mark.skipif(not is_root(), reason="a Debian root is root's")
+@pytest.mark.parametrize("flag", [["--rabbitmq=4.3"], ["--rabbitmq", "4.3"], []])
+def test_what_is_not_for_the_tests_command_is_for_pytest(copy: Path, flag: list[str]) -> None:
+    tool = copy / "tools" / "test.py"
+    tool.write_text(tool.read_text().replace("*CHECKS, [", "*(), ["))
+    root = copy / ".rabbitmq" / "root-4.3"
+    if not root.exists():
+        server = root / "usr/lib/rabbitmq/lib/rabbitmq_server-4.3.0/sbin/rabbitmq-server"
+        server.parent.mkdir(parents=True)
+        server.touch()
+    test = run_tool(copy, "test.py", "-k", "one or two", *flag, "--version").ends()
+    assert test.lines[0] == "--- pytest -k one or two --version"
+
+
+@pytest.mark.skipif(not is_root(), reason="a Debian root is root's")
+@pytest.mark.parametrize(
+    ("there", "words"),
+    [
+        ([], "and that needs a mount namespace, which `unshare --mount true` does not get here."),
+        (["unshare", "true"], "and there is no apt-get here to tell a mirror."),
+    ],
+)
+def test_what_a_debian_root_lacks_is_said_in_a_line(copy: Path, there: list[str], words: str) -> None:
+    shutil.rmtree(copy / ".rabbitmq", ignore_errors=True)
+    programs = copy / "programs"
+    programs.mkdir()
+    for name in there:
+        (programs / name).symlink_to(str(shutil.which(name)))
+    test = run_tool(copy, "test.py", "--rabbitmq", "4.3", PATH=str(programs), TEST_RABBITMQ="").ends(1)
+    (line,) = test.err.splitlines()
+    assert line.startswith("RabbitMQ 4.3 ")
+    assert line.endswith(words)
+    assert test.out == ""

@@ -7,6 +7,7 @@ place of this machine's; files, ports and processes are the machine's own, as fo
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import shutil
@@ -68,11 +69,10 @@ def ensure_root(version: str) -> Path:
     root = FOLDER / f"root-{version}"
     if not root.is_dir():
         FOLDER.mkdir(exist_ok=True)
-        lock = machine.locked(FOLDER / f"{root.name}.lock", f"Another run is making {root}: wait until it is done.")
-        if not root.is_dir():
-            make(root, version)
-        if lock is not None:
-            lock.close()
+        busy = f"Another run is making {root}: wait until it is done."
+        with machine.locked(FOLDER / f"{root.name}.lock", busy) or contextlib.nullcontext():
+            if not root.is_dir():
+                make(root, version)
     return root
 
 

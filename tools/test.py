@@ -46,7 +46,8 @@ def set_up() -> None:
 
 def main() -> int:
     """Run the checks and return the exit status of the first that fails."""
-    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+    usage = f"%(prog)s [--rabbitmq {{{','.join(debian_root.SUITES)}}}] [pytest's arguments]"
+    parser = argparse.ArgumentParser(usage=usage, allow_abbrev=False, add_help=False)
     debian_root.add_option(parser)
     options, others = parser.parse_known_args()
     debian_root.choose(options.rabbitmq)

@@ -3,14 +3,13 @@
 import os
 import random
 import re
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from checker import Record, settle
-from harness import PROJECT, Broker, Run
+from harness import PROJECT, Broker, Run, copy_project
 from stage import Stage
 from surroundings import SCENARIOS
 
@@ -43,8 +42,7 @@ def test_the_full_run_closes_with_a_table(tmp_path: Path) -> None:
 def test_the_full_run_says_when_a_promise_is_broken(tmp_path: Path) -> None:
     """With an emitter that reports as confirmed what it never sends."""
     copy = tmp_path / "copy"
-    shutil.copytree(PROJECT, copy, ignore=shutil.ignore_patterns(".*", "__pycache__"))
-    (copy / ".venv").symlink_to(PROJECT / ".venv")
+    copy_project(copy)
     publisher = copy / "task_queue" / "publisher.py"
     text = publisher.read_text()
     honest = "            window.unconfirmed[window.next_tag] = message\n"

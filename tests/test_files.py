@@ -196,7 +196,8 @@ def test_an_empty_value_is_an_error_and_never_the_default(
 
 def test_a_file_that_shrinks_is_an_error_with_its_line(at_server: Scripts, server: Server) -> None:
     file = at_server.folder / "tasks.txt"
-    file.write_bytes(b"".join(b"task %d\n" % number for number in range(100_000)))
+    # Long tasks, because Python 3.14 reads 128 KiB at once, and the scripted server is slow with very many.
+    file.write_bytes(b"".join(b"task %0200d\n" % number for number in range(10_000)))
     server.on("Basic.Publish", nothing)
     emitter = at_server.emitter("--file", "tasks.txt")
     server.gets("Basic.Publish", times=1000)

@@ -138,9 +138,12 @@ def test_a_node_of_another_release_than_was_asked_for_is_an_error(
     (folder / f"root-{other}").symlink_to(target)
     monkeypatch.setenv(debian_root.CHOSEN, other)
     node = Node(tmp_path / "node")
-    with pytest.raises(NodeError, match=rf"^RabbitMQ {version} answered, and {other} was asked for\.$"):
-        node.start()
-    assert node.has_ended()
+    try:
+        with pytest.raises(NodeError, match=rf"^RabbitMQ {version} answered, and {other} was asked for\.$"):
+            node.start()
+        assert node.has_ended()
+    finally:
+        node.kill()
 
 
 def test_what_the_panel_refuses_is_closed(broker: Broker) -> None:

@@ -162,7 +162,7 @@ def test_what_is_not_for_the_tests_command_is_for_pytest(copy: Path, flag: list[
         server.parent.mkdir(parents=True)
         server.touch()
     test = run_tool(copy, "test.py", "-k", "one or two", *flag, "--version").ends()
-    assert test.lines[0] == "--- pytest -k one or two --version"
+    assert "--- pytest -k one or two --version" in test.lines
 
 
 @pytest.mark.skipif(not is_root(), reason="a Debian root is root's")

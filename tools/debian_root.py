@@ -82,7 +82,7 @@ def inside(root: Path, command: list[str]) -> list[str]:
     The process becomes the other command, so that whoever ends it ends that; the mount is seen by nobody else, and is
     gone with it.
     """
-    exchange = 'mount --bind "$0/usr" /usr && export PATH=/usr/sbin:/usr/bin && exec "$@"'
+    exchange = 'mount --rbind "$0/usr" /usr && export PATH=/usr/sbin:/usr/bin && exec "$@"'
     return ["unshare", "--mount", "sh", "-c", exchange, str(root), *command]
 
 

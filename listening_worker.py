@@ -25,7 +25,6 @@ import contextlib
 import os
 import sys
 import threading
-from functools import partial
 
 from task_queue import outbox
 from task_queue.consumer import Consumer
@@ -34,13 +33,16 @@ from task_queue.failures import WorkerError
 from task_queue.functions import OnlyBegun, check_function, check_result
 from task_queue.inherited import open_standard_streams, refuse_second_run
 from task_queue.script import run
-from task_queue.settings import PATIENCE, add_settings, at_least, check_number, default_name, not_empty, settings_for
+from task_queue.settings import PATIENCE, Range, add_settings, default_name, not_empty, settings_for
 from task_queue.signals import Signals, State
 from task_queue.task import Task
-from task_queue.terminal import complain, printable, say
+from task_queue.terminal import complain, say
 from task_queue.work import Perform, end_child, reason_of, running, sleeping
+from task_queue.worker_report import say_failed, say_received, say_requeued
 
 ACK_TIMEOUT_HOURS = 24.0
+# Hours: with none at all a task would go round for ever, and RabbitMQ counts milliseconds in 32 bits.
+HOURS, SECONDS, TASKS = Range(float, 0.001, 1000), Range(float, 0), Range(int, 1)
 
 
 def listen(
@@ -71,20 +73,20 @@ def listen(
     check_function(perform)
     refuse_second_run()
     open_standard_streams()
-    check_number("max_tasks", max_tasks, 1, int)
-    check_number("ack_timeout", ack_timeout, 0, float)
+    TASKS.check("max_tasks", max_tasks)
+    HOURS.check("ack_timeout", ack_timeout)
     patience = PATIENCE if burst or max_tasks else float("inf")
     where = settings_for(url, queue, default_name("worker") if name is None else name, patience)
     with Signals(sigterm_finishes=True) as signals, contextlib.closing(EventLog(log_file, where.name)) as log:
         if stop is not None:
             signals.finish_when(stop)
-        consumer = Consumer(where, ack_timeout)
+        consumer = Consumer(where, ack_timeout, burst)
         with contextlib.closing(consumer):
             consumer.connection.open()
             if signals.state == State.RUN:
                 say(f" [*] Waiting for tasks in queue {consumer.connection.queue}. To exit press CTRL+C")
             taken = 0
-            while taken != max_tasks and (task := consumer.next(burst)):
+            while taken != max_tasks and (task := consumer.next()):
                 taken += 1
                 handle(task, perform, consumer, log, signals, last=taken == max_tasks)
         outbox.flush()
@@ -98,7 +100,7 @@ def handle(task: Task, perform: Perform, consumer: Consumer, log: EventLog, sign
         log.note(event, task.message_id, task.body, **more)
         log.write()
 
-    say(f" [x] Received {printable(task.text)}{' (redelivered)' if task.redelivered else ''}")
+    say_received(task, consumer.given_back.has_taken_too_long(task))
     record("received", redelivered=task.redelivered, delivery_count=task.delivery_count)
     try:
         perform_here(task, perform, signals)
@@ -111,9 +113,10 @@ def handle(task: Task, perform: Perform, consumer: Consumer, log: EventLog, sign
             raise
     except BaseException as error:  # whatever a task raises is its failure, and not the end of the worker
         why, is_end = reason_of(error), isinstance(error, OnlyBegun)
+        again = consumer.seconds_until_next_try(task)
         is_rejected = consumer.reject(last or is_end)
         record("failed", error=why, seconds=task.seconds())
-        say_failed(task, why, is_rejected)
+        say_failed(task, why, is_rejected, again)
         if is_end:
             raise
     else:
@@ -123,19 +126,6 @@ def handle(task: Task, perform: Perform, consumer: Consumer, log: EventLog, sign
         else:
             record("ack-lost", seconds=task.seconds())
             complain(" [!] Done, but the connection was lost meanwhile: RabbitMQ will hand this task out again.")
-
-
-def say_requeued(task: Task, why: BaseException) -> None:
-    """Tell the person that a task goes back."""
-    before = "\n" if isinstance(why, KeyboardInterrupt) else ""  # a terminal shows ^C without an end of line
-    say(f"{before} [*] Not finished, so it goes back to the queue: {printable(task.text)}")
-
-
-def say_failed(task: Task, why: str, is_rejected: bool) -> None:
-    """Tell the person that a task failed, and whether it is tried again."""
-    say(f" [!] Failed: {printable(why)}")
-    if is_rejected and task.is_last_try:
-        say(f" [!] It failed too often, and is a dead letter now: {printable(task.text)}")
 
 
 def perform_here(task: Task, perform: Perform, signals: Signals) -> None:
@@ -161,17 +151,20 @@ def settings() -> argparse.Namespace:
     flag(
         "--name", type=not_empty, help="the worker's name in the admin panel and in the log (default: worker-HOST-PID)"
     )
-    flag("--seconds-per-dot", type=partial(at_least, 0, float), default=1.0, metavar="S", help="(default: 1)")
+    flag("--seconds-per-dot", type=SECONDS.read, default=1.0, metavar="S", help="(default: 1)")
     flag(
         "--run",
         type=not_empty,
         metavar="COMMAND",
         help="the work: {} becomes the task's text, its body is on standard input",
     )
-    flag("--burst", action="store_true", help="stop when the queue is empty")
-    flag("--max-tasks", type=partial(at_least, 1, int), metavar="N", help="stop after N tasks")
-    ack_help = "how long a task may take before RabbitMQ takes it back (default: 24)"
-    flag("--ack-timeout", type=partial(at_least, 0, float), default=ACK_TIMEOUT_HOURS, metavar="HOURS", help=ack_help)
+    flag("--burst", action="store_true", help="stop when nothing is ready, nor waits for its next try here")
+    flag("--max-tasks", type=TASKS.read, metavar="N", help="stop after N tasks")
+    ack_help = (
+        "how long a task may take before RabbitMQ takes it back, from 0.001 to 1,000 (default: 24); "
+        "counts from RabbitMQ 4.3 on: docs/versions.md says what does before"
+    )
+    flag("--ack-timeout", type=HOURS.read, default=ACK_TIMEOUT_HOURS, metavar="HOURS", help=ack_help)
     return parser.parse_args()
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -11,10 +11,11 @@ import pika
 from pika.channel import Channel
 
 from task_queue import outbox
+from task_queue.declaration import Declaration
 from task_queue.errors import in_words
 from task_queue.failures import QueueError
 from task_queue.loop import Loop
-from task_queue.queues import declare_queues
+from task_queue.queues import Rules
 from task_queue.retry import LASTS_AFTER, Outage
 from task_queue.settings import Settings
 from task_queue.signals import State
@@ -36,6 +37,7 @@ class Connection:
     Attributes:
         loop: call pika only inside `with connection.loop:`.
         channel: None while there is no connection.
+        rules: what RabbitMQ does with the queue; those of the last connection.
         is_blocked: RabbitMQ takes no tasks for now, and has said why.
         outage: call its success() when a task is confirmed or settled.
     """
@@ -51,6 +53,7 @@ class Connection:
             node.client_properties = {"connection_name": settings.name}
         self.queue = settings.queue
         self.channel: Channel | None = None
+        self.rules = Rules()
         self.is_blocked = False
         self.outage = Outage(settings.patience, len(settings.nodes))
         try:
@@ -59,8 +62,8 @@ class Connection:
             raise QueueError(
                 f"No connection can be made ({error.strerror}): is a limit of this machine reached?"
             ) from None
-        self._nodes, self._on_ready, self._on_lost = itertools.cycle(settings.nodes), on_ready, on_lost
-        self._node = settings.nodes[0]  # the one that is tried, or has taken us
+        self._on_ready, self._on_lost = on_ready, on_lost
+        self._nodes = deque(settings.nodes)  # the last one is tried, or has taken us
         self._pika: WireConnection | None = None
         self._why: BaseException | None = None  # our own reason for the end of the connection, better than pika's
         self._failure: QueueError | None = None  # for the main thread to raise
@@ -101,10 +104,6 @@ class Connection:
         if self._failure is not None:
             raise self._failure
 
-    def server_properties(self) -> dict[str, Any]:
-        """Return what RabbitMQ tells of itself."""
-        return (self._pika and self._pika.server_properties) or {}
-
     def lose(self, why: BaseException) -> None:
         """Give this connection up and make a new one: the one way back from every trouble. Only inside a callback."""
         self.channel = None
@@ -131,10 +130,10 @@ class Connection:
     # What happens to it, as pika tells it to the thread that drives the loop.
 
     def _connect(self) -> None:
-        self._node = next(self._nodes)
+        self._nodes.rotate(-1)
         try:
             self._pika = WireConnection(
-                self._node, self._on_open, self._on_gone, self._on_gone, custom_ioloop=self.loop.ioloop
+                self._nodes[-1], self._on_open, self._on_gone, self._on_gone, custom_ioloop=self.loop.ioloop
             )
         except Exception as error:
             self._lost(error)
@@ -142,8 +141,7 @@ class Connection:
     def _on_open(self, connection: Any) -> None:
         connection.add_on_connection_blocked_callback(self._on_blocked)
         connection.add_on_connection_unblocked_callback(self._on_unblocked)
-        channel = connection.channel(on_open_callback=self._on_channel_open)
-        channel.add_on_close_callback(lambda _, why: self.lose(why))
+        Declaration(connection, self.queue, self._on_declared, self.lose)
 
     def _on_blocked(self, _connection: object, frame: Any) -> None:
         self.is_blocked = True
@@ -153,11 +151,8 @@ class Connection:
         self.is_blocked = False
         outbox.complain(" [*] RabbitMQ takes tasks again.")
 
-    def _on_channel_open(self, channel: Channel) -> None:
-        declare_queues(channel, self.queue, then=lambda: self._on_declared(channel))
-
-    def _on_declared(self, channel: Channel) -> None:
-        self.channel = channel
+    def _on_declared(self, channel: Channel, rules: Rules) -> None:
+        self.channel, self.rules = channel, rules
         self.outage.tell_of_return()
         self.loop.ioloop.call_later(LASTS_AFTER, lambda: self.outage.end() if self.channel is channel else None)
         self._on_ready(channel)
@@ -179,7 +174,7 @@ class Connection:
         if self.loop.closing.is_set():
             return
         self._on_lost(why)
-        words, is_final = in_words(why, self._node, self.queue)
+        words, is_final = in_words(why, self._nodes[-1], self.queue, self.rules)
         if refusals := self.outage.why_give_up(words, is_final):
             self._give_up(refusals)
         elif not self.outage.had_connection:

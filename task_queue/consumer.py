@@ -10,14 +10,16 @@ import pika
 from pika.channel import Channel
 
 from task_queue.connection import CLOSE_WITHIN, Connection
+from task_queue.errors import took_too_long
 from task_queue.failures import QueueError
-from task_queue.queues import grants_two_after_dead_letter, headers_with_counts
+from task_queue.given_back import GivenBack
 from task_queue.settings import Settings
 from task_queue.signals import State
 from task_queue.task import Task, earlier_tries
 from task_queue.terminal import text_of
 
 LAST_ANSWER = 1.0  # seconds; a broker that is blocked or frozen never answers
+CANCELLED = "RabbitMQ cancelled this worker's subscription"
 BURST_PATIENCE = 0.1  # seconds without a task before a worker in a burst asks RabbitMQ whether the queue is empty
 
 
@@ -28,52 +30,61 @@ class Consumer:
         settings: where, and as whom: the name is the consumer tag.
         ack_timeout: hours a task may take before RabbitMQ takes it back. Honoured from RabbitMQ 4.3 on; source:
             https://www.rabbitmq.com/docs/consumers#per-consumer-delivery-timeouts-using-a-queue-argument
+        burst: next() ends when the queue is empty, and nothing that failed here waits for its next try.
     """
 
-    def __init__(self, settings: Settings, ack_timeout: float) -> None:
+    def __init__(self, settings: Settings, ack_timeout: float, burst: bool) -> None:
         self.in_hand: Task | None = None
         self.connection = Connection(settings, self._on_ready, self._on_lost)
         self._signals = self.connection.loop.signals
         self._tag = settings.name
-        self._arguments = {"x-consumer-timeout": int(ack_timeout * 3_600_000)}  # milliseconds
+        self._ack_timeout = ack_timeout * 3600  # seconds
+        self._is_burst = burst
+        self.given_back = GivenBack()
         self._delivered: deque[Task] = deque()  # and not in hand yet; one, if RabbitMQ keeps to the prefetch
         self._is_hungry = False  # a worker waits for a task
         self._is_subscribed = False
-        self._counts: list[str] = []  # the headers with RabbitMQ's count of the tries
 
-    def next(self, burst: bool) -> Task | None:
-        """Wait for a task and return it; None after a signal or, with `burst`, when the queue is empty."""
+    def next(self) -> Task | None:
+        """Wait for a task and return it; None after a signal or at the end of a burst."""
         with self.connection.loop:
             self._is_hungry = self._signals.state == State.RUN
             self._subscribe()
-            self.connection.wait(self._has_news, BURST_PATIENCE if burst else float("inf"))
-            empty_looks = 0
-            # Two looks: a task on its way to us has left the queue and is not here yet.
-            while burst and empty_looks < 2 and not self._has_news():
-                empty_looks = empty_looks + 1 if self._queue_is_empty() else 0
-                self.connection.wait(self._has_news, BURST_PATIENCE)
+            self.connection.wait(self._has_news, BURST_PATIENCE if self._is_burst else float("inf"))
+            if self._is_burst:
+                self._wait_until_empty()
             self._is_hungry = False
             if self._delivered and self._signals.state == State.RUN:
                 self.in_hand = self._delivered.popleft()
+                self.given_back.is_back(self.in_hand)
         return self.in_hand
 
     def acknowledge(self, last: bool) -> bool:
-        """Send RabbitMQ that the task in hand is done; false if its connection is gone, so that it will come again."""
-        return self._settle(lambda task: task.channel.basic_ack(task.delivery_tag), last)
+        """Tell RabbitMQ that the task in hand is done; false if its connection is gone, so that it will come again."""
+        task = self.in_hand
+        is_sent = self._settle(lambda task: task.channel.basic_ack(task.delivery_tag), last)
+        if not is_sent:
+            self._expect_again(task)
+        return is_sent
 
     def reject(self, last: bool) -> bool:
         """Give the task in hand back as failed, which counts against its delivery limit."""
 
         def answer(task: Task) -> None:
-            if grants_two_after_dead_letter(self.connection.server_properties()):
+            if self.connection.rules.grants_two_after_dead_letter:
                 self._unsubscribe()  # next() subscribes anew, and gets one task at a time again
             task.channel.basic_reject(task.delivery_tag, requeue=True)
 
+        self._expect_again(self.in_hand)
         return self._settle(answer, last)
 
     def requeue(self) -> bool:
         """Give the task in hand back as not done, which counts too before RabbitMQ 4.3."""
         return self._settle(lambda task: task.channel.basic_nack(task.delivery_tag, requeue=True), last=True)
+
+    def seconds_until_next_try(self, task: Task) -> float:
+        """Return how long a task that has failed waits for its next try: 0 if it does not wait, or has no more."""
+        return 0.0 if task.is_last_try else self.connection.rules.seconds_until_next_try(task.delivery_count + 1)
 
     def close(self) -> None:
         """Give back what came too late, and close the connection."""
@@ -99,6 +110,18 @@ class Consumer:
             self.connection.outage.success()
             return True
 
+    def _expect_again(self, task: Task | None) -> None:
+        if self._is_burst and task is not None:
+            self.given_back.expect(task, self.seconds_until_next_try(task))
+
+    def _wait_until_empty(self) -> None:
+        empty_looks = 0
+        # Two looks: a task on its way to us has left the queue and is not here yet.
+        while empty_looks < 2 and not self._has_news():
+            # What waits for its next try is in no count.
+            self.connection.wait(self._has_news, self.given_back.seconds_to_wait() or BURST_PATIENCE)
+            empty_looks = empty_looks + 1 if self._queue_is_empty() else 0
+
     def _has_news(self) -> bool:
         return bool(self._delivered) or self._signals.state != State.RUN
 
@@ -108,11 +131,27 @@ class Consumer:
         return queue is not None and not queue.message_count and bool(queue.consumer_count)
 
     def _on_ready(self, channel: Channel) -> None:
-        cancelled = QueueError("RabbitMQ cancelled this worker's subscription. Was the queue deleted?")
-        channel.add_on_cancel_callback(lambda _: self.connection.lose(cancelled))
+        channel.add_on_cancel_callback(lambda _: self._on_cancelled(channel))
         channel.basic_qos(prefetch_count=1)
-        self._counts = headers_with_counts(self.connection.server_properties())
         self._subscribe()
+
+    def _on_cancelled(self, channel: Channel) -> None:
+        # If the queue was deleted, this closes the channel with that reason. Without a leader there is no answer.
+        queue = self.connection.queue
+        channel.queue_declare(queue, passive=True, callback=lambda _: self._lose(channel, self._why_though_there()))
+        no_answer = QueueError(f"{CANCELLED}, and does not say whether the queue is there.")
+        self.connection.loop.ioloop.call_later(LAST_ANSWER, lambda: self._lose(channel, no_answer))
+
+    def _lose(self, channel: Channel, why: QueueError) -> None:
+        if channel is self.connection.channel:
+            self.connection.lose(why)
+
+    def _why_though_there(self) -> QueueError:
+        task = self.in_hand
+        if task is None or self.connection.rules.counts_what_is_handed_back:
+            return QueueError(f"{CANCELLED}, though the queue is there.")
+        self.given_back.took_too_long(task)
+        return QueueError(took_too_long(task.seconds()))
 
     def _subscribe(self) -> None:
         # Only while a worker waits for a task: one whose connection is made again in the middle of a task must not
@@ -124,7 +163,7 @@ class Consumer:
                 self.connection.queue,
                 self._on_delivery,
                 consumer_tag=self._tag,
-                arguments=self._arguments,
+                arguments={"x-consumer-timeout": int(self._ack_timeout * 1000)},  # milliseconds
                 callback=self.connection.outage.first_success,
             )
 
@@ -146,12 +185,13 @@ class Consumer:
         self, channel: Channel, method: pika.spec.Basic.Deliver, properties: pika.BasicProperties, body: bytes
     ) -> None:
         message_id: str | bytes | None = properties.message_id  # bytes if it is not UTF-8
+        headers = properties.headers or {}
         self._delivered.append(
             Task(
                 body=body,
                 message_id=text_of(message_id) if isinstance(message_id, bytes) else message_id,
                 redelivered=bool(method.redelivered),
-                delivery_count=earlier_tries(properties.headers or {}, self._counts) if method.redelivered else 0,
+                delivery_count=earlier_tries(headers, self.connection.rules) if method.redelivered else 0,
                 channel=channel,
                 delivery_tag=method.delivery_tag or 0,
                 received=time.monotonic(),

@@ -8,6 +8,7 @@ import shlex
 import pika
 
 from task_queue.failures import QueueError
+from task_queue.queues import LONGEST_TASK, Rules, policy_command
 from task_queue.terminal import printable
 
 CERTIFICATE = (
@@ -46,20 +47,21 @@ WORDS: list[tuple[str, str, bool]] = [
     (r"\(530\)", "RabbitMQ at {at} does not let user {user} into virtual host {vhost} ({why}).\n{allow}", True),
     (r"\(406\).*inequivalent", "Queue {queue} has other settings ({why}).\n{delete}", True),
     (r"\(406\).*larger than", "RabbitMQ refuses a task that is too large ({why}).", False),
-    (r"\(406\).*acknowledgement", "RabbitMQ waits no longer for an acknowledgement: see --ack-timeout ({why}).", False),
+    (r"\(406\).*acknowledgement", "RabbitMQ waits no longer for an acknowledgement ({why}).\n{more_time}", False),
+    (r"\(404\).*no queue", "Queue {queue} was deleted, and is declared again.", False),
     (r"\(\d{3}\)", "RabbitMQ at {at} closed the connection ({why}).", False),
     ("", "The connection to RabbitMQ at {at} was lost ({why}).", False),
 ]
 
 
-def in_words(error: BaseException, node: pika.URLParameters, queue: str) -> tuple[str, bool]:
+def in_words(error: BaseException, node: pika.URLParameters, queue: str, rules: Rules) -> tuple[str, bool]:
     """Say what went wrong and what mends it; and whether it is final, so that trying again is of no use."""
     error = root_cause(error)
     if isinstance(error, QueueError):
         return str(error), False
     names = f"{type(error).__name__} {error!r} port {node.port}"
     sentence, is_final = next((words, final) for pattern, words, final in WORDS if re.search(pattern, names))
-    return sentence.format(**_facts(error, node, queue)), is_final
+    return sentence.format(**_facts(error, node, queue), more_time=_more_time(node, queue, rules)), is_final
 
 
 def root_cause(error: BaseException) -> BaseException:
@@ -69,10 +71,26 @@ def root_cause(error: BaseException) -> BaseException:
     return root_cause(causes[-1]) if causes else error
 
 
+def took_too_long(seconds: float) -> str:
+    """Say that RabbitMQ 4.3 has taken a task back, which it had given to a worker so many seconds before."""
+    return (
+        f"RabbitMQ waits no longer for an acknowledgement: it has taken the task back after {seconds:,.0f} s. "
+        "Give tasks more time with --ack-timeout; should that be enough, a policy (consumer-timeout) says less."
+    )
+
+
 def largest_size(error: BaseException) -> int | None:
     """Return how many bytes RabbitMQ takes in one message, if it closed the channel because of a larger one."""
     told = re.search(r"message size \d+ is larger than \D*(\d+)", str(error))
     return int(told[1]) if told else None
+
+
+def _more_time(node: pika.URLParameters, queue: str, rules: Rules) -> str:
+    if rules.knows_queues_own_timeout:
+        return "Give its tasks more time:  " + policy_command(
+            node.virtual_host, queue, {"x-consumer-timeout": LONGEST_TASK}
+        )
+    return f"Give tasks more time in rabbitmq.conf:  consumer_timeout = {LONGEST_TASK}"
 
 
 def _facts(error: BaseException, node: pika.URLParameters, queue: str) -> dict[str, str]:

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from pika.channel import Channel
 
 DELIVERY_LIMIT = 20  # failed tries; the default of RabbitMQ 4, which 3.x has to be told
 # RabbitMQ 3.x reads -1, which is "no limit" to RabbitMQ 4, as a limit already exceeded and drops each requeued message.
 NO_DELIVERY_LIMIT = 1_000_000_000
+LONGEST_TASK = 86_400_000  # milliseconds: 24 hours
+RETRY_STEP, LONGEST_RETRY = 1_000, 30_000  # milliseconds
+# What the work queue has besides. RabbitMQ 3.12 knows the first and 4.3 all of them; others accept and ignore them.
+TIMES: dict[str, Any] = {
+    "x-consumer-timeout": LONGEST_TASK,
+    "x-delayed-retry-type": "failed",
+    "x-delayed-retry-min": RETRY_STEP,  # a failed task waits for so long, times the tries it has had,
+    "x-delayed-retry-max": LONGEST_RETRY,  # and at most for so long
+}
 
 
 def dead_letters_of(queue: str) -> str:
@@ -18,11 +28,17 @@ def dead_letters_of(queue: str) -> str:
     return f"{queue}.dead-letters"
 
 
-def declare_queues(channel: Channel, queue: str, then: Callable[[], None]) -> None:
+def declare_queues(channel: Channel, queue: str, times: Mapping[str, Any], then: Callable[[], None]) -> None:
     """Declare the queue and its dead letters, and call back. Declaring what is there already changes nothing.
 
     Quorum queues, because they count failed tries: a task that kills every worker ends in the dead letters instead
     of going round for ever. Source: https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling
+
+    Args:
+        channel: on which.
+        queue: the work queue's name.
+        times: TIMES, or what a queue that is there has in their place.
+        then: called when both are declared.
     """
     dead_letters = dead_letters_of(queue)
     # pika sends the second when the first is answered.
@@ -30,26 +46,72 @@ def declare_queues(channel: Channel, queue: str, then: Callable[[], None]) -> No
         dead_letters, durable=True, arguments=_arguments(NO_DELIVERY_LIMIT, queue), callback=lambda _: None
     )
     channel.queue_declare(
-        queue, durable=True, arguments=_arguments(DELIVERY_LIMIT, dead_letters), callback=lambda _: then()
+        queue,
+        durable=True,
+        arguments={**_arguments(DELIVERY_LIMIT, dead_letters), **times},
+        callback=lambda _: then(),
     )
 
 
-def grants_two_after_dead_letter(server_properties: Mapping[str, Any]) -> bool:
-    """Tell whether a subscription gets two tasks, in spite of prefetch 1, once one became a dead letter.
+class Rules(NamedTuple):
+    """What RabbitMQ does with our queue.
 
-    Source: https://github.com/rabbitmq/rabbitmq-server/pull/5609, which RabbitMQ 3.11.0 was the first to have.
+    Attributes:
+        version: major and minor.
+        has_delays: the queue has the arguments by which a failed task waits.
     """
-    return _version(server_properties) < (3, 11)
+
+    version: tuple[int, int] = (0, 0)
+    has_delays: bool = False
+
+    @property
+    def grants_two_after_dead_letter(self) -> bool:
+        """Whether a subscription gets two tasks, in spite of prefetch 1, once one became a dead letter.
+
+        Source: https://github.com/rabbitmq/rabbitmq-server/pull/5609, which RabbitMQ 3.11.0 was the first to have.
+        """
+        return self.version < (3, 11)
+
+    @property
+    def counts_what_is_handed_back(self) -> bool:
+        """Whether a task that is handed back by basic.nack, or taken back after the ack timeout, has failed."""
+        return self.version < (4, 3)
+
+    @property
+    def knows_queues_own_timeout(self) -> bool:
+        """Whether a queue may have an ack timeout of its own, by an argument or a policy, and not the server alone.
+
+        Source: https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout
+        """
+        return self.version >= (3, 12)
+
+    def seconds_until_next_try(self, tries: int) -> float:
+        """Return how long a task waits that has failed so often; a policy may say otherwise.
+
+        Source: https://www.rabbitmq.com/docs/quorum-queues#delayed-retry
+        """
+        delays = self.version >= (4, 3) and self.has_delays
+        return min(RETRY_STEP * tries, LONGEST_RETRY) / 1000 if delays else 0.0
 
 
-def headers_with_counts(server_properties: Mapping[str, Any]) -> list[str]:
-    """Return the names of the headers in which RabbitMQ counts the tries of a task; others are its sender's."""
-    return ["x-delivery-count", "x-acquired-count"] if _version(server_properties) >= (4, 3) else ["x-delivery-count"]
-
-
-def _version(server_properties: Mapping[str, Any]) -> tuple[int, int]:
+def rules_of(server_properties: Mapping[str, Any], times: Mapping[str, Any]) -> Rules:
+    """Return the rules of the RabbitMQ that says this of itself; an unknown version is taken for the newest."""
     version = re.match(r"(\d+)\.(\d+)", str(server_properties.get("version")))
-    return (int(version[1]), int(version[2])) if version else (99, 0)
+    return Rules((int(version[1]), int(version[2])) if version else (99, 0), dict(times) == TIMES)
+
+
+def policy_command(vhost: str, queue: str, wanted: Mapping[str, Any]) -> str:
+    """Return the command that gives the queue by a policy what it was not declared with.
+
+    Args:
+        vhost, queue: which.
+        wanted: some of TIMES.
+    """
+    import json  # only here: hardly any run needs it
+
+    definition = json.dumps({name.removeprefix("x-"): value for name, value in wanted.items()})
+    policy = [queue, f"^{re.escape(queue)}$", definition]
+    return f"rabbitmqctl set_policy -p {shlex.quote(vhost)} --apply-to queues {' '.join(map(shlex.quote, policy))}"
 
 
 def _arguments(delivery_limit: int, dead_letter_queue: str) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from task_queue.urls import DEFAULT_URL, nodes_in
 
 DEFAULT_QUEUE = "tasks"
 PATIENCE = 300.0  # seconds as in Settings, of a program that would end by itself; others go on for ever
-LARGEST = 1e9  # of any number
 
 
 class Settings(NamedTuple):
@@ -57,25 +56,30 @@ def not_empty(text: str) -> str:
     return text
 
 
-def at_least(least: int, kind: type[float], text: str) -> float:
-    """Read a number of a flag."""
-    not_empty(text)
-    with contextlib.suppress(ValueError):
-        if least <= (value := kind(text)) <= LARGEST:
-            return value
-    raise argparse.ArgumentTypeError(f"{printable(text)} {must_be(least, kind)}")
+class Range(NamedTuple):
+    """The numbers that make sense for a flag, and for the argument of that name."""
 
+    kind: type[float]
+    least: float
+    most: float = 1e9
 
-def check_number(name: str, value: object, least: int, kind: type[float]) -> None:
-    """Raise SettingsError if an argument of a function makes no sense as the flag of that name; None is the default."""
-    kinds = (int,) if kind is int else (int, float)
-    if value is not None and not (isinstance(value, kinds) and least <= value <= LARGEST):
-        raise SettingsError(f"{name} {must_be(least, kind)}")
+    def __str__(self) -> str:
+        upper = f"{self.least:g} or more" if self.most == 1e9 else f"from {self.least:g} to {self.most:,.0f}"
+        return f"must be a {'whole ' * (self.kind is int)}number, {upper}"
 
+    def read(self, text: str) -> float:
+        """Read the number of a flag."""
+        not_empty(text)
+        with contextlib.suppress(ValueError):
+            if self.least <= (value := self.kind(text)) <= self.most:
+                return value
+        raise argparse.ArgumentTypeError(f"{printable(text)} {self}")
 
-def must_be(least: int, kind: type[float]) -> str:
-    """Return which numbers make sense."""
-    return f"must be a {'whole ' * (kind is int)}number, {least} or more"
+    def check(self, name: str, value: object) -> None:
+        """Raise SettingsError if an argument makes no sense; None is the default."""
+        kinds = (int,) if self.kind is int else (int, float)
+        if value is not None and not (isinstance(value, kinds) and self.least <= value <= self.most):
+            raise SettingsError(f"{name} {self}")
 
 
 def settings_for(url: str | None, queue: str | None, name: str, patience: float) -> Settings:

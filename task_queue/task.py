@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from pika.channel import Channel
 
-from task_queue.queues import DELIVERY_LIMIT
+from task_queue.queues import DELIVERY_LIMIT, Rules
 from task_queue.terminal import text_of
 
 
@@ -42,16 +42,26 @@ class Task(NamedTuple):
         """Whether it becomes a dead letter if it fails this time."""
         return self.delivery_count >= DELIVERY_LIMIT
 
+    @property
+    def tries(self) -> str:
+        """Which try this is, in words. A dead letter that went back has one more on RabbitMQ 4.3."""
+        this, most = self.delivery_count + 1, DELIVERY_LIMIT + 1
+        return f"try {this} of {most}" if this <= most else "one more try"
+
     def seconds(self) -> float:
         """Return how long ago the task was received."""
         return round(time.monotonic() - self.received, 6)
 
 
-def earlier_tries(headers: Mapping[str, Any], headers_with_counts: list[str]) -> int:
-    """Return how many tries RabbitMQ has counted, of a task that was handed out before.
+def earlier_tries(headers: Mapping[str, Any], rules: Rules) -> int:
+    """Return how many failed tries RabbitMQ has counted, of a task that was handed out before.
 
-    A first delivery may have such a header from its sender. In later ones RabbitMQ has written its own; where there
-    are two, the smaller one is right. Source: https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling
+    A first delivery may have such a header from its sender. In later ones RabbitMQ has written its own, if the task has
+    failed. RabbitMQ 4.3 counts in another one how often it was handed out, which is never less: what is more than that
+    is the sender's. Source: https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling
     """
-    counts = [headers.get(name) for name in headers_with_counts]
+    names = ["x-delivery-count"] if rules.counts_what_is_handed_back else ["x-delivery-count", "x-acquired-count"]
+    counts = [headers[name] for name in names if name in headers]
+    if "x-delivery-count" not in headers:
+        return 0
     return max(0, min([count for count in counts if isinstance(count, int) and not isinstance(count, bool)], default=0))

@@ -12,10 +12,10 @@ from harness import PROJECT
 
 FLOORS = {
     6: ["emitter_of_tasks", "listening_worker"],
-    5: ["report", "work", "admin_panel"],
+    5: ["report", "work", "worker_report", "admin_panel"],
     4: ["dead_letters", "publisher", "consumer"],
     3: ["connection"],
-    2: ["errors", "event_log", "sources", "retry", "task", "window"],
+    2: ["errors", "event_log", "sources", "retry", "task", "window", "declaration", "given_back"],
     1: [
         "loop",
         "signals",

@@ -1,0 +1,84 @@
+"""The first thing on a new connection: a channel, and both queues on it, also where the work queue is an older one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pika
+from pika.channel import Channel
+
+from task_queue import outbox
+from task_queue.queues import TIMES, Rules, declare_queues, policy_command, rules_of
+from task_queue.terminal import printable
+
+# RabbitMQ 4.3: inequivalent arg 'x-...' for queue '...' in vhost '...': received ... but current is ...
+OTHER_ARGUMENT = re.compile(r"inequivalent arg '([\w-]+)' .* current is (?:none|(?:the value )?'([^']*)')")
+
+
+class Declaration:
+    """Opens a channel and declares both queues on it.
+
+    RabbitMQ 4.3 compares also those arguments that a queue of an earlier version of ours does not have (older ones
+    do not look at them), and no argument can be given to a queue that is there. So the queue is taken as it is, once
+    for each argument it is refused for, and the policy that does the same as the arguments is told.
+
+    Args:
+        connection: of pika, open.
+        queue: the work queue's name.
+        on_declared: called with the channel and the rules that are in force there.
+        on_closed: called with the reason when the channel is closed, by then or later.
+    """
+
+    has_told = False  # in this process
+
+    def __init__(
+        self,
+        connection: pika.SelectConnection,
+        queue: str,
+        on_declared: Callable[[Channel, Rules], None],
+        on_closed: Callable[[BaseException], None],
+    ) -> None:
+        self._connection, self._queue = connection, queue
+        self._on_declared, self._on_closed = on_declared, on_closed
+        self._other: dict[str, str | None] = {}  # what the queue has, where that is not what we want; None for nothing
+        self._open_channel()
+
+    def _open_channel(self) -> None:
+        channel = self._connection.channel(on_open_callback=self._declare)
+        channel.add_on_close_callback(self._on_channel_closed)
+
+    def _declare(self, channel: Channel) -> None:
+        times = times_with(self._other)
+        declare_queues(channel, self._queue, times, then=lambda: self._end(channel, times))
+
+    def _end(self, channel: Channel, times: Mapping[str, Any]) -> None:
+        if self._other and not Declaration.has_told:
+            Declaration.has_told = True
+            outbox.complain(policy_instead(self._queue, self._connection.params.virtual_host, self._other))
+        self._on_declared(channel, rules_of(self._connection.server_properties or {}, times))
+
+    def _on_channel_closed(self, _channel: Channel, why: Exception) -> None:
+        refused = OTHER_ARGUMENT.search(str(why))
+        if refused and refused[1] in TIMES.keys() - self._other.keys():
+            self._other[refused[1]] = refused[2]
+            self._open_channel()
+        else:
+            self._on_closed(why)
+
+
+def times_with(other: Mapping[str, str | None]) -> dict[str, Any]:
+    """Return the arguments by which the queue that is there was declared, in place of TIMES."""
+    has = {name: type(TIMES[name])(value) for name, value in other.items() if value is not None}
+    return {**{name: value for name, value in TIMES.items() if name not in other}, **has}
+
+
+def policy_instead(queue: str, vhost: str, other: Mapping[str, str | None]) -> str:
+    """Say what the queue lacks, and the policy that does the same."""
+    return (
+        f" [*] Queue {printable(queue)} was declared without our {', '.join(other)}, by an older version of this "
+        "program or by another one. So RabbitMQ may take a task back after half an hour, or try a failed one again "
+        "at once. Unless you have done so, give it the same by a policy; what is in the queue stays there:\n"
+        + policy_command(vhost, queue, {name: TIMES[name] for name in other})
+    )

@@ -1,0 +1,31 @@
+"""What a worker shows of each task."""
+
+from __future__ import annotations
+
+from task_queue.task import Task
+from task_queue.terminal import complain, printable, say
+
+
+def say_received(task: Task, has_taken_too_long: bool) -> None:
+    """Tell the person that a task is here."""
+    say(f" [x] Received {printable(task.text)}{' (redelivered)' if task.redelivered else ''}")
+    if has_taken_too_long:
+        complain(
+            " [!] RabbitMQ has taken this task back before, because it took longer than --ack-timeout. That is no "
+            "failed try, so a task that always takes longer goes round for ever."
+        )
+
+
+def say_requeued(task: Task, why: BaseException) -> None:
+    """Tell the person that a task goes back."""
+    before = "\n" if isinstance(why, KeyboardInterrupt) else ""  # a terminal shows ^C without an end of line
+    say(f"{before} [*] Not finished, so it goes back to the queue: {printable(task.text)}")
+
+
+def say_failed(task: Task, why: str, is_rejected: bool, again: float) -> None:
+    """Tell the person that a task failed, and when it is tried again."""
+    say(f" [!] Failed ({task.tries}): {printable(why)}")
+    if is_rejected and task.is_last_try:
+        say(f" [!] It failed too often, and is a dead letter now: {printable(task.text)}")
+    elif is_rejected and again:
+        say(f" [*] It is tried again in about {again:.0f} s.")

@@ -107,7 +107,7 @@ def test_a_task_that_fits_in_no_argument_is_its_own_fault(
     ).ends()
     assert why in at_server.events("failed")[0]["error"]
     assert len(server.got("Basic.Reject")) == 2
-    assert "Failed: the task" in run.out
+    assert "Failed (try 1 of 21): the task" in run.out
 
 
 def test_nor_matters_its_size_where_the_command_does_not_have_it_as_an_argument(

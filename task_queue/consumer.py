@@ -10,7 +10,7 @@ import pika
 from pika.channel import Channel
 
 from task_queue.connection import CLOSE_WITHIN, Connection
-from task_queue.errors import took_too_long
+from task_queue.errors import why_cancelled
 from task_queue.failures import QueueError
 from task_queue.given_back import GivenBack
 from task_queue.settings import Settings
@@ -19,7 +19,7 @@ from task_queue.task import Task, earlier_tries
 from task_queue.terminal import text_of
 
 LAST_ANSWER = 1.0  # seconds; a broker that is blocked or frozen never answers
-CANCELLED = "RabbitMQ cancelled this worker's subscription"
+DELETES_WITHIN = 0.3  # seconds; RabbitMQ cancels the subscriptions to a queue first, and deletes it then
 BURST_PATIENCE = 0.1  # seconds without a task before a worker in a burst asks RabbitMQ whether the queue is empty
 
 
@@ -136,22 +136,22 @@ class Consumer:
         self._subscribe()
 
     def _on_cancelled(self, channel: Channel) -> None:
-        # If the queue was deleted, this closes the channel with that reason. Without a leader there is no answer.
-        queue = self.connection.queue
-        channel.queue_declare(queue, passive=True, callback=lambda _: self._lose(channel, self._why_though_there()))
-        no_answer = QueueError(f"{CANCELLED}, and does not say whether the queue is there.")
-        self.connection.loop.ioloop.call_later(LAST_ANSWER, lambda: self._lose(channel, no_answer))
+        def ask() -> None:  # a queue that is gone closes the channel with that reason; one without a leader is silent
+            if channel is self.connection.channel:
+                queue = self.connection.queue
+                channel.queue_declare(queue, passive=True, callback=lambda _: self._lose(channel))
 
-    def _lose(self, channel: Channel, why: QueueError) -> None:
+        call_later = self.connection.loop.ioloop.call_later
+        call_later(DELETES_WITHIN, ask)
+        call_later(DELETES_WITHIN + LAST_ANSWER, lambda: self._lose(channel))
+
+    def _lose(self, channel: Channel) -> None:
         if channel is self.connection.channel:
-            self.connection.lose(why)
-
-    def _why_though_there(self) -> QueueError:
-        task = self.in_hand
-        if task is None or self.connection.rules.counts_what_is_handed_back:
-            return QueueError(f"{CANCELLED}, though the queue is there.")
-        self.given_back.took_too_long(task)
-        return QueueError(took_too_long(task.seconds()))
+            task, seconds = self.in_hand, None
+            if task is not None and task.seconds() >= self._ack_timeout and self.connection.rules.times_each_consumer:
+                self.given_back.took_too_long(task)
+                seconds = task.seconds()
+            self.connection.lose(QueueError(why_cancelled(seconds)))
 
     def _subscribe(self) -> None:
         # Only while a worker waits for a task: one whose connection is made again in the middle of a task must not

@@ -71,11 +71,17 @@ def root_cause(error: BaseException) -> BaseException:
     return root_cause(causes[-1]) if causes else error
 
 
-def took_too_long(seconds: float) -> str:
-    """Say that RabbitMQ 4.3 has taken a task back, which it had given to a worker so many seconds before."""
+def why_cancelled(taken_back_after: float | None) -> str:
+    """Say why RabbitMQ has cancelled a worker's subscription to a queue that is there.
+
+    Args:
+        taken_back_after: seconds that the task in hand has taken, if they are more than its ack timeout.
+    """
+    if taken_back_after is None:
+        return "RabbitMQ cancelled this worker's subscription. Was the queue deleted and declared again?"
     return (
-        f"RabbitMQ waits no longer for an acknowledgement: it has taken the task back after {seconds:,.0f} s. "
-        "Give tasks more time with --ack-timeout; should that be enough, a policy (consumer-timeout) says less."
+        "RabbitMQ waits no longer for an acknowledgement: it has taken the task back after "
+        f"{taken_back_after:,.0f} s. Give tasks more time with --ack-timeout."
     )
 
 

@@ -78,6 +78,11 @@ class Rules(NamedTuple):
         return self.version < (4, 3)
 
     @property
+    def times_each_consumer(self) -> bool:
+        """Whether a consumer may say how long a task may take, over what queue, policy and server say."""
+        return self.version >= (4, 3)
+
+    @property
     def knows_queues_own_timeout(self) -> bool:
         """Whether a queue may have an ack timeout of its own, by an argument or a policy, and not the server alone.
 

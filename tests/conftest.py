@@ -24,7 +24,9 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """The suite's RabbitMQ, for every test that does not stop it."""
     node = Node(tmp_path_factory.mktemp("rabbitmq"), config=CONFIG)
     node.start()
-    yield Broker(node)
+    it = Broker(node)
+    it.shorten_waits()
+    yield it
     node.kill()
 
 
@@ -41,7 +43,9 @@ def own_broker(mortal_node: Node) -> Broker:
     """A RabbitMQ to be stopped and killed."""
     if mortal_node.has_ended():
         mortal_node.start()
-    return Broker(mortal_node)
+    it = Broker(mortal_node)
+    it.shorten_waits()
+    return it
 
 
 @pytest.fixture

@@ -393,8 +393,7 @@ def test_the_line_to_go_on_from_loses_nothing(own_scripts: Scripts) -> None:
 
 def test_a_queue_that_is_full_holds_the_emitter_up_until_there_is_room(scripts: Scripts, relay: Relay) -> None:
     scripts.emit("first")
-    policy = {"pattern": f"^{scripts.queue}$", "definition": {"max-length": 10}, "apply-to": "queues"}
-    scripts.broker.api("PUT", f"policies/%2F/{scripts.queue}", policy)
+    scripts.broker.set_policy(scripts.queue, **{"max-length": 10})
     try:
         eventually(lambda: scripts.broker.api("GET", f"queues/%2F/{scripts.queue}").get("policy"), "the policy holds")
         emitter = scripts.emitter("--url", relay.url, stdin=subprocess.PIPE)

@@ -95,8 +95,7 @@ def test_tasks_and_names_of_files_are_shown_harmless(scripts: Scripts) -> None:
 
 
 def test_a_task_that_is_not_confirmed_is_named_when_the_emitter_ends(scripts: Scripts) -> None:
-    policy = {"pattern": f"^{scripts.queue}$", "definition": {"max-length": 0}, "apply-to": "queues"}
-    scripts.broker.api("PUT", f"policies/%2F/{scripts.queue}", policy)
+    scripts.broker.set_policy(scripts.queue, **{"max-length": 0})
     try:
         scripts.emit("the one that an empty queue takes")
         emitter = scripts.emitter(f"task {HARM}")

@@ -360,7 +360,12 @@ def test_a_worker_says_which_try_was_the_last(scripts: Scripts) -> None:
     worker = scripts.work("--run", "false")
     lines = [line for line in worker.lines if "tried again in about" not in line]
     tries = [[" [x] Received bad", f" [!] Failed (try {number} of 21): false"] for number in range(1, 22)]
-    ends = [" [*] Waiting", *itertools.chain(*tries), " [!] It failed too often, and is a dead letter now", " [*] Stopped."]
+    ends = [
+        " [*] Waiting",
+        *itertools.chain(*tries),
+        " [!] It failed too often, and is a dead letter now",
+        " [*] Stopped.",
+    ]
     assert len(lines) == len(ends)
     assert all(line.startswith(beginning) for line, beginning in zip(lines, ends))
     assert worker.err == ""
@@ -368,8 +373,7 @@ def test_a_worker_says_which_try_was_the_last(scripts: Scripts) -> None:
 
 @pytest.mark.parametrize("limit", [20, 2])
 def test_a_worker_that_made_a_dead_letter_holds_one_task_at_a_time_still(scripts: Scripts, limit: int) -> None:
-    policy = {"pattern": f"^{scripts.queue}$", "definition": {"delivery-limit": limit}, "apply-to": "queues"}
-    scripts.broker.api("PUT", f"policies/%2F/{scripts.queue}", policy)
+    scripts.broker.set_policy(scripts.queue, **{"delivery-limit": limit})
     scripts.emit("bad")
     worker = scripts.worker("--run", "sh -c 'test $1 != bad || exit 1; sleep 1000' sh {}")
     eventually(lambda: scripts.broker.counts(scripts.dead_letters)[0], "it is a dead letter")

@@ -122,13 +122,13 @@ def test_a_burst_waits_for_the_next_try_of_what_was_lost_with_its_connection(wai
     assert [record["event"] for record in waiting.events()] == ["received", "ack-lost", "received", "done"]
 
 
-def test_a_burst_leaves_what_another_worker_has_failed(scripts: Scripts) -> None:
-    has_waits = scripts.broker.version >= (4, 3)
-    if has_waits:
-        scripts.broker.set_policy(scripts.queue, **{"delayed-retry-min": 60_000, "delayed-retry-max": 60_000})
-    scripts.emit("task")
-    scripts.start("listening_worker.py", "--max-tasks", 1, "--run", "false").ends()
-    run = scripts.work("--run", "true")
+def test_a_burst_leaves_what_another_worker_has_failed(waiting: Scripts) -> None:
+    has_waits = waiting.broker.version >= (4, 3)
+    times = {"x-delayed-retry-type": "failed", "x-delayed-retry-min": 60_000, "x-delayed-retry-max": 60_000}
+    waiting.broker.declare(waiting.queue, **queues._arguments(20, waiting.dead_letters), **times)
+    waiting.emit("task")
+    waiting.start("listening_worker.py", "--max-tasks", 1, "--run", "false").ends()
+    run = waiting.work("--run", "true")
     assert ("Received" not in run.out) == has_waits
 
 

@@ -58,6 +58,7 @@ def play(name: str, seed: int, line: Line) -> None:
     has_failed = False
     try:
         node.start()
+        stage.broker.shorten_waits()
         line.version = node.version
         SCENARIOS[name](stage)
         print("holds", flush=True)

@@ -14,7 +14,7 @@ import subprocess
 import threading
 import time
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 
 import pika
@@ -303,6 +303,31 @@ def cluster_node_killed(stage: Stage) -> None:
     stage.drain()
 
 
+@scenario
+def cluster_workers_node_killed(stage: Stage) -> None:
+    """In a cluster of three, the node is killed that a worker with a task in hand is connected to."""
+    cluster = Cluster(stage)
+    stage.broker, stage.environment["AMQP_URL"] = Broker(cluster.nodes[0]), cluster.nodes[0].url
+    if stage.broker.version >= (4, 3):  # which waits for a minute whether the node comes back
+        stage.broker.set_policy(stage.queue, **{"consumer-disconnected-timeout": 3000})
+    victim = cluster.nodes[2]
+    stage.book_worker("--burst").ends()
+    for _ in range(stage.load(5, 1)):
+        busy = stage.book_worker(seconds=2 * RECOVERY, url=victim.url)
+        busy.shows("Waiting")
+        stage.send(1)
+        busy.shows("Received")
+        victim.kill()
+        stage.faults += 1
+        with at_work(stage, 1):
+            assert seconds_until(lambda: stage.done() == len(stage.tasks), "another worker gets it") < SOON
+        busy.send(signal.SIGKILL)
+        busy.ends(-signal.SIGKILL)
+        victim.start()
+        cluster.wait_until_whole(stage.queue)
+    stage.settle()
+
+
 # ---- RabbitMQ takes nothing for now, or never
 
 
@@ -537,28 +562,41 @@ def vhost_closed(stage: Stage) -> None:
         stage.faults += 3
 
 
+@contextlib.contextmanager
+def short_ack_timeout(stage: Stage) -> Iterator[list[str]]:
+    """Have RabbitMQ take tasks back soon, in the way that counts in its version, and give the flags for a worker."""
+    ctl, policies, version = stage.broker.node.ctl, f"policies/%2F/{stage.queue}", stage.broker.version
+    if version >= (4, 3):
+        yield ["--ack-timeout", "0.001"]
+        return
+    ctl("eval", "application:set_env(rabbit, channel_tick_interval, 200).")
+    if version >= (3, 12):
+        stage.broker.set_policy(stage.queue, **{"consumer-timeout": 500})
+    else:
+        ctl("eval", "application:set_env(rabbit, consumer_timeout, 500).")
+    try:
+        yield []
+    finally:
+        ctl("eval", "application:set_env(rabbit, channel_tick_interval, 60_000).")
+        if version >= (3, 12):
+            stage.broker.api("DELETE", policies)
+        else:
+            ctl("eval", "application:set_env(rabbit, consumer_timeout, 1_800_000).")
+
+
 @scenario
 def ack_timeout(stage: Stage) -> None:
     """A task takes longer than RabbitMQ waits for its acknowledgement."""
-    ctl = stage.broker.node.ctl
-
-    def wait_for_acknowledgements(milliseconds: int, look_every: int) -> None:
-        ctl(
-            "eval",
-            f"application:set_env(rabbit, consumer_timeout, {milliseconds}), "
-            f"application:set_env(rabbit, channel_tick_interval, {look_every}).",
-        )
-
-    wait_for_acknowledgements(500, look_every=200)
-    try:
-        stage.send(1)
-        worker = stage.book_worker(seconds=3)
-        worker.shows("RabbitMQ waits no longer for an acknowledgement: see --ack-timeout")
+    stage.send(1)
+    with short_ack_timeout(stage) as flags:
+        worker = stage.book_worker(*flags, seconds=5)
+        worker.shows("RabbitMQ waits no longer for an acknowledgement")
         stage.faults += 1
-    finally:
-        wait_for_acknowledgements(1_800_000, look_every=60_000)
-    # Its channel had those settings still; the one that it has now, no longer.
     worker.shows("Done, but the connection was lost meanwhile: RabbitMQ will hand this task out again.")
+    if flags:
+        worker.send(signal.SIGKILL)
+        worker = stage.book_worker()
+    # Its channel had those settings still; the one that it has now, no longer.
     worker.shows(" [x] Done.")
     stage.send(stage.load(5, 1))
     stage.wait_for_done()

@@ -19,6 +19,7 @@ from harness import PROJECT, Broker, Scripts, eventually, new_queue_name
 from task_queue.settings import nodes_in
 
 README = (PROJECT / "README.md").read_text()
+VERSIONS = (PROJECT / "docs" / "versions.md").read_text()
 PROGRAMS = (
     "emitter_of_tasks.py",
     "listening_worker.py",
@@ -207,6 +208,34 @@ def test_every_documented_number_is_that_of_the_code() -> None:
     assert "at most 1,000 tasks or 16 MiB unconfirmed" in README
     assert "WINDOW = 1000 " in publisher
     assert "WINDOW_BYTES = 16 * 1024 * 1024 " in publisher
-    assert "tried again at once, 20 times (the queue's [delivery limit][limit])" in README
+    assert "tried again 20 times (the queue's [delivery limit][limit]): on RabbitMQ 4.3 after 1 s, 2 s" in README
+    assert "RETRY_STEP, LONGEST_RETRY = 1_000, 30_000 " in (PROJECT / "task_queue/queues.py").read_text()
+    assert "LONGEST_TASK = 86_400_000 " in (PROJECT / "task_queue/queues.py").read_text()
     assert "DELIVERY_LIMIT = 20 " in (PROJECT / "task_queue/queues.py").read_text()
     assert "ACK_TIMEOUT_HOURS = 24.0\n" in (PROJECT / "listening_worker.py").read_text()
+
+
+def test_what_differs_between_versions_is_shown_by_the_tests_that_are_named() -> None:
+    table = [line for line in VERSIONS.splitlines() if line.startswith("| **")]
+    assert len(table) == 12
+    tests = "".join(file.read_text() for file in (PROJECT / "tests").glob("**/*.py"))
+    for row in table:
+        where = row.split("|")[5]
+        names = re.findall(r"(\w+)…", where)
+        scenarios = re.findall(r"`(\w+)`", where)
+        files = re.findall(r"`([\w/]+\.py)`", where)
+        assert names or scenarios or files, row
+        assert all(f"def test_{name}" in tests for name in names), row
+        assert all(f"\ndef {name}(stage" in tests for name in scenarios), row
+        assert all((PROJECT / "tests" / name.removeprefix("tests/")).exists() for name in files), row
+
+
+def test_the_policies_of_the_versions_are_taken(scripts: Scripts) -> None:
+    commands = re.findall("rabbitmqctl (set_policy .*})'", VERSIONS)
+    assert len(commands) == 3
+    for number, command in enumerate(commands):
+        kind, *arguments = shlex.split(command + "'")
+        arguments = [f"policy-{number}" if each in ("long-tasks", "lesson", "nodes") else each for each in arguments]
+        if scripts.broker.version >= (4, 3) or (number == 0 and scripts.broker.version >= (3, 12)):
+            scripts.broker.node.ctl(kind, *[each.replace("^tasks$", "^none$") for each in arguments])
+            scripts.broker.node.ctl("clear_policy", f"policy-{number}")

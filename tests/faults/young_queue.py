@@ -48,10 +48,10 @@ def is_kept(node: rabbitmq.Node, age: float) -> bool:
     node.start()
     deadline = time.monotonic() + ELECTS_WITHIN
     while time.monotonic() < deadline:  # a queue without a leader yet is not found, or looks empty
-        with contextlib.suppress(pika.exceptions.AMQPError):
-            with contextlib.closing(pika.BlockingConnection(parameters)) as connection:
-                if connection.channel().queue_declare("young", passive=True).method.message_count:
-                    return True
+        refused = contextlib.suppress(pika.exceptions.AMQPError)
+        with refused, contextlib.closing(pika.BlockingConnection(parameters)) as connection:
+            if connection.channel().queue_declare("young", passive=True).method.message_count:
+                return True
         time.sleep(0.2)
     return False
 

@@ -49,6 +49,14 @@ def command(program: str, *arguments: str) -> list[str]:
     return in_its_root([str(ensure_server().with_name(program)), *arguments])
 
 
+def plugins() -> tuple[Path, Path]:
+    """Return the folder of the plugins, and how a node sees it, from within its root."""
+    folder = ensure_server().parent.with_name("plugins")
+    release = debian_root.chosen()
+    root = debian_root.ensure_root(release) if release else Path("/")
+    return root / folder.relative_to("/"), folder
+
+
 def in_its_root(command: list[str]) -> list[str]:
     """Return the command for a program of RabbitMQ's installation, wherever that is."""
     release = debian_root.chosen()

@@ -32,6 +32,7 @@ from typing import Any, BinaryIO
 import debian_root
 import installation
 import machine
+from needed_plugins import link_needed_plugins
 
 AMQP_PORT, MANAGEMENT_PORT = 5672, 15672
 # Below those that systems give to outgoing connections, one of which might take a port before its node does, or while
@@ -123,6 +124,7 @@ class Node:
         self.url = f"amqp://guest:guest@localhost:{self.amqp_port}/%2F"
         self.admin_url = f"http://localhost:{self.management_port}"
         self.log = self.data / "log" / "rabbitmq.log"
+        self._plugins = self.data / "plugins"
         self._has_own_epmd = not epmd_port
         self._epmd_port = epmd_port or free_port()
         self._distribution_port = free_port()
@@ -142,6 +144,7 @@ class Node:
         self._write_settings()
         busy = f"A RabbitMQ is running or starting on {self.data}: use that one, in a moment."
         self._lock = machine.locked(self.data / "lock", busy)
+        link_needed_plugins(*installation.plugins(), self._plugins)
         if self._has_own_epmd:
             self._epmd = start_epmd(self._epmd_port)
         output = (self.data / "log" / "startup.log").open("ab")
@@ -229,6 +232,7 @@ class Node:
             "RABBITMQ_ADVANCED_CONFIG_FILE": str(self.data / "none.config"),
             "RABBITMQ_CONF_ENV_FILE": str(self.data / "none.sh"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.data / "enabled_plugins"),
+            **({"RABBITMQ_PLUGINS_DIR": str(self._plugins)} if self._plugins.is_dir() else {}),
             # Idle schedulers that spin would take the processor from the programs beside the node.
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+sbwt none +sbwtdcpu none +sbwtdio none "
             "-kernel inet_dist_use_interface {127,0,0,1}",

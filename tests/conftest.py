@@ -24,9 +24,10 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """The suite's RabbitMQ, for every test that does not stop it."""
     node = Node(tmp_path_factory.mktemp("rabbitmq"), config=CONFIG)
     node.start()
-    it = Broker(node)
-    it.shorten_waits()
-    yield it
+    broker = Broker(node)
+    broker.shorten_waits()
+    yield broker
+    broker.close()
     node.kill()
 
 
@@ -39,13 +40,14 @@ def mortal_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
 
 
 @pytest.fixture
-def own_broker(mortal_node: Node) -> Broker:
+def own_broker(mortal_node: Node) -> Iterator[Broker]:
     """A RabbitMQ to be stopped and killed."""
     if mortal_node.has_ended():
         mortal_node.start()
-    it = Broker(mortal_node)
-    it.shorten_waits()
-    return it
+    broker = Broker(mortal_node)
+    broker.shorten_waits()
+    yield broker
+    broker.close()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import itertools
 import json
 import os
 import resource
@@ -23,6 +24,7 @@ import debian_root
 import pexpect
 import pika
 import pika.exceptions
+from pika.adapters.blocking_connection import BlockingChannel
 from rabbitmq import Node
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -53,6 +55,8 @@ class Broker:
     def __init__(self, node: Node) -> None:
         self.node = node
         self.url = node.url
+        self._connection: pika.BlockingConnection | None = None  # kept, because counts() is called in loops
+        self._channel: BlockingChannel | None = None
 
     def api(self, method: str, path: str, body: object = None) -> Any:
         try:
@@ -87,8 +91,7 @@ class Broker:
 
     def drop(self, *queues: str) -> None:
         for name in queues:
-            with contextlib.suppress(urllib.error.HTTPError):
-                self.api("DELETE", f"queues/%2F/{urllib.parse.quote(name, safe='')}")
+            self._on_channel(lambda channel: channel.queue_delete(name))  # noqa: B023
 
     def messages(self, queue: str) -> list[dict[str, Any]]:
         """Return what is ready in the queue, and leave it there."""
@@ -100,6 +103,17 @@ class Broker:
 
     def bodies(self, queue: str) -> list[str]:
         return [message["body"].decode() for message in self.messages(queue)]
+
+    def take(self, queue: str, number: int) -> list[str]:
+        """Take so many messages out of the queue: for thousands, much faster than bodies()."""
+
+        def take(channel: BlockingChannel) -> list[str]:
+            taken = channel.consume(queue, auto_ack=True, inactivity_timeout=DEADLINE)
+            bodies = [body.decode() for _, _, body in itertools.islice(taken, number)]
+            channel.cancel()
+            return bodies
+
+        return list(self._on_channel(take))
 
     def publish(self, queue: str, body: bytes) -> None:
         """Send a message as another client would: with no properties at all."""
@@ -113,11 +127,39 @@ class Broker:
 
     def counts(self, queue: str) -> tuple[int, int]:
         """Return how many messages wait in a queue, and how many consumers it has, as of now."""
-        with contextlib.closing(pika.BlockingConnection(pika.URLParameters(self.url))) as connection:
-            try:
-                return counts_on(connection.channel(), queue)
-            except pika.exceptions.ChannelClosedByBroker:
-                return 0, 0
+        try:
+            return self._on_channel(lambda channel: counts_on(channel, queue))
+        except pika.exceptions.ChannelClosedByBroker:
+            return 0, 0
+
+    def _on_channel(self, do: Callable[[BlockingChannel], Any]) -> Any:
+        """Do something on the connection, and again on a new one if that was closed, or its node, meanwhile."""
+        is_new = self._connection is None
+        try:
+            return do(self._own_channel())
+        except pika.exceptions.ChannelClosedByBroker:
+            raise
+        except pika.exceptions.AMQPError:
+            self.close()
+            if is_new:
+                raise
+        return do(self._own_channel())
+
+    def _own_channel(self) -> BlockingChannel:
+        if self._connection is None:
+            parameters = pika.URLParameters(self.url)
+            parameters.heartbeat = 0  # nobody drives the connection between two looks
+            self._connection = pika.BlockingConnection(parameters)
+        if self._channel is None or self._channel.is_closed:
+            self._channel = self._connection.channel()
+        return self._channel
+
+    def close(self) -> None:
+        """Close the connection, if there is one; the next look makes another."""
+        if self._connection is not None:
+            with contextlib.suppress(pika.exceptions.AMQPError):
+                self._connection.close()
+        self._connection = self._channel = None
 
     def declare(self, queue: str, **arguments: object) -> None:
         self.api("PUT", f"queues/%2F/{queue}", {"durable": True, "arguments": arguments})
@@ -133,7 +175,7 @@ def copy_project(target: Path) -> None:
         (target / ".rabbitmq" / root.name).symlink_to(root)
 
 
-def counts_on(channel: pika.adapters.blocking_connection.BlockingChannel, queue: str) -> tuple[int, int]:
+def counts_on(channel: BlockingChannel, queue: str) -> tuple[int, int]:
     """Return how many messages wait in a queue, and how many consumers it has."""
     answer = channel.queue_declare(queue, passive=True).method
     return answer.message_count or 0, answer.consumer_count or 0

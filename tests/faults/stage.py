@@ -26,7 +26,7 @@ class Stage(Scripts):
     """One run of one scenario.
 
     Args:
-        broker: RabbitMQ, which the scenario may do anything to.
+        broker: RabbitMQ; a scenario of the node may do anything to it.
         folder: for its files.
         seed: of its dice.
         is_full: the full load instead of the short one.
@@ -162,6 +162,7 @@ class Stage(Scripts):
     def end(self) -> None:
         """End every process and node of the scenario."""
         self.end_all()
+        self.broker.close()
         self._ends.close()
 
 

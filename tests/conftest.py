@@ -4,13 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import in_turn
 import pytest
 from harness import CONFIG, Broker, Scripts, new_queue_name
 from machine import let_children_hear_signals
 from rabbitmq import Node
 from relay import Relay
 from scripted_server import Server
+from shared_node import SuiteRun, shared_node
+
+RUN = pytest.StashKey[SuiteRun]()
+
+
+@pytest.hookimpl(trylast=True)  # when there is a folder for temporary files
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # and not in each of the processes of pytest-xdist
+        config.stash[RUN] = SuiteRun(config._tmp_path_factory.mktemp("suite"))  # type: ignore[attr-defined]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    node.workerinput["folder"] = str(node.config.stash[RUN].folder)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> in_turn.Scheduler:
+    return in_turn.Scheduler(config, log, folder_of_run(config))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    in_turn.tell(items, folder_of_run(config))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if RUN in config.stash:
+        config.stash[RUN].end()
+
+
+def folder_of_run(config: pytest.Config) -> Path:
+    """Return the folder that all processes of this run of the suite have in common."""
+    return config.stash[RUN].folder if RUN in config.stash else Path(config.workerinput["folder"])  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -20,20 +55,16 @@ def _signals() -> None:
 
 
 @pytest.fixture(scope="session")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """The suite's RabbitMQ, for every test that does not stop it."""
-    node = Node(tmp_path_factory.mktemp("rabbitmq"), config=CONFIG)
-    node.start()
-    broker = Broker(node)
-    broker.shorten_waits()
+def broker(pytestconfig: pytest.Config) -> Iterator[Broker]:
+    """The suite's RabbitMQ, for every test that does nothing to others there: all processes of a run share it."""
+    broker = Broker(shared_node(folder_of_run(pytestconfig)))
     yield broker
     broker.close()
-    node.kill()
 
 
 @pytest.fixture(scope="session")
 def mortal_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    """A second node, which tests may stop and kill."""
+    """A second node, which tests may stop and kill, or do to what others would notice."""
     node = Node(tmp_path_factory.mktemp("mortal"), config=CONFIG)
     yield node
     node.kill()

@@ -309,7 +309,7 @@ def close_connections_of(scripts: Scripts, user: str) -> None:
 
     def found() -> list[str]:
         every = scripts.broker.api("GET", "connections") or []
-        return [each["name"] for each in every if each["user"] == user]
+        return [each["name"] for each in every if each.get("user") == user]
 
     for name in eventually(found, "the panel knows the connection"):
         scripts.broker.api("DELETE", f"connections/{quote(name)}")

@@ -97,8 +97,8 @@ def test_a_connection_that_an_operator_closes_is_made_again(scripts: Scripts) ->
     api = scripts.broker.api
 
     def mine() -> list[str]:
-        connections = api("GET", "connections")
-        return [c["name"] for c in connections if c["client_properties"].get("connection_name") == scripts.queue]
+        properties = {each["name"]: each.get("client_properties", {}) for each in api("GET", "connections")}
+        return [name for name, known in properties.items() if known.get("connection_name") == scripts.queue]
 
     (connection,) = eventually(mine, "the panel knows the connection")
     api("DELETE", f"connections/{quote(connection)}")

@@ -7,6 +7,8 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import pytest
 from harness import PROJECT, Scripts, eventually
@@ -17,13 +19,13 @@ PASSWORD = "s3cr3t/&%"  # must be percent-encoded in a URL
 
 @pytest.fixture
 def secretive(scripts: Scripts) -> Iterator[Scripts]:
-    """The scripts with a user whose password is worth keeping."""
-    broker = scripts.broker
-    broker.api("PUT", "users/keeper", {"password": PASSWORD, "tags": ""})
-    broker.api("PUT", "permissions/%2F/keeper", {"configure": ".*", "write": ".*", "read": ".*"})
-    scripts.environment["AMQP_URL"] = broker.url.replace("guest:guest", "keeper:s3cr3t%2F%26%25")
+    """The scripts with a user, named like the queue, whose password is worth keeping."""
+    broker, user = scripts.broker, scripts.queue
+    broker.api("PUT", f"users/{user}", {"password": PASSWORD, "tags": ""})
+    broker.api("PUT", f"permissions/%2F/{user}", {"configure": ".*", "write": ".*", "read": ".*"})
+    scripts.environment["AMQP_URL"] = broker.url.replace("guest:guest", f"{user}:s3cr3t%2F%26%25")
     yield scripts
-    broker.api("DELETE", "users/keeper")
+    broker.api("DELETE", f"users/{user}")
 
 
 def tells(text: str) -> bool:
@@ -32,18 +34,23 @@ def tells(text: str) -> bool:
 
 
 def test_the_password_is_in_no_process_list_no_output_no_log_and_no_client_property(secretive: Scripts) -> None:
-    worker = secretive.start("listening_worker.py", "--name", "keen", "--log-file", secretive.log)
+    worker = secretive.start("listening_worker.py", "--log-file", secretive.log)
     worker.shows("Waiting")
     emitted = secretive.emit("--log-file", secretive.log, "task.")
     worker.shows("Done.")
     api = secretive.broker.api
-    eventually(lambda: "keen" in json.dumps(api("GET", "connections")), "the panel knows the connection")
+
+    def connections() -> list[dict[str, Any]]:
+        return [each for each in api("GET", "connections") if each.get("user") == secretive.queue]
+
+    eventually(lambda: len(connections()) == 1, "the panel knows the connection")
     assert not tells(json.dumps(api("GET", "connections")))
     assert not tells(Path(f"/proc/{worker.process.pid}/cmdline").read_text())
     assert not tells(Path(f"/proc/{worker.process.pid}/comm").read_text())
-    api("DELETE", "permissions/%2F/keeper")
-    secretive.broker.node.ctl("close_all_connections", "test")
-    worker.shows("does not let user keeper into virtual host /")
+    api("DELETE", f"permissions/%2F/{secretive.queue}")
+    for each in connections():
+        api("DELETE", f"connections/{quote(each['name'])}")
+    worker.shows(f"does not let user {secretive.queue} into virtual host /")
     worker.send(signal.SIGTERM)
     worker.ends()
     assert not tells(worker.out + worker.err + emitted.out + emitted.err + secretive.log.read_text())
@@ -87,7 +94,7 @@ def test_the_address_of_the_admin_panel_holds_no_credentials(secretive: Scripts)
     opened = secretive.folder / "opened"
     eventually(lambda: opened.exists() and opened.read_text(), "the browser is opened")
     assert opened.read_text() == "http://localhost:15672/#/queues\n"
-    assert not re.search("s3cr3t|keeper", run.out + run.err)
+    assert not re.search(f"s3cr3t|{secretive.queue}", run.out + run.err)
 
 
 NASTY = [

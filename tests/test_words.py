@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 import signal
+from collections.abc import Iterator
 from urllib.parse import quote
 
 import pexpect
 import pytest
-from harness import Run, Scripts
+from harness import Broker, Run, Scripts
 from relay import Relay
 
 # What moves the cursor, erases, changes the terminal's settings or begins a line (Cc, Zl and Zp of Unicode), and what
@@ -154,14 +156,21 @@ def test_what_rabbitmq_says_of_a_queue_with_odd_settings_is_shown_harmless(scrip
     assert f"'{SHOWN}'" in said
 
 
-def test_why_rabbitmq_closes_a_connection_is_shown_harmless(scripts: Scripts) -> None:
-    worker = scripts.worker()
-    scripts.broker.node.ctl("close_all_connections", f"because of {HARM}")
+def test_why_rabbitmq_closes_a_connection_is_shown_harmless(own_scripts: Scripts) -> None:
+    worker = own_scripts.worker()
+    own_scripts.broker.node.ctl("close_all_connections", f"because of {HARM}")
     worker.shows("Connected again.")
     assert f"CONNECTION_FORCED - because of {SHOWN}" in harmless(worker)
 
 
-def test_why_rabbitmq_takes_no_tasks_is_said_and_shown_harmless(scripts: Scripts, relay: Relay) -> None:
+@pytest.fixture
+def relay_to_own(own_broker: Broker) -> Iterator[Relay]:
+    with contextlib.closing(Relay(own_broker.node.amqp_port)) as it:
+        yield it
+
+
+def test_why_rabbitmq_takes_no_tasks_is_said_and_shown_harmless(own_scripts: Scripts, relay_to_own: Relay) -> None:
+    scripts, relay = own_scripts, relay_to_own
     odd = "low\x1bc\x9b1m\u202e\a"
     relay.replaced = (b"low on memory", odd.encode())
     assert len(odd.encode()) == len("low on memory")

@@ -64,13 +64,14 @@ def consumers(scripts: Scripts) -> list[dict[str, Any]]:
     return [each for each in scripts.broker.api("GET", "consumers") if each["queue"]["name"] == scripts.queue]
 
 
-@pytest.mark.parametrize("given", ["anna", None])
-def test_a_worker_is_known_by_its_name(scripts: Scripts, given: str | None) -> None:
-    worker = scripts.worker(*["--name", given][: 2 * bool(given)], "--log-file", scripts.log)
-    name = given or f"worker-{socket.gethostname()}-{worker.process.pid}"
+@pytest.mark.parametrize("is_given", [True, False])
+def test_a_worker_is_known_by_its_name(scripts: Scripts, is_given: bool) -> None:
+    given = ["--name", f"anna of {scripts.queue}"] if is_given else []  # a name that no other test's worker has
+    worker = scripts.worker(*given, "--log-file", scripts.log)
+    name = given[-1] if given else f"worker-{socket.gethostname()}-{worker.process.pid}"
 
     def connections() -> list[str]:
-        return [c["client_properties"].get("connection_name") for c in scripts.broker.api("GET", "connections")]
+        return [c.get("client_properties", {}).get("connection_name") for c in scripts.broker.api("GET", "connections")]
 
     eventually(lambda: [c["consumer_tag"] for c in consumers(scripts)] == [name], "the panel shows the consumer's name")
     eventually(lambda: name in connections(), "the panel shows the connection's name")

@@ -31,6 +31,7 @@ from task_queue.publisher import WINDOW
 
 Scenario = Callable[[Stage], None]
 SCENARIOS: dict[str, Scenario] = {}
+OF_THE_NODE: set[str] = set()  # the names of those that do to RabbitMQ what others would notice who use it
 HEARTBEAT = 2  # seconds
 TRIES = 21  # of a task that fails, before it is a dead letter
 RUSH = 4 * WINDOW  # tasks that an emitter is still busy with when it is seen to have begun
@@ -40,6 +41,12 @@ def scenario(function: Scenario) -> Scenario:
     """Add a scenario to the list under its own name."""
     SCENARIOS[function.__name__] = function
     return function
+
+
+def scenario_of_the_node(function: Scenario) -> Scenario:
+    """Add a scenario that needs a RabbitMQ for itself."""
+    OF_THE_NODE.add(function.__name__)
+    return scenario(function)
 
 
 # ---- The scripts end
@@ -199,29 +206,27 @@ def retry_killed(stage: Stage) -> None:
         channel.confirm_delivery()
         for text in texts:
             channel.basic_publish("", stage.dead_letters, text.encode(), pika.BasicProperties(message_id=text))
+
+    def waiting() -> tuple[int, int]:
+        return stage.broker.counts(stage.queue)[0], stage.broker.counts(stage.dead_letters)[0]
+
     relay = stage.relay()
     relay.delay = 0.05  # or it would be over too soon
     for _ in range(stage.load(5, 2)):
-        before = stage.broker.counts(stage.queue)[0]
+        before, _ = waiting()
         some = stage.random.randrange(1, 100)
         retry = stage.emitter("--retry-dead-letters", "--url", relay.url)
-        eventually(lambda: stage.broker.counts(stage.queue)[0] >= before + some, "it moves some")  # noqa: B023
+        eventually(lambda: waiting()[0] >= before + some, "it moves some")  # noqa: B023
         retry.send(signal.SIGKILL)
         retry.ends(-signal.SIGKILL)
         stage.faults += 1
-        eventually(lambda: not held(stage.broker, stage.dead_letters), "RabbitMQ notices the end")
+        eventually(lambda: sum(waiting()) == len(texts), "RabbitMQ notices the end: nobody holds any")
     stage.emit("--retry-dead-letters")
-    eventually(lambda: stage.broker.counts(stage.queue)[0] == len(texts), "RabbitMQ has moved all")
+    eventually(lambda: waiting() == (len(texts), 0), "RabbitMQ has moved all")
     stage.drain(all_are_sent=False)
     assert {entry["task"] for entry in stage.book()} == set(texts)
     assert not stage.account.dead
     assert stage.account.twice == 0
-
-
-def held(broker: Broker, queue: str) -> int:
-    """Return how many messages of a queue some connection holds."""
-    listed = broker.node.ctl("list_queues", "--quiet", "name", "messages_unacknowledged")
-    return int(listed.split(f"{queue}\t")[1].split()[0])
 
 
 # ---- RabbitMQ ends
@@ -264,13 +269,13 @@ def feed_and_wait(stage: Stage, number: int, seconds: float) -> Run:
     return emitter
 
 
-@scenario
+@scenario_of_the_node
 def broker_killed(stage: Stage) -> None:
     """RabbitMQ is killed and started again, while emitting and while working."""
     broker_goes(stage, Node.kill)
 
 
-@scenario
+@scenario_of_the_node
 def broker_restarted(stage: Stage) -> None:
     """RabbitMQ is stopped in good order and started again."""
     broker_goes(stage, Node.stop)
@@ -331,7 +336,7 @@ def cluster_workers_node_killed(stage: Stage) -> None:
 # ---- RabbitMQ takes nothing for now, or never
 
 
-@scenario
+@scenario_of_the_node
 def alarms(stage: Stage) -> None:
     """RabbitMQ runs out of memory, then of disk, while emitting."""
     ctl = stage.broker.node.ctl
@@ -505,19 +510,22 @@ def queue_deleted(stage: Stage) -> None:
     stage.settle(thrown_away=before_it - done)
 
 
-@scenario
+@scenario_of_the_node
 def vhost_closed(stage: Stage) -> None:
     """The virtual host is closed and opened again; a user's permission is taken away; the virtual host is deleted."""
     ctl, broker = stage.broker.node.ctl, Broker(stage.broker.node)
     broker.url = stage.broker.url.replace("guest:guest", "user:secret").replace("%2F", "place")
-    ctl("add_vhost", "place")
-    ctl("add_user", "user", "secret")
-    allow = ("set_permissions", "-p", "place", "user", ".*", ".*", ".*")
-    ctl(*allow)
+
+    def allow() -> None:
+        broker.api("PUT", "permissions/place/user", {"configure": ".*", "write": ".*", "read": ".*"})
+
+    broker.api("PUT", "vhosts/place")
+    broker.api("PUT", "users/user", {"password": "secret", "tags": ""})
+    allow()
     stage.broker, stage.environment["AMQP_URL"] = broker, broker.url
     with contextlib.ExitStack() as ends:
-        ends.callback(ctl, "delete_user", "user")
-        ends.callback(ctl, "delete_vhost", "place")
+        ends.callback(broker.api, "DELETE", "users/user")
+        ends.callback(broker.api, "DELETE", "vhosts/place")
         worker = stage.book_worker(seconds=0.005)
         emitter = stage.feed(stage.load(5000, 1000), seconds=60)  # which it will not reach
         eventually(lambda: stage.done() > 10, "they are at work")
@@ -529,12 +537,12 @@ def vhost_closed(stage: Stage) -> None:
         for run in (worker, emitter):
             run.shows("Connected again.", within=RECOVERY)
 
-        ctl("clear_permissions", "-p", "place", "user")
+        broker.api("DELETE", "permissions/place/user")
         ctl("close_all_connections", "--vhost", "place", "test")
         for run in (worker, emitter):
             run.shows("rabbitmqctl set_permissions -p 'place' user '.*' '.*' '.*'")
         done = stage.done()
-        ctl(*allow)
+        allow()
         eventually(lambda: stage.done() > done, "they are at work again", RECOVERY)
         for run in (worker, emitter):
             assert run.err.count("does not let user user into") == 1
@@ -584,7 +592,7 @@ def short_ack_timeout(stage: Stage) -> Iterator[list[str]]:
             ctl("eval", "application:set_env(rabbit, consumer_timeout, 1_800_000).")
 
 
-@scenario
+@scenario_of_the_node
 def ack_timeout(stage: Stage) -> None:
     """A task takes longer than RabbitMQ waits for its acknowledgement."""
     stage.send(1)

@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 from harness import PROJECT, eventually, limit_files
 from odd_headers import FIELDS, NESTED, field, send_with_table
-from scenarios import HEARTBEAT, SCENARIOS, scenario
+from scenarios import HEARTBEAT, OF_THE_NODE, SCENARIOS, scenario
 from stage import RECOVERY, SOON, Stage, at_work
 
-__all__ = ["SCENARIOS"]  # with those of this file
+__all__ = ["OF_THE_NODE", "SCENARIOS"]  # with those of this file
 ATTEMPTS = 16  # connections that a script makes at most while each is cut at once
 LINES = 12  # that it says about it
 

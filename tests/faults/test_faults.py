@@ -1,5 +1,6 @@
 """The short form of each scenario, and the checker against runs that went wrong."""
 
+import contextlib
 import os
 import random
 import re
@@ -11,23 +12,46 @@ import pytest
 from checker import Record, settle
 from harness import PROJECT, Broker, Run, copy_project
 from stage import Stage
-from surroundings import SCENARIOS
+from surroundings import OF_THE_NODE, SCENARIOS
+
+
+@contextlib.contextmanager
+def stage_at(broker: Broker, folder: Path) -> Iterator[Stage]:
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    stage = Stage(broker, folder, seed, is_full=False)
+    try:
+        yield stage
+    finally:
+        stage.end()
 
 
 @pytest.fixture
-def stage(own_broker: Broker, tmp_path: Path) -> Iterator[Stage]:
-    seed = random.randrange(10**6)
-    print(f"seed {seed}")
-    it = Stage(own_broker, tmp_path, seed, is_full=False)
-    yield it
-    it.end()
+def stage(broker: Broker, tmp_path: Path) -> Iterator[Stage]:
+    with stage_at(broker, tmp_path) as it:
+        yield it
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
-def test_nothing_confirmed_is_lost(stage: Stage, name: str) -> None:
+@pytest.fixture
+def own_stage(own_broker: Broker, tmp_path: Path) -> Iterator[Stage]:
+    with stage_at(own_broker, tmp_path) as it:
+        yield it
+
+
+def check(stage: Stage, name: str) -> None:
     SCENARIOS[name](stage)
     assert stage.account.tasks > 0
     assert stage.faults > 0
+
+
+@pytest.mark.parametrize("name", [name for name in SCENARIOS if name not in OF_THE_NODE])
+def test_nothing_confirmed_is_lost(stage: Stage, name: str) -> None:
+    check(stage, name)
+
+
+@pytest.mark.parametrize("name", [name for name in SCENARIOS if name in OF_THE_NODE])
+def test_nor_is_it_when_that_is_done_to_rabbitmq(own_stage: Stage, name: str) -> None:
+    check(own_stage, name)
 
 
 def test_the_full_run_closes_with_a_table(tmp_path: Path) -> None:

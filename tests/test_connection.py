@@ -335,9 +335,9 @@ def test_a_limit_on_connections_is_waited_out(own_scripts: Scripts) -> None:
     """As after a cut that RabbitMQ has not noticed, when the old connection counts still."""
     worker = own_scripts.start("listening_worker.py")
     worker.shows("Waiting")
-    api = own_scripts.broker.api
-    api("PUT", "vhost-limits/%2F/max-connections", {"value": 0})
-    own_scripts.broker.node.ctl("close_all_connections", "test")
+    ctl = own_scripts.broker.node.ctl
+    ctl("set_vhost_limits", '{"max-connections": 0}')
+    ctl("close_all_connections", "test")
     worker.shows("takes no more connections")
-    api("DELETE", "vhost-limits/%2F/max-connections")
+    ctl("clear_vhost_limits")
     worker.shows("Connected again.", within=60)

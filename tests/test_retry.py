@@ -68,11 +68,18 @@ def tries_again(server: Server) -> None:
 
 
 def put_forward_until_it_ends(run: Run, server: Server, put_forward: Callable[[float], None]) -> None:
-    """Let five minutes go by; and again, where the jump of the clock looked like a server that does not answer."""
-    for jump in range(1, 6):
-        put_forward(290 + 310 * jump)
+    """Let five minutes go by; and again, where the jump of the clock looked like a server that does not answer.
+
+    Never in the middle of an attempt that is seen; and not once for several, for half a minute may lie between two.
+    """
+
+    def has_tried() -> bool:
+        return len(server.sessions) > seen and not server.sessions[-1].thread.is_alive()
+
+    for jump in range(1, 12):
         seen = len(server.sessions)
-        eventually(lambda: run.process.poll() is not None or len(server.sessions) > seen + 2, "it tries")  # noqa: B023
+        put_forward(290 + 310 * jump)
+        eventually(lambda: run.process.poll() is not None or has_tried(), "it tries")
         if run.process.poll() is not None:
             break
     run.ends(1)

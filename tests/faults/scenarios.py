@@ -525,7 +525,8 @@ def vhost_closed(stage: Stage) -> None:
     stage.broker, stage.environment["AMQP_URL"] = broker, broker.url
     with contextlib.ExitStack() as ends:
         ends.callback(broker.api, "DELETE", "users/user")
-        ends.callback(broker.api, "DELETE", "vhosts/place")
+        place = ends.enter_context(contextlib.ExitStack())
+        place.callback(broker.api, "DELETE", "vhosts/place")
         worker = stage.book_worker(seconds=0.005)
         emitter = stage.feed(stage.load(5000, 1000), seconds=60)  # which it will not reach
         eventually(lambda: stage.done() > 10, "they are at work")
@@ -558,7 +559,7 @@ def vhost_closed(stage: Stage) -> None:
         prompt = stage.at_terminal("emitter_of_tasks.py", "--no-admin")
         prompt.expect("Enter new task: ")
         worker.shows("Waiting")
-        ends.close()
+        place.close()
         worker.shows("has no virtual host place.\nAdd it with:  rabbitmqctl add_vhost 'place'")
         worker.send(signal.SIGTERM)
         worker.ends()

@@ -57,11 +57,11 @@ class Rules(NamedTuple):
     """What RabbitMQ does with our queue.
 
     Attributes:
-        version: major and minor.
+        version: its numbers.
         has_delays: the queue has the arguments by which a failed task waits.
     """
 
-    version: tuple[int, int] = (0, 0)
+    version: tuple[int, ...] = (0,)
     has_delays: bool = False
 
     @property
@@ -101,8 +101,8 @@ class Rules(NamedTuple):
 
 def rules_of(server_properties: Mapping[str, Any], times: Mapping[str, Any]) -> Rules:
     """Return the rules of the RabbitMQ that says this of itself; an unknown version is taken for the newest."""
-    version = re.match(r"(\d+)\.(\d+)", str(server_properties.get("version")))
-    return Rules((int(version[1]), int(version[2])) if version else (99, 0), dict(times) == TIMES)
+    version = re.match(r"\d+(\.\d+)+", str(server_properties.get("version")))
+    return Rules(tuple(map(int, version[0].split("."))) if version else (99,), dict(times) == TIMES)
 
 
 def policy_command(vhost: str, queue: str, wanted: Mapping[str, Any]) -> str:
@@ -112,9 +112,8 @@ def policy_command(vhost: str, queue: str, wanted: Mapping[str, Any]) -> str:
         vhost, queue: which.
         wanted: some of TIMES.
     """
-    import json  # only here: hardly any run needs it
-
-    definition = json.dumps({name.removeprefix("x-"): value for name, value in wanted.items()})
+    # JSON, though without importing json: that needs a file descriptor, and words for an error must not.
+    definition = str({name.removeprefix("x-"): value for name, value in wanted.items()}).replace("'", '"')
     policy = [queue, f"^{re.escape(queue)}$", definition]
     return f"rabbitmqctl set_policy -p {shlex.quote(vhost)} --apply-to queues {' '.join(map(shlex.quote, policy))}"
 

@@ -67,6 +67,10 @@ def test_both_queues_are_declared_as_promised(scripts: Scripts) -> None:
         "x-dead-letter-routing-key": scripts.dead_letters,
         "x-dead-letter-strategy": "at-least-once",
         "x-overflow": "reject-publish",
+        "x-consumer-timeout": 86_400_000,
+        "x-delayed-retry-type": "failed",
+        "x-delayed-retry-min": 1_000,
+        "x-delayed-retry-max": 30_000,
     }
     assert dead_letters["durable"]
     assert dead_letters["arguments"] == {

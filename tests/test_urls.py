@@ -137,7 +137,7 @@ COUNTS = [  # redelivered, headers, the try
     (True, {"x-delivery-count": 3}, 3),
     (True, {"x-delivery-count": 20, "x-acquired-count": 2}, 2),
     (True, {"x-delivery-count": 2, "x-acquired-count": 20}, 2),
-    (True, {"x-acquired-count": 2}, 2),
+    (True, {"x-acquired-count": 2}, 0),  # handed out, and handed back
     (True, {"x-delivery-count": "20"}, 0),
     (True, {"x-delivery-count": True}, 0),
     (True, {"x-delivery-count": -5}, 0),

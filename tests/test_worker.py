@@ -469,7 +469,7 @@ def test_a_task_may_start_processes_and_raise_anything(scripts: Scripts) -> None
     scripts.emit("Größe")
     run = scripts.program(program, PYTHONIOENCODING="ascii")
     assert " [!] Failed (try 1 of 21): CancelledError:  (work.py, line 8)" in run.lines
-    assert " [!] Failed (try 1 of 21): Mute: and why can't be said (work.py, line 10)" in run.lines
+    assert " [!] Failed (try 2 of 21): Mute: and why can't be said (work.py, line 10)" in run.lines
     assert run.lines.count("[1, 2]") == 1
     assert r" [x] Received Gr\xf6\xdfe" in run.lines
     assert run.lines[-1] == "the end"

@@ -147,12 +147,10 @@ def own_queue(url: str) -> Iterator[str]:
         DemoError: something was left in it.
     """
     from task_queue.queues import dead_letters_of
-    from task_queue.terminal import printable
 
     queue = f"demo-{uuid.uuid4().hex[:8]}"
     with connected(url, queue) as connection:
-        version = connection.server_properties().get("version")
-        machine.say(f"RabbitMQ {printable(str(version))} is up.")
+        machine.say(f"RabbitMQ {'.'.join(map(str, connection.rules.version))} is up.")
     left: list[int] = []
     try:
         yield queue

@@ -99,6 +99,12 @@ class Broker:
         found = self.api("POST", f"queues/%2F/{queue}/get", request)
         for message in found:
             message["body"] = base64.b64decode(message.pop("payload"))
+
+        def are_back() -> bool:
+            ready, consumers = self.counts(queue)
+            return ready >= len(found) or consumers > 0
+
+        eventually(are_back, "RabbitMQ has put them back")
         return list(found)
 
     def bodies(self, queue: str) -> list[str]:

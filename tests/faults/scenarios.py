@@ -241,7 +241,8 @@ def broker_goes(stage: Stage, go: Callable[[Node], None]) -> None:
     prompt.expect("Enter new task: ")
     with at_work(stage, 3) as crew:
         for count in range(1, times + 1):
-            slow = feed_and_wait(stage, stage.load(20_000, 1500) // times, seconds=4)
+            # As long as RabbitMQ takes to start, so that it is not at its end before RabbitMQ goes.
+            slow = feed_and_wait(stage, stage.load(20_000, 1500) // times, seconds=8)
             stage.pause(1)
             fast = stage.emitter("--file", stage.tasks_file(RUSH), "--log-file", stage.log)
             eventually(lambda: stage.confirmed(fast), "it sends as fast as it can")  # noqa: B023

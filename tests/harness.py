@@ -94,9 +94,9 @@ class Broker:
             self._on_channel(lambda channel: channel.queue_delete(name))  # noqa: B023
 
     def messages(self, queue: str) -> list[dict[str, Any]]:
-        """Return what is ready in the queue, and leave it there."""
+        """Return what is ready in the queue, and put it back, which to RabbitMQ 4.3 is a failed try."""
         request = {"count": 100_000, "ackmode": "ack_requeue_true", "encoding": "base64"}
-        found = self.api("POST", f"queues/%2F/{queue}/get", request)
+        found = list(self.api("POST", f"queues/%2F/{queue}/get", request))
         for message in found:
             message["body"] = base64.b64decode(message.pop("payload"))
 
@@ -105,7 +105,7 @@ class Broker:
             return ready >= len(found) or consumers > 0
 
         eventually(are_back, "RabbitMQ has put them back")
-        return list(found)
+        return found
 
     def bodies(self, queue: str) -> list[str]:
         return [message["body"].decode() for message in self.messages(queue)]

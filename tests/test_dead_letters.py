@@ -33,7 +33,13 @@ def moved(scripts: Scripts, *arguments: object) -> int:
 
 
 def wait_for(scripts: Scripts, *texts: str) -> None:
-    """Wait until just these tasks are in the queue, in any order: RabbitMQ moves a rejected letter a little later."""
+    """Wait until just these tasks are in the queue, in any order: RabbitMQ moves a rejected letter a little later.
+
+    On RabbitMQ 4.3 without a look at them, which would be the one try that they have.
+    """
+    if scripts.broker.version >= (4, 3):
+        eventually(lambda: scripts.broker.counts(scripts.queue)[0] == len(texts), f"so many are back: {len(texts)}")
+        return
     eventually(lambda: sorted(scripts.broker.bodies(scripts.queue)) == sorted(texts), f"they are back: {texts[:5]}")
 
 
@@ -63,16 +69,18 @@ def test_dead_letters_go_back_to_the_queue(scripts: Scripts) -> None:
     assert moved(scripts) == 2
     assert moved(scripts) == 0
     wait_for(scripts, "bad", "ugly")
-    ids = {message["properties"]["message_id"] for message in scripts.broker.messages(scripts.queue)}
+    assert scripts.work("--log-file", scripts.log).out.count("Done.") == 2
+    ids = {event["message_id"] for event in scripts.events("done")}
     assert ids == {event["message_id"] for event in scripts.events("confirmed")[1:]}
-    assert scripts.work().out.count("Done.") == 2
 
 
 def test_a_task_that_comes_back_from_the_dead_letters_begins_a_new_life(scripts: Scripts) -> None:
     """Nothing of its former life is shown or logged, though somebody has looked at the dead letter meanwhile.
 
-    So it is on RabbitMQ 3.10; on 4.3, a letter that is back counts on.
+    So it is on RabbitMQ 3.10, and on 4.0 but for the first try; on 4.3, a letter that is back counts on.
     """
+    life = {(4, 3): (True, 21), (4, 0): (True, 1), (3, 10): (False, 0)}
+    first = next(begins for version, begins in life.items() if scripts.broker.version >= version)
     scripts.emit("bad")
     scripts.work("--run", "false")
     eventually(lambda: scripts.broker.bodies(scripts.dead_letters) == ["bad"], "it is a dead letter")
@@ -80,11 +88,13 @@ def test_a_task_that_comes_back_from_the_dead_letters_begins_a_new_life(scripts:
     eventually(lambda: scripts.broker.counts(scripts.queue)[0] == 1, "it is back")
     said = scripts.work("--run", "false", "--log-file", scripts.log).lines
     tries = [(record["redelivered"], record["delivery_count"]) for record in scripts.events("received")]
-    assert len(tries) > 15  # and not always 21: under load, some come to nobody's hands and are counted
-    assert tries[0] == (False, 0)
-    assert all(redelivered and before < count for (_, before), (redelivered, count) in zip(tries, tries[1:]))
+    assert tries[0] == first
+    # Not always 21: under load, some come to nobody's hands and are counted.
+    assert len(tries) > 15 or (len(tries) == 1 and first[1] == 21)
+    assert all(redelivered and before <= count for (_, before), (redelivered, count) in zip(tries, tries[1:]))
     words = [line for line in said if "Received" in line or "dead letter" in line]
-    assert words[: len(tries)] == [" [x] Received bad", *[" [x] Received bad (redelivered)"] * (len(tries) - 1)]
+    again = [" [x] Received bad (redelivered)"] * (len(tries) - 1)
+    assert words[: len(tries)] == [f" [x] Received bad{' (redelivered)' * first[0]}", *again]
 
 
 def test_a_task_that_fails_again_at_once_is_not_moved_for_ever(scripts: Scripts) -> None:
@@ -161,7 +171,12 @@ def test_a_mover_that_is_killed_half_way_loses_nothing_and_moves_nothing_twice(s
     mover = half_way(scripts, relay, 0.05)
     mover.send(signal.SIGKILL)
     mover.ends(-signal.SIGKILL)
-    eventually(lambda: scripts.broker.counts(scripts.queue)[1] == 0, "RabbitMQ notices")
+
+    def are_settled() -> bool:
+        letters, consumers = scripts.broker.counts(scripts.dead_letters)
+        return consumers == 0 and letters + scripts.broker.counts(scripts.queue)[0] == 700
+
+    eventually(are_settled, "RabbitMQ notices, and no letter is on its way")
     before = scripts.broker.counts(scripts.queue)[0]
     assert moved(scripts) == 700 - before > 0
     wait_for(scripts, *texts)

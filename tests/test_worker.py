@@ -287,7 +287,7 @@ def test_a_failed_command_is_a_failed_task(scripts: Scripts, command: str, why: 
     worker = scripts.start("listening_worker.py", "--max-tasks", 1, "--run", command, "--log-file", scripts.log).ends()
     assert f" [!] Failed (try 1 of 21): {why}" in worker.lines
     assert scripts.events("failed")[0]["error"] == why
-    assert scripts.broker.bodies(scripts.queue) == ["task"]
+    eventually(lambda: scripts.broker.bodies(scripts.queue) == ["task"], "it is tried again")
 
 
 @pytest.mark.parametrize("stubborn", ["", 'trap "" TERM; '])

@@ -63,6 +63,12 @@ def test_the_full_run_closes_with_a_table(tmp_path: Path) -> None:
     assert [cell.strip() for cell in run.lines[4].split("|")[:5]] == ["poison", "202", "21", "0", "0"]
 
 
+def test_a_queue_of_some_seconds_survives_its_node(tmp_path: Path) -> None:
+    command = [sys.executable, str(PROJECT / "tests/faults/young_queue.py"), "--ages", "5"]
+    run = Run(command, tmp_path, {**os.environ, "TMPDIR": str(tmp_path)}).ends(within=100)
+    assert re.fullmatch(r"RabbitMQ \d+\.\d+\.\d+: a queue of 5.0 s is kept\.\n", run.out)
+
+
 def test_the_full_run_says_when_a_promise_is_broken(tmp_path: Path) -> None:
     """With an emitter that reports as confirmed what it never sends."""
     copy = tmp_path / "copy"

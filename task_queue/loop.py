@@ -27,6 +27,7 @@ from task_queue import signals
 from task_queue.aside import Aside
 
 KEEPER_DELAY = 0.02  # seconds
+HEARD_WITHIN = 0.05  # seconds in which the main thread deals with a signal, unless that came in the wrong moment
 LOOK_EVERY = 0.2  # seconds between two tries to make an I/O loop
 
 
@@ -158,7 +159,9 @@ class Loop:
                 end.close()
 
     def _silence_bell(self, *_: object) -> None:
-        self._bell[0].recv(4096)
+        self.signals.unheard = self._bell[0].recv(4096)[-1]
+        if self.signals.unheard:
+            self.ioloop.call_later(HEARD_WITHIN, self.signals.send_again)
 
     def _keep(self) -> None:
         while not self.closing.is_set():

@@ -23,14 +23,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-try:  # signal.getsignal() makes an enum of each answer, which takes longer than all else that a short task costs us
-    from _signal import getsignal  # type: ignore[import-not-found]
-except ImportError:  # not CPython
-    from signal import getsignal
-
 from task_queue import terminal
 from task_queue.aside import Aside
 from task_queue.inherited import as_from_a_shell, check_children_can_be_waited_for
+from task_queue.wakeup import getsignal, send_again, write_there
 
 ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 ONE_BURST = 0.2  # seconds in which the same signal, or another after an interruption, counts as the one before
@@ -56,6 +52,7 @@ class Signals:
         self._is_due = False  # a KeyboardInterrupt is to be raised
         self._changed_at = float("-inf")  # by SIGTERM, or when KeyboardInterrupt was raised
         self._held = 0
+        self.unheard = 0  # the number of a signal that Python has told of, and the main thread has not dealt with
         self._bells: list[socket.socket] = []  # a byte written there wakes who waits
         self._found: dict[int, Any] = {}  # the handlers that were there before
         self._found_wakeup = -1
@@ -133,7 +130,7 @@ class Signals:
         Aside(wait, "stop").start()
 
     def ring(self, bell: socket.socket) -> None:
-        """Write a byte into a socket at each signal, from now on."""
+        """Write its number into a socket at each signal, from now on, and a 0 when it has been dealt with."""
         self._bells.append(bell)
         if len(self._bells) == 1 and self._found:
             self._found_wakeup = write_there(bell.fileno())
@@ -143,6 +140,11 @@ class Signals:
         self._bells.remove(bell)
         if self._found:
             write_there(self._bells[0].fileno() if self._bells else self._found_wakeup)
+
+    def send_again(self) -> None:
+        """Have the main thread deal with a signal that it has not dealt with, if there is one."""
+        if self.unheard in self._found:
+            send_again(self.unheard, self._on_signal)
 
     def take_back(self) -> None:
         """Take the signals back from a task that has kept them, as asyncio does."""
@@ -186,13 +188,6 @@ class Signals:
 
 
 _of_this_thread = threading.local()
-
-
-def write_there(descriptor: int) -> int:
-    """Have Python write a byte there at each signal, at once and whichever thread it comes to; return where it did."""
-    with contextlib.suppress(OSError, ValueError):  # somebody has closed it
-        return signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
-    return -1
 
 
 def in_force() -> Signals:

@@ -66,6 +66,32 @@ def test_signals_come_to_the_main_thread_alone(scripts: Scripts) -> None:
         worker.ends()
 
 
+INTERRUPTS_NOTHING = """
+import os, signal, threading
+from pathlib import Path
+from listening_worker import listen
+
+def send():
+    while "pipe" not in Path(f"/proc/{os.getpid()}/wchan").read_text():
+        pass
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+def perform(task):
+    threading.Thread(target=send, daemon=True).start()
+    os.read(os.pipe()[0], 1)
+
+if __name__ == "__main__":
+    listen(perform)
+"""
+
+
+def test_a_signal_that_interrupts_nothing_is_heard_all_the_same(scripts: Scripts) -> None:
+    """As one that comes when the main thread is about to wait; here another thread has noted it for Python."""
+    scripts.emit("task")
+    run = scripts.program(INTERRUPTS_NOTHING)
+    assert " [*] Not finished, so it goes back to the queue: task" in run.lines
+
+
 # ---- A program of one's own
 
 

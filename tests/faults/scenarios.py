@@ -282,14 +282,34 @@ def broker_restarted(stage: Stage) -> None:
     broker_goes(stage, Node.stop)
 
 
+def kill_node_of_worker(stage: Stage, cluster: Cluster, victim: Node) -> None:
+    """Kill the node that a worker with a task in hand is connected to; another worker gets the task."""
+    if stage.broker.version >= (4, 3):  # which waits for a minute whether the node comes back
+        stage.broker.set_policy(stage.queue, **{"consumer-disconnected-timeout": 3000})
+    busy = stage.book_worker(seconds=2 * RECOVERY, url=victim.url)
+    busy.shows("Waiting")
+    stage.send(1)
+    busy.shows("Received")
+    victim.kill()
+    stage.faults += 1
+    with at_work(stage, 1):
+        number = len(stage.tasks)
+        assert seconds_until(lambda: stage.done() >= number, "another worker gets it") < SOON
+    busy.send(signal.SIGKILL)
+    busy.ends(-signal.SIGKILL)
+    victim.start()
+    cluster.wait_until_whole(stage.queue)
+
+
 @scenario
 def cluster_node_killed(stage: Stage) -> None:
-    """In a cluster of three, the node of the queue's leader is killed, then the one that the emitter talks to."""
+    """In a cluster of three, the node is killed that a worker talks to, the leader's, and the one of the emitter."""
     cluster = Cluster(stage)
     urls = [node.url for node in cluster.nodes]
     # The queue is led where it is declared first, and the scripts begin at other nodes.
     stage.book_worker("--burst", url=urls[0]).ends()
     stage.broker, stage.environment["AMQP_URL"] = Broker(cluster.nodes[2]), ",".join([*urls[1:], urls[0]])
+    kill_node_of_worker(stage, cluster, cluster.nodes[1])
     with at_work(stage, 2, url=",".join([urls[2], *urls[:2]])):
         victims = (cluster.leader, cluster.node_of_emitter)[: stage.load(2, 1)]
         for number, find_victim in enumerate(victims, 1):
@@ -307,31 +327,6 @@ def cluster_node_killed(stage: Stage) -> None:
                 cluster.wait_until_whole(stage.queue)
         stage.wait_for_done()
     stage.drain()
-
-
-@scenario
-def cluster_workers_node_killed(stage: Stage) -> None:
-    """In a cluster of three, the node is killed that a worker with a task in hand is connected to."""
-    cluster = Cluster(stage)
-    stage.broker, stage.environment["AMQP_URL"] = Broker(cluster.nodes[0]), cluster.nodes[0].url
-    if stage.broker.version >= (4, 3):  # which waits for a minute whether the node comes back
-        stage.broker.set_policy(stage.queue, **{"consumer-disconnected-timeout": 3000})
-    victim = cluster.nodes[2]
-    stage.book_worker("--burst").ends()
-    for _ in range(stage.load(5, 1)):
-        busy = stage.book_worker(seconds=2 * RECOVERY, url=victim.url)
-        busy.shows("Waiting")
-        stage.send(1)
-        busy.shows("Received")
-        victim.kill()
-        stage.faults += 1
-        with at_work(stage, 1):
-            assert seconds_until(lambda: stage.done() == len(stage.tasks), "another worker gets it") < SOON
-        busy.send(signal.SIGKILL)
-        busy.ends(-signal.SIGKILL)
-        victim.start()
-        cluster.wait_until_whole(stage.queue)
-    stage.settle()
 
 
 # ---- RabbitMQ takes nothing for now, or never

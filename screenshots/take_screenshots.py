@@ -3,6 +3,7 @@
 
     python3 screenshots/take_screenshots.py                      all of them (about two minutes)
     python3 screenshots/take_screenshots.py redelivery.png       one or some
+    python3 screenshots/take_screenshots.py --rabbitmq 4.3       with the panel of that release
 
 Sets up what is missing first, by the names that Debian has for it. Shows nothing on this screen, and leaves no process
 behind.
@@ -24,6 +25,7 @@ from typing import Any
 PICTURES = Path(__file__).resolve().parent
 sys.path[:0] = [str(PICTURES.parent / "tools"), str(PICTURES)]
 
+import debian_root
 import installation
 import machine
 import rabbitmq
@@ -254,7 +256,10 @@ def main() -> int:
     """Take the pictures that the command line names, and return the exit status."""
     parser = argparse.ArgumentParser(description="Take the pictures of this project.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one or some of: {', '.join(SCENES)}")
-    names = parser.parse_args().names or list(SCENES)
+    debian_root.add_option(parser)
+    options = parser.parse_args()
+    debian_root.choose(options.rabbitmq)
+    names = options.names or list(SCENES)
     if unknown := set(names) - set(SCENES):
         parser.error(f"there is no picture {', '.join(sorted(unknown))}")
     check_ports()

@@ -137,16 +137,16 @@ class Consumer:
 
     def _on_cancelled(self, channel: Channel) -> None:
         def ask() -> None:  # a queue that is gone closes the channel with that reason; one without a leader is silent
-            if channel is self.connection.channel:
-                queue = self.connection.queue
-                channel.queue_declare(queue, passive=True, callback=lambda _: self._lose(channel))
+            if channel.is_open:
+                channel.queue_declare(self.connection.queue, passive=True, callback=lambda _: self._lose(channel))
 
+        self.connection.channel = None  # the task in hand is not ours any more, so nothing is said of it
         call_later = self.connection.loop.ioloop.call_later
         call_later(DELETES_WITHIN, ask)
         call_later(DELETES_WITHIN + LAST_ANSWER, lambda: self._lose(channel))
 
     def _lose(self, channel: Channel) -> None:
-        if channel is self.connection.channel:
+        if channel.is_open:
             task, seconds = self.in_hand, None
             if task is not None and task.seconds() >= self._ack_timeout and self.connection.rules.times_each_consumer:
                 self.given_back.took_too_long(task)

@@ -23,7 +23,8 @@ class GivenBack:
 
     def is_back(self, task: Task) -> None:
         """Note that a task is here again."""
-        self._expected.pop(_key(task), None)
+        if self._expected:  # hardly ever, and a key takes long to make of a large task
+            self._expected.pop(_key(task), None)
 
     def seconds_to_wait(self) -> float:
         """Return how long it takes at most until all are back, if nobody else takes them."""
@@ -35,7 +36,7 @@ class GivenBack:
 
     def has_taken_too_long(self, task: Task) -> bool:
         """Tell whether that has happened to this task here."""
-        return _key(task) in self._took_too_long
+        return bool(self._took_too_long) and _key(task) in self._took_too_long
 
 
 def _key(task: Task) -> tuple[str | None, int]:

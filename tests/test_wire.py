@@ -485,3 +485,17 @@ def test_an_end_that_is_not_answered_does_not_take_for_ever(at_server: Scripts, 
     emitter = at_server.emitter("task")
     assert emitter.process.wait(DEADLINE) == 0  # not ends(): of a socket that is left open, Python warns
     assert "Traceback" not in emitter.err
+
+
+def test_what_is_done_after_rabbitmq_has_cancelled_is_not_acknowledged(at_server: Scripts, server: Server) -> None:
+    """It has been taken back, or its queue was deleted; which of both is asked for only a moment later."""
+    command = "sh -c 'until test -e go; do sleep 0.02; done'"
+    worker = at_server.start("listening_worker.py", "--run", command, "--log-file", at_server.log, "--max-tasks", 1)
+    server.gets("Basic.Consume")
+    server.session(0).deliver(b"task")
+    worker.shows("Received")
+    server.session(0).send(pika.spec.Basic.Cancel(server.session(0).consumer, nowait=True))
+    (at_server.folder / "go").touch()
+    worker.ends()
+    assert [record["event"] for record in at_server.events()] == ["received", "ack-lost"]
+    assert server.got("Basic.Ack") == []

@@ -141,9 +141,8 @@ class Consumer:
                 channel.queue_declare(self.connection.queue, passive=True, callback=lambda _: self._lose(channel))
 
         self.connection.channel = None  # the task in hand is not ours any more, so nothing is said of it
-        call_later = self.connection.loop.ioloop.call_later
-        call_later(DELETES_WITHIN, ask)
-        call_later(DELETES_WITHIN + LAST_ANSWER, lambda: self._lose(channel))
+        self.connection.loop.ioloop.call_later(DELETES_WITHIN, ask)
+        self.connection.loop.ioloop.call_later(DELETES_WITHIN + LAST_ANSWER, lambda: self._lose(channel))
 
     def _lose(self, channel: Channel) -> None:
         if channel.is_open:

@@ -7,7 +7,7 @@ import contextlib
 import os
 import re
 import socket
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pika
 
@@ -75,7 +75,7 @@ class Range(NamedTuple):
                 return value
         raise argparse.ArgumentTypeError(f"{printable(text)} {self}")
 
-    def check(self, name: str, value: object) -> None:
+    def check(self, name: str, value: Any) -> None:
         """Raise SettingsError if an argument makes no sense; None is the default."""
         kinds = (int,) if self.kind is int else (int, float)
         if value is not None and not (isinstance(value, kinds) and self.least <= value <= self.most):

@@ -17,8 +17,8 @@ from task_queue import queues
 DAY = 86_400_000  # milliseconds
 
 
-def names_of_older_queue(scripts: Scripts) -> None:
-    """Declare both queues as versions of the scripts before 4.3 did."""
+def declare_as_before(scripts: Scripts) -> None:
+    """Declare both queues as the scripts did before they knew of 4.3."""
     with contextlib.closing(pika.BlockingConnection(pika.URLParameters(scripts.broker.url))) as connection:
         queues.declare_queues(connection.channel()._impl, scripts.queue, {}, then=lambda: None)
         eventually(lambda: connection.process_data_events(0) or declared(scripts), "both are there")
@@ -137,7 +137,7 @@ def test_a_burst_leaves_what_another_worker_has_failed(waiting: Scripts) -> None
 
 def test_an_older_queue_is_used_as_it_is_and_the_policy_that_mends_it_is_told(scripts: Scripts) -> None:
     scripts.broker.drop(scripts.queue)
-    names_of_older_queue(scripts)
+    declare_as_before(scripts)
     before = declared(scripts)
     emitter = scripts.emit("task")
     worker = scripts.start("listening_worker.py", "--max-tasks", 1, "--run", "false").ends()

@@ -123,14 +123,15 @@ class Stage(Scripts):
         return self.log.read_bytes().count(what.encode()) if self.log.exists() else 0
 
     def wait_for_done(self, number: int | None = None, within: float = RECOVERY) -> None:
-        """Wait until so many tasks, or all, were done at least once."""
+        """Wait until so many tasks, or all, were done at least once, as long as work goes on."""
         number = len(self.tasks) if number is None else number
-        # Reading the book takes time, so it is read only when it is long enough.
-        eventually(
-            lambda: self.done() >= number and len({entry["task"] for entry in self.book()}) >= number,
-            f"{number} tasks are done",
-            within,
-        )
+
+        def are_done() -> bool:  # reading the book takes time, so it is read only when it is long enough
+            return self.done() >= number and len({entry["task"] for entry in self.book()}) >= number
+
+        while not are_done():
+            before = self.done()
+            eventually(lambda: self.done() > before or are_done(), f"{number} tasks are done", within)  # noqa: B023
 
     def drain(self, all_are_sent: bool = True) -> None:
         """Do what waits in the queue; then count."""

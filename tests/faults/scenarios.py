@@ -235,7 +235,7 @@ def retry_killed(stage: Stage) -> None:
 def broker_goes(stage: Stage, go: Callable[[Node], None]) -> None:
     """Have RabbitMQ end and start again while emitters and workers are busy, and one waits at its prompt."""
     stage.book_worker("--burst").ends()
-    time.sleep(1)  # RabbitMQ 3.10 may forget what is in a queue that is younger
+    time.sleep(2)  # RabbitMQ forgets a queue that is younger, see docs/versions.md
     times = stage.load(5, 1)
     prompt = stage.at_terminal("emitter_of_tasks.py", "--no-admin", "--log-file", stage.log)
     prompt.expect("Enter new task: ")

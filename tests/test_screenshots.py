@@ -2,7 +2,7 @@
 
 import pytest
 from harness import Scripts, eventually
-from take_screenshots import PICTURES, SCENES
+from take_screenshots import NO_PREFETCH_WORKER, PICTURES, SCENES
 
 LARGEST = {".png": 300_000, ".svg": 300_000, ".gif": 3_000_000}  # bytes
 FIRST_BYTES = {".png": b"\x89PNG\r\n\x1a\n", ".svg": b"<?xml", ".gif": b"GIF89a"}
@@ -49,3 +49,19 @@ def test_the_panel_that_y_opens_knows_the_queues_and_the_workers(scripts: Script
 
     expected = [scripts.queue, scripts.dead_letters], ["anna", "ben"], 1
     eventually(lambda: known() == expected, "the panel knows both queues, the workers, and the task that waits")
+
+
+def test_the_worker_without_a_prefetch_limit_logs_as_ours_does(scripts: Scripts) -> None:
+    """The one that the timeline sets beside ours."""
+    scripts.emit("task.")
+    arguments = [scripts.broker.url, scripts.queue, scripts.log, "anna", 0.01]
+    peer = scripts.start(NO_PREFETCH_WORKER, *arguments)
+    eventually(lambda: scripts.events("done"), "it does the task")
+    scripts.emit("task.")
+    scripts.start("listening_worker.py", "--name", "anna", "--log-file", scripts.log)
+    eventually(lambda: len(scripts.events("done")) == 2, "one of them does the other task")
+    assert {tuple(record) for record in scripts.events()} == {
+        ("time", "event", "name", "message_id", "task", "redelivered", "delivery_count"),
+        ("time", "event", "name", "message_id", "task", "seconds"),
+    }
+    assert peer.err == ""

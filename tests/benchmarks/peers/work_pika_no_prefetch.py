@@ -15,7 +15,6 @@ import pika
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 from task_queue.event_log import EventLog
-from task_queue.terminal import text_of
 
 url, queue, log_file, name, seconds_per_dot = sys.argv[1:]
 log = EventLog(log_file, name)
@@ -26,7 +25,7 @@ channel = connection.channel()
 def callback(ch, method, properties, body):
     received = time.monotonic()
     count = (properties.headers or {}).get("x-delivery-count", 0)
-    task = properties.message_id, text_of(body)
+    task = properties.message_id, body
     log.note("received", *task, redelivered=method.redelivered, delivery_count=count)
     log.write()
     connection.sleep(body.count(b".") * float(seconds_per_dot))

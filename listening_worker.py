@@ -73,7 +73,8 @@ def listen(
     check_function(perform)
     refuse_second_run()
     open_standard_streams()
-    TASKS.check("max_tasks", max_tasks)
+    if max_tasks is not None:
+        TASKS.check("max_tasks", max_tasks)
     HOURS.check("ack_timeout", ack_timeout)
     patience = PATIENCE if burst or max_tasks else float("inf")
     where = settings_for(url, queue, default_name("worker") if name is None else name, patience)
@@ -106,14 +107,14 @@ def handle(task: Task, perform: Perform, consumer: Consumer, log: EventLog, sign
         perform_here(task, perform, signals)
     except (KeyboardInterrupt, WorkerError) as error:
         signals.leave()
-        consumer.requeue()
+        is_dead = consumer.requeue() and consumer.connection.rules.is_dead_if_handed_back(task.delivery_count)
         record("requeued", seconds=task.seconds())
-        say_requeued(task, error)
+        say_requeued(task, error, is_dead)
         if isinstance(error, WorkerError):
             raise
     except BaseException as error:  # whatever a task raises is its failure, and not the end of the worker
         why, is_end = reason_of(error), isinstance(error, OnlyBegun)
-        again = consumer.seconds_until_next_try(task)
+        again = consumer.seconds_until_next_try(task) if consumer.connection.rules.has_delays else 0.0
         is_rejected = consumer.reject(last or is_end)
         record("failed", error=why, seconds=task.seconds())
         say_failed(task, why, is_rejected, again)

@@ -9,9 +9,8 @@ from collections.abc import Callable
 import pika
 from pika.channel import Channel
 
+from task_queue.cancellation import find_out
 from task_queue.connection import CLOSE_WITHIN, Connection
-from task_queue.errors import why_cancelled
-from task_queue.failures import QueueError
 from task_queue.given_back import GivenBack
 from task_queue.settings import Settings
 from task_queue.signals import State
@@ -19,7 +18,7 @@ from task_queue.task import Task, earlier_tries
 from task_queue.terminal import text_of
 
 LAST_ANSWER = 1.0  # seconds; a broker that is blocked or frozen never answers
-DELETES_WITHIN = 0.3  # seconds; RabbitMQ cancels the subscriptions to a queue first, and deletes it then
+ON_ITS_WAY = 0.5  # seconds that RabbitMQ may have counted before we have received a task
 BURST_PATIENCE = 0.1  # seconds without a task before a worker in a burst asks RabbitMQ whether the queue is empty
 
 
@@ -84,7 +83,8 @@ class Consumer:
 
     def seconds_until_next_try(self, task: Task) -> float:
         """Return how long a task that has failed waits for its next try: 0 if it does not wait, or has no more."""
-        return 0.0 if task.is_last_try else self.connection.rules.seconds_until_next_try(task.delivery_count + 1)
+        rules = self.connection.rules
+        return 0.0 if task.is_last_try else rules.seconds_until_next_try(task.delivery_count + 1)
 
     def close(self) -> None:
         """Give back what came too late, and close the connection."""
@@ -131,26 +131,14 @@ class Consumer:
         return queue is not None and not queue.message_count and bool(queue.consumer_count)
 
     def _on_ready(self, channel: Channel) -> None:
-        channel.add_on_cancel_callback(lambda _: self._on_cancelled(channel))
+        channel.add_on_cancel_callback(lambda _: find_out(self.connection, self._overdue(), self.given_back))
         channel.basic_qos(prefetch_count=1)
         self._subscribe()
 
-    def _on_cancelled(self, channel: Channel) -> None:
-        def ask() -> None:  # a queue that is gone closes the channel with that reason; one without a leader is silent
-            if channel.is_open:
-                channel.queue_declare(self.connection.queue, passive=True, callback=lambda _: self._lose(channel))
-
-        self.connection.channel = None  # the task in hand is not ours any more, so nothing is said of it
-        self.connection.loop.ioloop.call_later(DELETES_WITHIN, ask)
-        self.connection.loop.ioloop.call_later(DELETES_WITHIN + LAST_ANSWER, lambda: self._lose(channel))
-
-    def _lose(self, channel: Channel) -> None:
-        if channel.is_open:
-            task, seconds = self.in_hand, None
-            if task is not None and task.seconds() >= self._ack_timeout and self.connection.rules.times_each_consumer:
-                self.given_back.took_too_long(task)
-                seconds = task.seconds()
-            self.connection.lose(QueueError(why_cancelled(seconds)))
+    def _overdue(self) -> Task | None:
+        """Return the task in hand, if it has taken so long that RabbitMQ will have taken it back."""
+        task, times = self.in_hand, self.connection.rules.times_each_consumer
+        return task if times and task is not None and task.seconds() > self._ack_timeout - ON_ITS_WAY else None
 
     def _subscribe(self) -> None:
         # Only while a worker waits for a task: one whose connection is made again in the middle of a task must not

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import pika
 from pika.channel import Channel
@@ -13,8 +13,10 @@ from task_queue import outbox
 from task_queue.queues import TIMES, Rules, declare_queues, policy_command, rules_of
 from task_queue.terminal import printable
 
-# RabbitMQ 4.3: inequivalent arg 'x-...' for queue '...' in vhost '...': received ... but current is ...
-OTHER_ARGUMENT = re.compile(r"inequivalent arg '([\w-]+)' .* current is (?:none|(?:the value )?'([^']*)')")
+# RabbitMQ 4.3: inequivalent arg 'x-...' for queue '...' in vhost '...': received ... but current is ... (and where that
+# has more than 255 bytes, only its beginning)
+OTHER_ARGUMENT = re.compile(r"inequivalent arg '([\w-]+)'")
+ITS_VALUE = re.compile(r" current is (?:the value )?'([^']*)'")
 
 
 class Declaration:
@@ -31,7 +33,7 @@ class Declaration:
         on_closed: called with the reason when the channel is closed, by then or later.
     """
 
-    has_told = False  # in this process
+    _told: ClassVar[set[str]] = set()  # of which queues, in this process
 
     def __init__(
         self,
@@ -54,15 +56,16 @@ class Declaration:
         declare_queues(channel, self._queue, times, then=lambda: self._end(channel, times))
 
     def _end(self, channel: Channel, times: Mapping[str, Any]) -> None:
-        if self._other and not Declaration.has_told:
-            Declaration.has_told = True
-            outbox.complain(policy_instead(self._queue, self._connection.params.virtual_host, self._other))
+        if self._other and self._queue not in Declaration._told:
+            Declaration._told.add(self._queue)
+            outbox.complain(words_for(self._queue, self._connection.params.virtual_host, self._other))
         self._on_declared(channel, rules_of(self._connection.server_properties or {}, times))
 
     def _on_channel_closed(self, _channel: Channel, why: Exception) -> None:
-        refused = OTHER_ARGUMENT.search(str(why))
+        text = getattr(why, "reply_text", "")
+        refused, value = OTHER_ARGUMENT.search(text), ITS_VALUE.search(text)
         if refused and refused[1] in TIMES.keys() - self._other.keys():
-            self._other[refused[1]] = refused[2]
+            self._other[refused[1]] = value[1] if value else None
             self._open_channel()
         else:
             self._on_closed(why)
@@ -74,11 +77,14 @@ def times_with(other: Mapping[str, str | None]) -> dict[str, Any]:
     return {**{name: value for name, value in TIMES.items() if name not in other}, **has}
 
 
-def policy_instead(queue: str, vhost: str, other: Mapping[str, str | None]) -> str:
-    """Say what the queue lacks, and the policy that does the same."""
-    return (
-        f" [*] Queue {printable(queue)} was declared without our {', '.join(other)}, by an older version of this "
-        "program or by another one. So RabbitMQ may take a task back after half an hour, or try a failed one again "
-        "at once. Unless you have done so, give it the same by a policy; what is in the queue stays there:\n"
-        + policy_command(vhost, queue, {name: TIMES[name] for name in other})
+def words_for(queue: str, vhost: str, other: Mapping[str, str | None]) -> str:
+    """Say that the queue is used as it is, what it lacks, and the policy that does the same."""
+    lacking = {name: TIMES[name] for name in other if other[name] is None}
+    said = (
+        f" [*] Queue {printable(queue)} was declared by another program, or an older version of this one: "
+        f"{', '.join(other)} {'are' if len(other) > 1 else 'is'} not as we would have it. It is used as it is."
     )
+    if "x-delayed-retry-type" not in lacking:
+        return said
+    command = policy_command(vhost, queue, lacking)
+    return f"{said} A failed task is tried again at once, unless a policy says otherwise. This one does:\n{command}"

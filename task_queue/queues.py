@@ -91,12 +91,18 @@ class Rules(NamedTuple):
         return self.version >= (3, 12)
 
     def seconds_until_next_try(self, tries: int) -> float:
-        """Return how long a task waits that has failed so often; a policy may say otherwise.
+        """Return how long a task waits that has failed so often, by our arguments; a policy may say otherwise.
 
         Source: https://www.rabbitmq.com/docs/quorum-queues#delayed-retry
         """
-        delays = self.version >= (4, 3) and self.has_delays
-        return min(RETRY_STEP * tries, LONGEST_RETRY) / 1000 if delays else 0.0
+        return min(RETRY_STEP * tries, LONGEST_RETRY) / 1000 if self.version >= (4, 3) else 0.0
+
+    def is_dead_if_handed_back(self, failed_tries: int) -> bool:
+        """Tell whether a task that has failed so often becomes a dead letter if it is handed back.
+
+        On RabbitMQ 4.3 that is so of a dead letter that went back, whose count goes on beyond the limit.
+        """
+        return failed_tries > DELIVERY_LIMIT - self.counts_what_is_handed_back
 
 
 def rules_of(server_properties: Mapping[str, Any], times: Mapping[str, Any]) -> Rules:
@@ -114,7 +120,7 @@ def policy_command(vhost: str, queue: str, wanted: Mapping[str, Any]) -> str:
     """
     # JSON, though without importing json: that needs a file descriptor, and words for an error must not.
     definition = str({name.removeprefix("x-"): value for name, value in wanted.items()}).replace("'", '"')
-    policy = [queue, f"^{re.escape(queue)}$", definition]
+    policy = [f"times-{queue}", f"^{re.escape(queue)}$", definition]
     return f"rabbitmqctl set_policy -p {shlex.quote(vhost)} --apply-to queues {' '.join(map(shlex.quote, policy))}"
 
 

@@ -76,9 +76,9 @@ class Range(NamedTuple):
         raise argparse.ArgumentTypeError(f"{printable(text)} {self}")
 
     def check(self, name: str, value: Any) -> None:
-        """Raise SettingsError if an argument makes no sense; None is the default."""
+        """Raise SettingsError if an argument makes no sense."""
         kinds = (int,) if self.kind is int else (int, float)
-        if value is not None and not (isinstance(value, kinds) and self.least <= value <= self.most):
+        if isinstance(value, bool) or not (isinstance(value, kinds) and self.least <= value <= self.most):
             raise SettingsError(f"{name} {self}")
 
 

@@ -16,14 +16,15 @@ def say_received(task: Task, has_taken_too_long: bool) -> None:
         )
 
 
-def say_requeued(task: Task, why: BaseException) -> None:
-    """Tell the person that a task goes back."""
+def say_requeued(task: Task, why: BaseException, is_dead: bool) -> None:
+    """Tell the person that a task goes back, or to the dead letters if that was one try too many."""
     before = "\n" if isinstance(why, KeyboardInterrupt) else ""  # a terminal shows ^C without an end of line
-    say(f"{before} [*] Not finished, so it goes back to the queue: {printable(task.text)}")
+    where = "and has no more tries, so it is a dead letter now" if is_dead else "so it goes back to the queue"
+    say(f"{before} [*] Not finished, {where}: {printable(task.text)}")
 
 
 def say_failed(task: Task, why: str, is_rejected: bool, again: float) -> None:
-    """Tell the person that a task failed, and when it is tried again."""
+    """Tell the person that a task failed, and when it is tried again; 0 if it does not wait for that."""
     say(f" [!] Failed ({task.tries}): {printable(why)}")
     if is_rejected and task.is_last_try:
         say(f" [!] It failed too often, and is a dead letter now: {printable(task.text)}")

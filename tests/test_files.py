@@ -117,7 +117,7 @@ def test_a_line_that_the_memory_does_not_hold_is_named(at_server: Scripts, serve
     with (at_server.folder / "tasks.txt").open("wb") as file:
         file.write(b"one\ntwo\n" + b"x" * 120_000_000 + b"\n")
     command = at_server.command("emitter_of_tasks.py", "--file", "tasks.txt")
-    run = at_server.start_command(["bash", "-c", 'ulimit -v 260000; exec "$@"', "-", *command]).ends(1)
+    run = at_server.start_command(["bash", "-c", 'ulimit -v 300000; exec "$@"', "-", *command]).ends(1)
     assert "Line 3 of tasks.txt is too long for the memory here" in run.err
     assert "Go on from line 3 of tasks.txt" in run.err
 

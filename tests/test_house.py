@@ -13,7 +13,7 @@ from harness import PROJECT
 FLOORS = {
     6: ["emitter_of_tasks", "listening_worker"],
     5: ["report", "work", "worker_report", "admin_panel"],
-    4: ["dead_letters", "publisher", "consumer"],
+    4: ["dead_letters", "publisher", "consumer", "cancellation"],
     3: ["connection"],
     2: ["errors", "event_log", "sources", "retry", "task", "window", "declaration", "given_back"],
     1: [

@@ -141,7 +141,16 @@ def test_an_empty_setting_is_never_the_default(at_server: Scripts, server: Serve
     assert server.sessions == []
 
 
-NO_SETTINGS = ["max_tasks='3'", "max_tasks=0", "max_tasks=-1", "ack_timeout=-1", "ack_timeout=float('inf')"]
+NO_SETTINGS = [
+    "max_tasks='3'",
+    "max_tasks=0",
+    "max_tasks=-1",
+    "ack_timeout=-1",
+    "ack_timeout=None",
+    "ack_timeout=True",
+    "max_tasks=True",
+    "ack_timeout=float('inf')",
+]
 NO_SETTINGS += ["ack_timeout='1'", "name=5", "queue=5", "url=b'amqp://localhost'"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shlex
+import signal
 from collections.abc import Iterator
 
 import pika
@@ -71,6 +72,28 @@ def test_a_dead_letter_that_went_back_has_all_its_tries_again_or_one_more(script
     assert failed[0] == f" [!] Failed ({words}): false ended with exit status 1"
     assert len(failed) == tries
     assert "dead letter now" in worker.out
+
+
+@pytest.mark.parametrize("ends_by", ["Ctrl+C", "no program"])
+def test_what_has_no_more_tries_and_is_handed_back_is_called_a_dead_letter(scripts: Scripts, ends_by: str) -> None:
+    scripts.emit("task")
+    scripts.work("--run", "false")
+    scripts.emit("--retry-dead-letters")
+    eventually(lambda: scripts.broker.counts(scripts.queue)[0] == 1, "it is back")
+    program = scripts.folder / "program"
+    program.write_text("#!/no/such/program\n" if ends_by == "no program" else "#!/bin/sh\necho ready; sleep 60\n")
+    program.chmod(0o755)
+    worker = scripts.start("listening_worker.py", "--run", str(program))
+    if ends_by == "Ctrl+C":
+        worker.shows("ready")
+        worker.send(signal.SIGINT)
+    worker.ends(int(ends_by != "Ctrl+C"))
+    if scripts.broker.version >= (4, 3):
+        assert "[*] Not finished, and has no more tries, so it is a dead letter now: task" in worker.out
+        eventually(lambda: scripts.broker.counts(scripts.dead_letters)[0] == 1, "so it is")
+    else:
+        assert "[*] Not finished, so it goes back to the queue: task" in worker.out
+        eventually(lambda: scripts.broker.counts(scripts.queue)[0] == 1, "so it does")
 
 
 # ---- When the next try comes
@@ -147,7 +170,7 @@ def test_an_older_queue_is_used_as_it_is_and_the_policy_that_mends_it_is_told(sc
         assert emitter.err == worker.err == ""
         return
     for run in (emitter, worker):
-        assert run.err.count("was declared without our x-consumer-timeout, x-delayed-retry-type, ") == 1
+        assert run.err.count("an older version of this one: x-consumer-timeout, x-delayed-retry-type, ") == 1
     assert "tried again" not in worker.out
     (command,) = re.findall("^rabbitmqctl (.*)", worker.err, re.MULTILINE)
     scripts.broker.node.ctl(*shlex.split(command), "--priority", "9")
@@ -174,7 +197,7 @@ def test_a_queue_with_really_other_settings_is_refused_still(
     for script in ("emitter_of_tasks.py", "listening_worker.py"):
         run = scripts.start(script, *(["task"] * (script == "emitter_of_tasks.py"))).ends(1)
         assert f"Queue {scripts.queue} has other settings" in run.err
-        assert "declared without" not in run.err
+        assert "older version" not in run.err
 
 
 def test_a_queue_with_other_times_is_used_with_those(scripts: Scripts) -> None:
@@ -183,6 +206,29 @@ def test_a_queue_with_other_times_is_used_with_those(scripts: Scripts) -> None:
     scripts.emit("task")
     assert " [x] Done." in scripts.work().lines
     assert declared(scripts)[scripts.queue].items() >= own.items()
+
+
+@pytest.mark.parametrize("name", ["with \"quotes\" and 'others'", "long" * 40])
+def test_an_older_queue_is_known_by_any_name(scripts: Scripts, name: str) -> None:
+    """RabbitMQ cuts its words off at 255 bytes."""
+    scripts.queue, scripts.dead_letters = f"{scripts.queue} {name}", f"{scripts.queue} {name}.dead-letters"
+    scripts.environment["TASK_QUEUE"] = scripts.queue
+    declare_as_before(scripts)
+    scripts.emit("task")
+    assert " [x] Done." in scripts.work().lines
+
+
+def test_a_burst_waits_for_the_next_try_in_an_older_queue_with_the_policy_too(waiting: Scripts) -> None:
+    declare_as_before(waiting)
+    if waiting.broker.version >= (4, 3):
+        times = {"delayed-retry-type": "failed", "delayed-retry-min": 1000, "delayed-retry-max": 1000}
+        waiting.broker.set_policy(waiting.queue, **times)
+    for text in ("same", "same"):
+        waiting.broker.publish(waiting.queue, text.encode())
+    fails_twice = "sh -c 'test -e second && exit 0; test -e first && touch second; touch first; exit 1'"
+    run = waiting.work("--run", fails_twice)
+    assert run.lines.count(" [x] Done.") == 2
+    assert "tried again in about" not in run.out  # what a policy says is not known here
 
 
 # ---- The ack timeout
@@ -242,6 +288,19 @@ def test_a_task_that_is_always_too_long_for_its_ack_timeout_is_named_so(scripts:
     received = scripts.events("received")
     assert [record["delivery_count"] for record in received] == [0, 0]
     assert len(scripts.events("ack-lost")) == 2
+
+
+def test_a_task_that_ends_just_after_its_timeout_is_named_so_too(scripts: Scripts) -> None:
+    """RabbitMQ is asked meanwhile whether the queue is there."""
+    if scripts.broker.version < (4, 3):
+        pytest.skip("before RabbitMQ 4.3 a consumer can't say how long it may take")
+    scripts.emit("task")
+    command = "sh -c 'sleep 3.75'"  # 3.6 are allowed, and 3.9 is when it is asked
+    worker = scripts.worker("--ack-timeout", "0.001", "--run", command, "--max-tasks", 2)
+    worker.ends(within=30)
+    assert "it has taken the task back after 4 s. Give tasks more time with --ack-timeout" in worker.err
+    assert worker.err.count("goes round for ever") == 1
+    assert "deleted" not in worker.err
 
 
 def test_a_queue_that_is_deleted_is_not_taken_for_a_timeout(scripts: Scripts) -> None:

@@ -494,7 +494,10 @@ def test_what_is_done_after_rabbitmq_has_cancelled_is_not_acknowledged(at_server
     server.gets("Basic.Consume")
     server.session(0).deliver(b"task")
     worker.shows("Received")
+    asked = len(server.got("Queue.Declare")) + 1
+    server.on("Queue.Declare", nothing, 0)
     server.session(0).send(pika.spec.Basic.Cancel(server.session(0).consumer, nowait=True))
+    server.gets("Queue.Declare", asked)
     (at_server.folder / "go").touch()
     worker.ends()
     assert [record["event"] for record in at_server.events()] == ["received", "ack-lost"]

@@ -141,9 +141,10 @@ class Node:
             machine.SetupError: rabbitmq-server is not installed.
         """
         server = installation.command("rabbitmq-server")
-        self._write_settings()
+        (self.data / "log").mkdir(parents=True, exist_ok=True)
         busy = f"A RabbitMQ is running or starting on {self.data}: use that one, in a moment."
         self._lock = machine.locked(self.data / "lock", busy)
+        self._write_settings()
         link_needed_plugins(*installation.plugins(), self._plugins)
         if self._has_own_epmd:
             self._epmd = start_epmd(self._epmd_port)
@@ -219,6 +220,7 @@ class Node:
             "PATH": os.environ.get("PATH", os.defpath),
             "LANG": "C.UTF-8",
             "HOME": str(self.data),  # for the Erlang cookie
+            "ERL_CRASH_DUMP": str(self.data / "log" / "erl_crash.dump"),
             "ERL_EPMD_PORT": str(self._epmd_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             # Makes the script become the node, instead of a shell beside it that would be its parent.
@@ -239,7 +241,6 @@ class Node:
         }
 
     def _write_settings(self) -> None:
-        (self.data / "log").mkdir(parents=True, exist_ok=True)
         (self.data / "enabled_plugins").write_text("[rabbitmq_management].\n")
         (self.data / "rabbitmq.conf").write_text(
             f"listeners.tcp.local = 127.0.0.1:{self.amqp_port}\n"

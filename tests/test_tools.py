@@ -126,7 +126,7 @@ def test_a_private_rabbitmq_serves_the_scripts_and_keeps_their_tasks(copy: Path)
         is_first = not data.exists()
         broker = run_tool(copy, "rabbitmq.py")
         if is_first:
-            eventually(data.exists, "it starts")
+            eventually((copy / ".rabbitmq" / "lock").exists, "it starts")  # and is up some seconds later
             assert "A RabbitMQ is running or starting on" in run_tool(copy, "rabbitmq.py").ends(1).err
         broker.shows("Its queues are kept in .rabbitmq/.", within=60)
         assert re.search(r"^RabbitMQ \d+\.\d+\.\d+ is up\.  Admin panel: http", broker.out, re.MULTILINE)

@@ -309,7 +309,9 @@ def test_ctrl_c_ends_the_command_with_its_children(scripts: Scripts, stubborn: s
 
 def busy_command(when_asked_to_end: str) -> str:
     """Return a command that is busy for half a minute, and does this at SIGTERM."""
-    return f"sh -c 'trap \"{when_asked_to_end}\" TERM; echo pid $$; for _ in $(seq 300); do sleep 0.1; done'"
+    # Without seq, which the signal would end as well, and with it the loop.
+    loop = "n=0; while [ $n -lt 300 ]; do sleep 0.1; n=$((n+1)); done"
+    return f"sh -c 'trap \"{when_asked_to_end}\" TERM; echo pid $$; {loop}'"
 
 
 def test_a_command_that_is_ended_may_tidy_up(scripts: Scripts) -> None:

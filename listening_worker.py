@@ -114,7 +114,7 @@ def handle(task: Task, perform: Perform, consumer: Consumer, log: EventLog, sign
             raise
     except BaseException as error:  # whatever a task raises is its failure, and not the end of the worker
         why, is_end = reason_of(error), isinstance(error, OnlyBegun)
-        again = consumer.seconds_until_next_try(task) if consumer.connection.rules.has_delays else 0.0
+        again = consumer.seconds_until_next_try(task)
         is_rejected = consumer.reject(last or is_end)
         record("failed", error=why, seconds=task.seconds())
         say_failed(task, why, is_rejected, again)

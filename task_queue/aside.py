@@ -32,6 +32,7 @@ class Aside(threading.Thread):
         """
         with contextlib.ExitStack() as undo:
             if hasattr(signal, "pthread_sigmask"):  # not on Windows
+                # The mask is read before it is changed, because Ctrl+C may come out of either call.
                 undo.callback(signal.pthread_sigmask, signal.SIG_SETMASK, signal.pthread_sigmask(signal.SIG_BLOCK, []))
                 signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             super().start()

@@ -82,9 +82,8 @@ class Consumer:
         return self._settle(lambda task: task.channel.basic_nack(task.delivery_tag, requeue=True), last=True)
 
     def seconds_until_next_try(self, task: Task) -> float:
-        """Return how long a task that has failed waits for its next try: 0 if it does not wait, or has no more."""
-        rules = self.connection.rules
-        return 0.0 if task.is_last_try else rules.seconds_until_next_try(task.delivery_count + 1)
+        """Return how long a task that has failed waits, as the queue was declared: 0 for no wait, or no more tries."""
+        return self._longest_wait(task) if self.connection.rules.has_delays else 0.0
 
     def close(self) -> None:
         """Give back what came too late, and close the connection."""
@@ -112,7 +111,12 @@ class Consumer:
 
     def _expect_again(self, task: Task | None) -> None:
         if self._is_burst and task is not None:
-            self.given_back.expect(task, self.seconds_until_next_try(task))
+            self.given_back.expect(task, self._longest_wait(task))
+
+    def _longest_wait(self, task: Task) -> float:
+        # Also where the queue was declared without waits: a policy may have brought them.
+        rules = self.connection.rules
+        return 0.0 if task.is_last_try else rules.seconds_until_next_try(task.delivery_count + 1)
 
     def _wait_until_empty(self) -> None:
         empty_looks = 0

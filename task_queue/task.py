@@ -60,8 +60,8 @@ def earlier_tries(headers: Mapping[str, Any], rules: Rules) -> int:
     failed. RabbitMQ 4.3 counts in another one how often it was handed out, which is never less: what is more than that
     is the sender's. Source: https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling
     """
-    names = ["x-delivery-count"] if rules.counts_what_is_handed_back else ["x-delivery-count", "x-acquired-count"]
-    counts = [headers[name] for name in names if name in headers]
     if "x-delivery-count" not in headers:
         return 0
+    names = ["x-delivery-count"] if rules.counts_what_is_handed_back else ["x-delivery-count", "x-acquired-count"]
+    counts = [headers[name] for name in names if name in headers]
     return max(0, min([count for count in counts if isinstance(count, int) and not isinstance(count, bool)], default=0))

@@ -60,11 +60,16 @@ def test_what_ctrl_c_hands_back_is_no_failed_try_from_4_3_on(scripts: Scripts) -
     assert scripts.events("received")[0]["delivery_count"] == counted
 
 
-def test_a_dead_letter_that_went_back_has_all_its_tries_again_or_one_more(scripts: Scripts) -> None:
+def have_dead_letter_back(scripts: Scripts) -> None:
+    """Have a task fail too often, and moved back to the queue."""
     scripts.emit("task")
     scripts.work("--run", "false")
     scripts.emit("--retry-dead-letters")
     eventually(lambda: scripts.broker.counts(scripts.queue)[0] == 1, "it is back")
+
+
+def test_a_dead_letter_that_went_back_has_all_its_tries_again_or_one_more(scripts: Scripts) -> None:
+    have_dead_letter_back(scripts)
     worker = scripts.work("--run", "false")
     expected = {(4, 3): ("one more try", 1), (4, 0): ("try 2 of 21", 21), (3, 10): ("try 1 of 21", 21)}
     words, tries = next(row for version, row in expected.items() if scripts.broker.version >= version)
@@ -76,10 +81,7 @@ def test_a_dead_letter_that_went_back_has_all_its_tries_again_or_one_more(script
 
 @pytest.mark.parametrize("ends_by", ["Ctrl+C", "no program"])
 def test_what_has_no_more_tries_and_is_handed_back_is_called_a_dead_letter(scripts: Scripts, ends_by: str) -> None:
-    scripts.emit("task")
-    scripts.work("--run", "false")
-    scripts.emit("--retry-dead-letters")
-    eventually(lambda: scripts.broker.counts(scripts.queue)[0] == 1, "it is back")
+    have_dead_letter_back(scripts)
     program = scripts.folder / "program"
     program.write_text("#!/no/such/program\n" if ends_by == "no program" else "#!/bin/sh\necho ready; sleep 60\n")
     program.chmod(0o755)
@@ -185,14 +187,13 @@ def test_an_older_queue_is_used_as_it_is_and_the_policy_that_mends_it_is_told(sc
 
 
 @pytest.mark.parametrize("own", [{}, {"x-consumer-timeout": 7_200_000, "x-delayed-retry-type": "all"}])
-@pytest.mark.parametrize("first", ["x-dead-letter-routing-key", "x-queue-type"])
+@pytest.mark.parametrize("other", ["x-dead-letter-routing-key", "x-queue-type"])
 def test_a_queue_with_really_other_settings_is_refused_still(
-    scripts: Scripts, own: dict[str, object], first: str
+    scripts: Scripts, own: dict[str, object], other: str
 ) -> None:
-    arguments = {**queues._arguments(20, scripts.dead_letters), **own}
-    arguments[first] = {"x-queue-type": "classic"}.get(first, "elsewhere")
-    if first == "x-queue-type":
-        arguments = {"x-queue-type": "classic"}
+    arguments: dict[str, object] = {"x-queue-type": "classic"}  # which takes no others of ours
+    if other != "x-queue-type":
+        arguments = {**queues._arguments(20, scripts.dead_letters), **own, other: "elsewhere"}
     scripts.broker.declare(scripts.queue, **arguments)
     for script in ("emitter_of_tasks.py", "listening_worker.py"):
         run = scripts.start(script, *(["task"] * (script == "emitter_of_tasks.py"))).ends(1)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from task_queue import outbox, terminal
 from task_queue.failures import Failure
+from task_queue.forked import install
 from task_queue.inherited import as_from_a_shell, open_standard_streams
 from task_queue.signals import ENDING_SIGNALS, Signals
 
@@ -20,7 +21,7 @@ def run(main: Callable[[], int]) -> None:
     gc.enable()
     for number in ENDING_SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, _on_signal)
+            install(number, _on_signal)
     open_standard_streams()
     try:
         with as_from_a_shell():

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import os
 import signal
 import socket
 import threading
@@ -25,6 +24,7 @@ from typing import Any
 
 from task_queue import terminal
 from task_queue.aside import Aside
+from task_queue.forked import install
 from task_queue.inherited import as_from_a_shell, check_children_can_be_waited_for
 from task_queue.wakeup import getsignal, send_again, write_there
 
@@ -56,7 +56,6 @@ class Signals:
         self._bells: list[socket.socket] = []  # a byte written there wakes who waits
         self._found: dict[int, Any] = {}  # the handlers that were there before
         self._found_wakeup = -1
-        self._pid = os.getpid()
         self._undo = contextlib.ExitStack()
 
     def __enter__(self) -> Signals:
@@ -69,7 +68,7 @@ class Signals:
                 if (found := signal.getsignal(number)) not in (signal.SIG_IGN, None):
                     self._found[number] = found
                     self._undo.callback(signal.signal, number, found)
-                    signal.signal(number, self._on_signal)
+                    install(number, self._on_signal)
             self._undo.enter_context(as_from_a_shell())
         else:
             check_children_can_be_waited_for()
@@ -150,15 +149,11 @@ class Signals:
         """Take the signals back from a task that has kept them, as asyncio does."""
         for number in self._found:
             if getsignal(number) != self._on_signal:
-                signal.signal(number, self._on_signal)
+                install(number, self._on_signal)
         if self._found and self._bells:
             write_there(self._bells[0].fileno())
 
     def _on_signal(self, number: int, _frame: object) -> None:
-        if os.getpid() != self._pid:  # a process that a task has forked
-            signal.signal(number, self._found[number])
-            os.kill(os.getpid(), number)
-            return
         self._change_state(number)
         self._ring()  # after the wake-up by Python, which came before there was news
         terminal.give_up_soon()

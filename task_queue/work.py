@@ -8,7 +8,6 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -115,15 +114,6 @@ def reason_of(error: BaseException) -> str:
         text = "and why can't be said"
     place = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {text} ({os.path.basename(place.filename)}, line {place.lineno})"
-
-
-def end_child(error: BaseException | None) -> None:
-    """End a process that a task has forked as Python would, but leave alone the connection that it shares with us."""
-    code = error.code if isinstance(error, SystemExit) else int(error is not None)
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            stream.flush()
-    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 def feed(process: subprocess.Popen[bytes], body: bytes) -> None:

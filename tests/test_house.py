@@ -28,6 +28,7 @@ FLOORS = {
         "aside",
         "functions",
         "terminal",
+        "forked",
         "failures",
         "file_forms",
         "inherited",
@@ -129,7 +130,9 @@ def test_only_the_owner_of_signals_installs_handlers_and_nothing_ends_somebody_e
     }
     in_the_scripts_first_lines = {(name, "signal.signal") for name in FLOORS[6]}
     owners = {call for call in calls if call[1] in ("signal.signal", "signal.set_wakeup_fd")}
-    assert {room for room, _ in owners - in_the_scripts_first_lines} == {"signals", "inherited", "script", "wakeup"}
+    assert {room for room, _ in owners - in_the_scripts_first_lines} == {"forked", "inherited", "script", "wakeup"}
+    assert {room for room, function in calls if function == "install"} == {"script", "signals"}
+    assert {room for room, function in calls if function == "os._exit"} == {"forked"}
 
 
 def test_every_thread_is_one_that_gets_no_signals() -> None:

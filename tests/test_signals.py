@@ -7,12 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from harness import PROJECT, Run, Scripts, eventually, fill, waits_for_output
 from relay import Relay
+from scripted_server import Server
 
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -193,6 +195,42 @@ print(handlers() == [signal.SIG_IGN] * 3)
     lines = scripts.program(program).lines
     assert lines.count(" [x] Done.") == 2
     assert lines[-1] == "True"
+
+
+POOL = """
+import multiprocessing, signal, sys
+from listening_worker import listen, run
+
+def found(_):
+    return [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)], signal.set_wakeup_fd(-1)
+
+def perform(task):
+    with multiprocessing.get_context("fork").Pool(2) as pool:  # which ends its processes by SIGTERM
+        print(pool.map(found, [1]))
+
+if "run" in sys.argv:
+    run(lambda: listen(perform))
+listen(perform)
+"""
+
+
+@pytest.mark.parametrize("way", ["run", "listen"])
+def test_a_worker_goes_on_after_a_task_that_has_ended_processes_of_its_own(
+    at_server: Scripts, server: Server, way: str
+) -> None:
+    program = at_server.folder / "work.py"
+    program.write_text(POOL)
+    worker = at_server.start_command(at_server.command(str(program), way))
+    for number in range(1, 4):
+        server.put(b"task")
+        worker.shows("Done.", times=number)
+    nothing_of_ours = "[([<Handlers.SIG_DFL: 0>, <Handlers.SIG_DFL: 0>], -1)]"
+    assert worker.lines.count(nothing_of_ours) == 3
+    since = time.monotonic()
+    eventually(lambda: worker.process.poll() is not None or time.monotonic() > since + 0.3, "as long as a signal takes")
+    assert "Stopped" not in worker.out
+    worker.send(signal.SIGTERM)
+    worker.ends()
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])

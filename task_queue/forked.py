@@ -1,0 +1,47 @@
+"""A process that a task has forked: signals reach it as if we were not there, and it leaves our connection alone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+_before: dict[int, Any] = {}  # the handlers that were there before ours
+
+
+def install(number: int, handler: Callable[..., object]) -> None:
+    """Install our handler of a signal, but only for this process.
+
+    One that Python calls would delay the end of a forked process, and what wakes us up is a socket that both share.
+    """
+    found = signal.signal(number, handler)
+    if not is_ours(found):
+        _before[number] = found
+
+
+def is_ours(handler: object) -> bool:
+    """Tell whether a signal is handled by this package."""
+    return str(getattr(handler, "__module__", "")).startswith("task_queue.")
+
+
+def end_child(error: BaseException | None) -> None:
+    """End a forked process that comes back from a task, as Python would, but without closing the connection."""
+    code = error.code if isinstance(error, SystemExit) else int(error is not None)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
+
+
+def _undo_in_child() -> None:
+    for number, found in _before.items():
+        if is_ours(signal.getsignal(number)):
+            signal.set_wakeup_fd(-1)
+            signal.signal(number, found)
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_undo_in_child)

@@ -22,12 +22,13 @@ if __name__ == "__main__":
 
 import argparse
 import contextlib
+import functools
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from task_queue import Failure, InputError, outbox
-from task_queue.admin_panel import offer_admin_panel, panel_address
+from task_queue.admin_panel import offer_panel
 from task_queue.dead_letters import DeadLetters
 from task_queue.event_log import EventLog
 from task_queue.publisher import Publisher
@@ -37,7 +38,8 @@ from task_queue.script import run
 from task_queue.settings import PATIENCE, add_settings, default_name, not_empty, settings_for
 from task_queue.signals import Signals
 from task_queue.sources import Message, Source, new_message, typed_tasks
-from task_queue.terminal import counted, is_terminal, say, tell
+from task_queue.terminal import is_terminal, say, tell
+from task_queue.text import counted
 
 LAST_CONFIRMS = 1.0  # seconds after Ctrl+C for confirms that are on their way
 
@@ -68,6 +70,8 @@ def settings() -> argparse.Namespace:
     if re.search("[\ud800-\udfff]", chosen.task):  # how Python hands on bytes that are not text
         parser.error("the task is not text in this terminal's encoding")
     chosen.asks = is_terminal(sys.stdin) and not (chosen.task or chosen.file or chosen.retry_dead_letters)
+    if chosen.admin is None and not (chosen.asks and is_terminal(sys.stdout)):
+        chosen.admin = False
     return chosen
 
 
@@ -83,21 +87,31 @@ def main() -> int:
     where = settings_for(chosen.url, chosen.queue, default_name("emitter"), float("inf") if chosen.asks else PATIENCE)
     log = EventLog(chosen.log_file, where.name)
     is_bulk = not (chosen.asks or chosen.task or chosen.retry_dead_letters)
-    source = Source(chosen.file or "-", log.descriptor) if is_bulk else None
-    offer_admin_panel(chosen.admin, chosen.admin_url or panel_address(where.nodes[0].host))
+    source = Source(chosen.file, log.descriptor) if is_bulk else None
+    offer = functools.partial(offer_panel, chosen.admin, chosen.admin_url, where.nodes[0])
     with Signals() as signals:
         if chosen.retry_dead_letters:
-            return retry(DeadLetters(where), signals)
+            return retry(DeadLetters(where), offer, signals)
         report = Report(log, source, chosen.verbose)
         publisher = Publisher(where, report.settled)
         if source is not None:
-            return emit(source.messages(), publisher, report, signals)
-        messages = typed_tasks() if chosen.asks else iter([new_message(chosen.task)])
-        return emit(messages, publisher, report, signals, wait_for_each=chosen.asks)
+            messages = source.messages()
+        else:
+            messages = typed_tasks(where.queue) if chosen.asks else iter([new_message(chosen.task)])
+        return emit(preceded_by(offer, messages), publisher, report, signals, wait_for_each=chosen.asks)
+
+
+def preceded_by(offer: Callable[[], object], messages: Iterator[Message]) -> Iterator[Message]:
+    """Offer the admin panel, and then yield the tasks. They are read when there is a connection, so that is known."""
+    try:
+        offer()
+        yield from messages
+    except EOFError:  # the person will type no answer, and no task
+        say("")
 
 
 def emit(
-    messages: Iterator[Message], publisher: Publisher, report: Report, signals: Signals, wait_for_each: bool = False
+    messages: Iterator[Message], publisher: Publisher, report: Report, signals: Signals, wait_for_each: bool
 ) -> int:
     """Send the tasks, say what came of it, and return the exit status."""
     status, is_cut_short = 1, True
@@ -121,7 +135,7 @@ def emit(
 
 
 def send(messages: Iterator[Message], publisher: Publisher, signals: Signals, wait_for_each: bool) -> None:
-    """Read, publish, and wait until each task is confirmed or refused."""
+    """Connect, read, publish, and wait until each task is confirmed or refused."""
     try:
         with signals.interruptible():
             publisher.connection.open()
@@ -140,12 +154,13 @@ def send(messages: Iterator[Message], publisher: Publisher, signals: Signals, wa
         raise
 
 
-def retry(letters: DeadLetters, signals: Signals) -> int:
+def retry(letters: DeadLetters, offer: Callable[[], object], signals: Signals) -> int:
     """Have RabbitMQ move the dead letters back, say how many, and return the exit status."""
     status, queue = 1, letters.connection.queue
     try:
         with contextlib.closing(letters.connection), signals.interruptible():
             letters.connection.open()
+            offer()
             letters.move()
         status = 0
     except KeyboardInterrupt:

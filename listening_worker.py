@@ -86,7 +86,8 @@ def listen(
         with contextlib.closing(consumer):
             consumer.connection.open()
             if signals.state == State.RUN:
-                say(f" [*] Waiting for tasks in queue {consumer.connection.queue}. To exit press CTRL+C")
+                how = "Stops when the queue is empty." if burst else "To exit press CTRL+C"
+                say(f" [*] Waiting for tasks in queue {consumer.connection.queue}. {how}")
             taken = 0
             while taken != max_tasks and (task := consumer.next()):
                 taken += 1
@@ -146,14 +147,16 @@ def perform_here(task: Task, perform: Perform, signals: Signals) -> None:
 def settings() -> argparse.Namespace:
     """Return what the command line asks for."""
     parser = argparse.ArgumentParser(
-        description="Take one task at a time from a RabbitMQ queue, do it, and acknowledge it."
+        description="Take one task at a time from a RabbitMQ queue, do it, and acknowledge it.",
+        epilog="Without --run, the work is a stand-in: each dot in the task's text is a sleep of one second.",
     )
     flag = parser.add_argument
     add_settings(parser)
     flag(
         "--name", type=not_empty, help="the worker's name in the admin panel and in the log (default: worker-HOST-PID)"
     )
-    flag("--seconds-per-dot", type=SECONDS.read, default=1.0, metavar="S", help="(default: 1)")
+    dot_help = "how long a dot in a task is worked on, without --run (default: 1)"
+    flag("--seconds-per-dot", type=SECONDS.read, default=1.0, metavar="S", help=dot_help)
     flag(
         "--run",
         type=not_empty,

@@ -81,7 +81,7 @@ def three_terminals(node: rabbitmq.Node, file: Path) -> None:
         working(screen.terminal("worker ben", WORKER_COLUMNS, rows, right, below), "ben")
         emitter = screen.terminal("emitter", EMITTER_COLUMNS, emitter_rows, left, GAP)
         emitter.types("python emitter_of_tasks.py")
-        emitter.shows("y or n ")
+        emitter.shows("y or n: ")
         emitter.types("n")
         type_tasks(emitter, TYPED)
         anna.shows("1 of 5")
@@ -186,7 +186,7 @@ def open_panel(screen: Desktop, browser: Browser, emitter: Terminal) -> None:
     for name in WORKERS:
         screen.start("python", "listening_worker.py", "--name", name, "--seconds-per-dot", "100")
     emitter.types("python emitter_of_tasks.py")
-    emitter.shows("y or n ")
+    emitter.shows("y or n: ")
     emitter.types("y")
     browser.shows("Username:")
     for field in ("username", "password"):

@@ -3,10 +3,19 @@
 try:
     import pika  # noqa: F401
 except ModuleNotFoundError:
-    raise SystemExit(
-        " [!] The Python package pika is missing. Install it with:  python3 -m pip install -r requirements.txt\n"
-        "If you have run tools/demo.py, type:  . .venv/bin/activate"
-    ) from None
+    import os
+    import sys
+
+    _scripts = os.path.join(".venv", "Scripts" if os.name == "nt" else "bin")
+    _python = os.path.join(_scripts, "python")
+    if os.path.isdir(_scripts):
+        _words = f"It is in .venv, so start this with:  {_python} {sys.argv[0]}"
+    else:
+        _words = (
+            "python3 tools/demo.py  installs it, with all that is needed, and shows a demo. By hand:\n"
+            f"python3 -m venv .venv\n{_python} -m pip install -r requirements.txt"
+        )
+    raise SystemExit(f" [!] The Python package pika is missing. {_words}") from None
 
 from task_queue.failures import Failure, InputError, QueueError, SettingsError, WorkerError
 

@@ -3,50 +3,65 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import socket
-import sys
 from urllib.parse import urlsplit
 
-from task_queue.aside import call_aside
-from task_queue.terminal import complain, is_terminal, printable, say
+import pika
 
+from task_queue.aside import call_aside
+from task_queue.commands import panel_port_of_private, switch_panel_on
+from task_queue.prompt import Prompt
+from task_queue.terminal import complain, say
+from task_queue.text import printable
+
+USUAL_PORT = 15672
+GUEST = pika.PlainCredentials("guest", "guest")  # who is there in every new RabbitMQ
 ANSWERS_WITHIN = 2.0  # seconds
 
 
-def panel_address(host: str) -> str:
-    """Return the address of the queues' page on RabbitMQ's machine."""
-    return f"http://[{host}]:15672/#/queues" if ":" in host else f"http://{host}:15672/#/queues"
-
-
-def offer_admin_panel(answer: bool | None, url: str) -> None:
-    """Open the panel, if the person wants it. Without an answer, ask at a terminal.
+def offer_panel(answer: bool | None, url: str | None, node: pika.URLParameters) -> None:
+    """Open the panel in the browser, if the person wants it.
 
     Args:
         answer: given in advance; None to ask.
-        url: the panel's address.
+        url: the panel's address; None for the usual one.
+        node: whose panel it is.
+
+    Raises:
+        EOFError: there is no answer.
     """
-    if answer is None and is_terminal(sys.stdin) and is_terminal(sys.stdout):
-        answer = ask()
-    if answer:
-        import webbrowser  # only here: it takes long to load
-
-        say(f" [*] RabbitMQ's admin panel: {printable(url)}")
-        if not answers(url):
-            complain(" [!] Nothing answers there. Switch it on:  rabbitmq-plugins enable rabbitmq_management")
-        if not webbrowser.open(url):
-            say(" [*] No browser was found here: open that address in yours.")
+    if wants_panel() if answer is None else answer:
+        open_panel(url or panel_address(node), node)
 
 
-def ask() -> bool:
-    """Ask until the answer is yes or no; end of input and an empty line are no."""
-    typed = "?"
-    while typed not in ("y", "yes", "n", "no", ""):
-        try:
-            say("Would you like to monitor RabbitMQ queues? y or n ", end="")
-            typed = input().strip().lower()
-        except (EOFError, OSError, RuntimeError, UnicodeError):
-            typed = ""
-    return typed.startswith("y")
+def wants_panel() -> bool:
+    """Ask the person at the terminal, until the answer is yes or no."""
+    prompt = Prompt("Would you like to monitor RabbitMQ queues? y or n: ", has_history=False)
+    while True:
+        with contextlib.suppress(UnicodeError):
+            answer = prompt.ask().strip().lower()
+            if answer in ("y", "yes", "n", "no"):
+                return answer.startswith("y")
+        say(" [*] That is no answer: please type y or n.")
+
+
+def open_panel(url: str, node: pika.URLParameters) -> None:
+    """Say where the panel is and how to log in, and open it."""
+    import webbrowser  # only here: it takes long to load
+
+    login = " (user guest, password guest)" if node.credentials == GUEST else ""
+    say(f" [*] RabbitMQ's admin panel: {printable(url)}{login}")
+    if not answers(url):
+        complain(f" [!] Nothing answers there. Switch it on, {switch_panel_on()}")
+    if not webbrowser.open(url):
+        say(" [*] No browser was found here: open that address in yours.")
+
+
+def panel_address(node: pika.URLParameters) -> str:
+    """Return the address of the queues' page on RabbitMQ's machine."""
+    host = f"[{node.host}]" if ":" in node.host else node.host
+    return f"http://{host}:{panel_port_of_private(node) or USUAL_PORT}/#/queues"
 
 
 def answers(url: str) -> bool:

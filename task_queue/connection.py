@@ -19,7 +19,7 @@ from task_queue.queues import Rules
 from task_queue.retry import LASTS_AFTER, Outage
 from task_queue.settings import Settings
 from task_queue.signals import State
-from task_queue.terminal import printable
+from task_queue.text import printable
 from task_queue.wire import WireConnection
 
 CLOSE_WITHIN = 3.0  # seconds; a broker that is blocked or frozen never answers connection.close

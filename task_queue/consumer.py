@@ -15,7 +15,7 @@ from task_queue.given_back import GivenBack
 from task_queue.settings import Settings
 from task_queue.signals import State
 from task_queue.task import Task, earlier_tries
-from task_queue.terminal import text_of
+from task_queue.text import text_of
 
 LAST_ANSWER = 1.0  # seconds; a broker that is blocked or frozen never answers
 ON_ITS_WAY = 0.5  # seconds that RabbitMQ may have counted before we have received a task

@@ -10,8 +10,9 @@ import pika
 from pika.channel import Channel
 
 from task_queue import outbox
-from task_queue.queues import TIMES, Rules, declare_queues, policy_command, rules_of
-from task_queue.terminal import printable
+from task_queue.commands import policy
+from task_queue.queues import TIMES, Rules, declare_queues, rules_of
+from task_queue.text import printable
 
 # RabbitMQ 4.3: inequivalent arg 'x-...' for queue '...' in vhost '...': received ... but current is ... (and where that
 # has more than 255 bytes, only its beginning)
@@ -58,7 +59,7 @@ class Declaration:
     def _end(self, channel: Channel, times: Mapping[str, Any]) -> None:
         if self._other and self._queue not in Declaration._told:
             Declaration._told.add(self._queue)
-            outbox.complain(words_for(self._queue, self._connection.params.virtual_host, self._other))
+            outbox.complain(words_for(self._queue, self._connection.params, self._other))
         self._on_declared(channel, rules_of(self._connection.server_properties or {}, times))
 
     def _on_channel_closed(self, _channel: Channel, why: Exception) -> None:
@@ -77,7 +78,7 @@ def times_with(other: Mapping[str, str | None]) -> dict[str, Any]:
     return {**{name: value for name, value in TIMES.items() if name not in other}, **has}
 
 
-def words_for(queue: str, vhost: str, other: Mapping[str, str | None]) -> str:
+def words_for(queue: str, node: pika.connection.Parameters, other: Mapping[str, str | None]) -> str:
     """Say that the queue is used as it is, what it lacks, and the policy that does the same."""
     lacking = {name: TIMES[name] for name in other if other[name] is None}
     said = (
@@ -86,5 +87,7 @@ def words_for(queue: str, vhost: str, other: Mapping[str, str | None]) -> str:
     )
     if "x-delayed-retry-type" not in lacking:
         return said
-    command = policy_command(vhost, queue, lacking)
-    return f"{said} A failed task is tried again at once, unless a policy says otherwise. This one does:\n{command}"
+    return (
+        f"{said} A failed task is tried again at once, unless a policy says otherwise. "
+        f"Set one{policy(node, queue, lacking)}"
+    )

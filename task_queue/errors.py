@@ -7,9 +7,10 @@ import shlex
 
 import pika
 
+from task_queue.commands import LOCAL_HOSTS, always_quoted, permissions, policy, rabbitmqctl
 from task_queue.failures import QueueError
-from task_queue.queues import LONGEST_TASK, Rules, policy_command
-from task_queue.terminal import printable
+from task_queue.queues import LONGEST_TASK, Rules
+from task_queue.text import printable
 
 CERTIFICATE = (
     "name it in --url with ?ssl_options={'certfile': 'client.pem', 'keyfile': 'client.key', 'ca_certs': 'ca.pem'}"
@@ -35,7 +36,11 @@ WORDS: list[tuple[str, str, bool]] = [
         False,
     ),
     ("^Incompatible", "{at} ended the connection without a word of AMQP.{other_port}", False),
-    (r"\(403\).*Login was refused", "RabbitMQ at {at} refused user {user} with this password.\n{login}", True),
+    (
+        r"\(403\).*Login was refused",
+        "RabbitMQ at {at} refused user {user} with this password: check both in --url or AMQP_URL.\n{login}",
+        True,
+    ),
     (r"\(403\)", "User {user} may not do this ({why}).\n{allow}", True),
     (
         r"\(530\).*vhost  not found",
@@ -93,9 +98,7 @@ def largest_size(error: BaseException) -> int | None:
 
 def _more_time(node: pika.URLParameters, queue: str, rules: Rules) -> str:
     if rules.knows_queues_own_timeout:
-        return "Give its tasks more time:  " + policy_command(
-            node.virtual_host, queue, {"x-consumer-timeout": LONGEST_TASK}
-        )
+        return "Give its tasks more time" + policy(node, queue, {"x-consumer-timeout": LONGEST_TASK})
     return f"Give tasks more time in rabbitmq.conf:  consumer_timeout = {LONGEST_TASK}"
 
 
@@ -103,19 +106,19 @@ def _facts(error: BaseException, node: pika.URLParameters, queue: str) -> dict[s
     # RabbitMQ's own words, which pika puts into the text of some of its exceptions only: (403) 'ACCESS_REFUSED - ...'
     reply = re.search(r"\(\d{3}\) (['\"])(.*?)\1['\",)]*$", repr(error))
     user, vhost = printable(getattr(node.credentials, "username", "")), printable(node.virtual_host)
-    quoted_vhost = shlex.quote(vhost) if "'" in vhost else f"'{vhost}'"
     refused = re.search(r"for queue '(.*?)' in vhost", repr(error))
-    queue = refused[1] if refused else queue
-    is_local = node.host in ("localhost", "127.0.0.1", "::1")
-    login = f"Set the password with:  rabbitmqctl change_password {shlex.quote(user)} PASSWORD"
+    other_queue = refused[1] if refused else queue
+    is_local = node.host in LOCAL_HOSTS
+    login = "Or set another password" + rabbitmqctl(node, "change_password", shlex.quote(user), "PASSWORD")
     if user == "guest" and not is_local:
-        login = "guest may log in on the same machine only. Add a user:  rabbitmqctl add_user NAME PASSWORD"
+        login = "guest may log in on the same machine only. Add a user" + rabbitmqctl(node, "add_user NAME PASSWORD")
+    delete = rabbitmqctl(node, "-p", always_quoted(vhost), "delete_queue", shlex.quote(other_queue))
     return {
         "host": printable(node.host),
         "at": printable(f"[{node.host}]:{node.port}" if ":" in node.host else f"{node.host}:{node.port}"),
         "user": user,
         "vhost": vhost,
-        "queue": queue,
+        "queue": other_queue,
         "why": printable(reply[2].replace("\\'", "'") if reply else str(error) or type(error).__name__),
         "login": login,
         "certificate": CERTIFICATE,
@@ -124,9 +127,8 @@ def _facts(error: BaseException, node: pika.URLParameters, queue: str) -> dict[s
         if node.ssl_options
         else "\nIs it a TLS port? That needs amqps:// Or the admin panel's? AMQP has another one, 5672.",
         "start": "\nStart one with:  python3 tools/rabbitmq.py" if is_local else "",
-        "allow": f"Allow it with:  rabbitmqctl set_permissions -p {quoted_vhost} {shlex.quote(user)} '.*' '.*' '.*'",
+        "allow": f"Allow it{permissions(node, user, queue)}",
         "trust": "If an authority of your own has signed it, say so:  export SSL_CERT_FILE=AUTHORITY.pem",
-        "add_vhost": f"Add it with:  rabbitmqctl add_vhost {quoted_vhost}",
-        "delete": "Take another one with --queue NAME, or, if nothing in it is needed, delete it:  "
-        f"rabbitmqctl -p {quoted_vhost} delete_queue {shlex.quote(queue)}",
+        "add_vhost": "Add it" + rabbitmqctl(node, "add_vhost", always_quoted(vhost)),
+        "delete": f"Take another one with --queue NAME, or, if nothing in it is needed, delete it{delete}",
     }

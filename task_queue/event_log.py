@@ -8,7 +8,8 @@ import os
 from datetime import datetime, timezone
 
 from task_queue.failures import SettingsError
-from task_queue.terminal import Blocked, complain, printable, text_of, wait_for
+from task_queue.terminal import Blocked, complain, wait_for
+from task_queue.text import printable, text_of
 
 
 class EventLog:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 
-from task_queue.terminal import printable
+from task_queue.text import printable
 
 # How a file begins, what it is then, and the command that makes text of it, if there is one.
 SIGNATURES: list[tuple[bytes, str, str | None]] = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -109,19 +108,6 @@ def rules_of(server_properties: Mapping[str, Any], times: Mapping[str, Any]) -> 
     """Return the rules of the RabbitMQ that says this of itself; an unknown version is taken for the newest."""
     version = re.match(r"\d+(\.\d+)+", str(server_properties.get("version")))
     return Rules(tuple(map(int, version[0].split("."))) if version else (99,), dict(times) == TIMES)
-
-
-def policy_command(vhost: str, queue: str, wanted: Mapping[str, Any]) -> str:
-    """Return the command that gives the queue by a policy what it was not declared with.
-
-    Args:
-        vhost, queue: which.
-        wanted: some of TIMES.
-    """
-    # JSON, though without importing json: that needs a file descriptor, and words for an error must not.
-    definition = str({name.removeprefix("x-"): value for name, value in wanted.items()}).replace("'", '"')
-    policy = [f"times-{queue}", f"^{re.escape(queue)}$", definition]
-    return f"rabbitmqctl set_policy -p {shlex.quote(vhost)} --apply-to queues {' '.join(map(shlex.quote, policy))}"
 
 
 def _arguments(delivery_limit: int, dead_letter_queue: str) -> dict[str, Any]:

@@ -8,7 +8,8 @@ import time
 from task_queue.event_log import EventLog
 from task_queue.publisher import Publisher
 from task_queue.sources import Message, Source
-from task_queue.terminal import complain, counted, is_terminal, printable, say, text_of
+from task_queue.terminal import complain, is_terminal, say
+from task_queue.text import counted, printable, text_of
 from task_queue.window import Settled
 
 PROGRESS_EVERY = 0.2  # seconds

@@ -1,4 +1,4 @@
-"""How a script begins and ends, whatever state it is started in: with words and an exit status."""
+"""How a script, or a program of your own, begins and ends: with words and an exit status."""
 
 from __future__ import annotations
 
@@ -15,8 +15,12 @@ from task_queue.inherited import as_from_a_shell, open_standard_streams
 from task_queue.signals import ENDING_SIGNALS, Signals
 
 
-def run(main: Callable[[], int]) -> None:
-    """Run a script, and end with the exit status that it returns; a Failure and Ctrl+C are never a traceback."""
+def run(main: Callable[[], int | None]) -> None:
+    """Run a program, and end it with the exit status that is returned; a Failure and Ctrl+C are never a traceback.
+
+    Args:
+        main: the program. None is an exit status of 0, as for sys.exit().
+    """
     gc.freeze()  # what was imported stays, so that nothing looks at it again
     gc.enable()
     for number in ENDING_SIGNALS:

@@ -13,7 +13,7 @@ import pika
 
 from task_queue.failures import SettingsError
 from task_queue.queues import dead_letters_of
-from task_queue.terminal import printable
+from task_queue.text import printable
 from task_queue.urls import DEFAULT_URL, nodes_in
 
 DEFAULT_QUEUE = "tasks"

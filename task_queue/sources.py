@@ -9,15 +9,18 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TextIO
 
 import pika
 
 from task_queue.failures import InputError, SettingsError
 from task_queue.file_forms import Form
+from task_queue.prompt import Prompt
 from task_queue.terminal import complain, say
 
-
+NO_INPUT = (
+    "No task is given. Give one as words, or a file with --file, or start this in a terminal and type tasks there."
+)
 LONGEST_LINE = 128 * 1024 * 1024  # bytes, so that no input fills the memory; RabbitMQ takes less in one message
 
 
@@ -51,33 +54,39 @@ def new_message(text: str, line: int | None = None, after: int | None = None, ne
     return Message(text.encode(), properties, line, after, next_line)
 
 
-def typed_tasks() -> Iterator[Message]:
-    """Ask the person at the terminal for tasks, until end of input."""
+def typed_tasks(queue: str) -> Iterator[Message]:
+    """Ask the person at the terminal for tasks to a queue.
+
+    Raises:
+        EOFError: the person will type no more.
+    """
+    say(f" [*] Sending tasks to queue {queue}. To exit press CTRL+C")
+    prompt = Prompt("Enter new task: ", has_history=True)
     while True:
         try:
-            say("Enter new task: ", end="")  # not by input(), which no signal interrupts at a paused terminal
-            text = input()
-            if text.strip():
+            if (text := prompt.ask()).strip():
                 yield new_message(text)
         except UnicodeError:
             complain(" [!] That is not text in this terminal's encoding. Please type it again.")
-        except (EOFError, OSError, RuntimeError):  # the last two when standard output is closed
-            say("")
-            return
+            prompt.edit_no_more()
 
 
 class Source:
     """Bulk input: a file or a pipe, read as its tasks are needed.
 
     Args:
-        name: a path; - is standard input. The rows of a .csv file are tasks, of any other file the lines.
+        name: a path, of which the rows of a .csv file are tasks, of any other file the lines; - is standard input, and
+            None standard input if there is any.
         log: the descriptor of a file that grows by what comes of each task; None without one.
 
     Raises:
         SettingsError: there is nothing to read.
     """
 
-    def __init__(self, name: str, log: int | None) -> None:
+    def __init__(self, name: str | None, log: int | None) -> None:
+        if name is None and is_nothing(sys.stdin):
+            raise SettingsError(NO_INPUT)
+        name = name or "-"
         self.bytes_read = self.size = 0  # the size of a pipe is 0
         self._line = 0  # the last one read
         self._form = Form(None if name == "-" else name)
@@ -154,6 +163,14 @@ class Source:
             raise InputError(f"Line {self._line} of {self.name} has more than {LONGEST_LINE:,} bytes.")
         if b"\0" in raw:
             raise InputError(self._form.with_nul(self._line, raw))
+
+
+def is_nothing(stream: TextIO | None) -> bool:
+    """Tell whether there is no standard input, as where an editor or cron has started the program."""
+    try:
+        return stream is None or os.path.samestat(os.fstat(stream.fileno()), os.stat(os.devnull))
+    except (OSError, ValueError):  # it is closed
+        return True
 
 
 def is_same_file(one: int, other: int) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from pika.channel import Channel
 
 from task_queue.queues import DELIVERY_LIMIT, Rules
-from task_queue.terminal import text_of
+from task_queue.text import text_of
 
 
 class Task(NamedTuple):

@@ -1,4 +1,4 @@
-"""Lines on the terminal: shown at once, fit for it whatever is in them, and dropped where nobody reads them."""
+"""Lines on the terminal: shown at once, and dropped where nobody reads them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import select
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import TextIO
 
 from task_queue.failures import Failure
 
-SHOWN_CHARACTERS = 500  # of a task's text
 LOOK_EVERY = 0.1  # seconds between two looks at a stream that takes nothing, such as a paused terminal
 PATIENCE = 0.5  # seconds that a program which is about to end waits for it
 NEVER = float("inf")
@@ -30,6 +30,7 @@ class _Main:
     writes_to: TextIO | None = None
     gives_up_at = NEVER  # on the monotonic clock: when it waits no longer for a stream that takes nothing
     has_complained = False
+    prints: Callable[[str, TextIO], None] | None = None  # what others say, while it asks a person
 
 
 def say(text: str, stream: TextIO | None = None, end: str = "\n") -> None:
@@ -47,6 +48,9 @@ def complain(text: str) -> None:
 
 def _say(text: str, stream: TextIO | None) -> None:
     if stream is None:  # as in `>&-`
+        return
+    if (hand_over := _Main.prints) is not None and threading.current_thread() is not threading.main_thread():
+        hand_over(text, stream)
         return
     try:
         _write(stream, text)
@@ -66,6 +70,11 @@ def tell(failure: Failure) -> None:
     """Print why the program can't go on, unless the person has read it."""
     if not failure.is_told:
         complain(f" [!] {failure}")
+
+
+def print_for_others(prints: Callable[[str, TextIO], None] | None) -> None:
+    """Have what other threads say given to a function, from now on; None ends that."""
+    _Main.prints = prints
 
 
 def wait_for_ever() -> None:
@@ -176,22 +185,3 @@ def _empty(stream: TextIO) -> None:
 def is_terminal(stream: TextIO | None) -> bool:
     """Tell whether a person is at the other end."""
     return stream is not None and stream.isatty()
-
-
-def text_of(body: bytes) -> str:
-    """Return a task's text, with escapes for what is not UTF-8 in it."""
-    return body.decode("utf-8", "backslashreplace")
-
-
-def printable(text: str) -> str:
-    """Return the text fit for a terminal: control characters as escapes, and cut where it is very long."""
-    if len(text) > SHOWN_CHARACTERS:
-        text = f"{text[:SHOWN_CHARACTERS]} ... ({len(text):,} characters)"
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def counted(number: int, what: str = "task") -> str:
-    """Return `1 task`, `2 tasks` and so on."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

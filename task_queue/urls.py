@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 import pika
 
 from task_queue.failures import SettingsError
-from task_queue.terminal import printable
+from task_queue.text import printable
 
 DEFAULT_URL = "amqp://guest:guest@localhost:5672/%2F"
 FORM = (

@@ -17,7 +17,8 @@ from task_queue import signals
 from task_queue.aside import Aside
 from task_queue.failures import SettingsError, WorkerError
 from task_queue.task import Task
-from task_queue.terminal import printable, say
+from task_queue.terminal import say
+from task_queue.text import printable
 
 LONG_ARGUMENT = 32 * 1024  # bytes; Linux and Windows take at least that in an argument, unless the environment is large
 COMMAND_GRACE = 5.0  # seconds from SIGTERM to SIGKILL for a command that Ctrl+C ends

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from task_queue.task import Task
-from task_queue.terminal import complain, printable, say
+from task_queue.terminal import complain, say
+from task_queue.text import printable
 
 
 def say_received(task: Task, has_taken_too_long: bool) -> None:
@@ -25,8 +26,7 @@ def say_requeued(task: Task, why: BaseException, is_dead: bool) -> None:
 
 def say_failed(task: Task, why: str, is_rejected: bool, again: float) -> None:
     """Tell the person that a task failed, and when it is tried again; 0 if it does not wait for that."""
-    say(f" [!] Failed ({task.tries}): {printable(why)}")
+    when = f"; again in about {again:.0f} s" if is_rejected and again else ""
+    say(f" [!] Failed ({task.tries}): {printable(why)}{when}")
     if is_rejected and task.is_last_try:
         say(f" [!] It failed too often, and is a dead letter now: {printable(task.text)}")
-    elif is_rejected and again:
-        say(f" [*] It is tried again in about {again:.0f} s.")

@@ -349,6 +349,7 @@ class Scripts:
             cwd=str(self.folder),
             timeout=DEADLINE,
             encoding="utf-8",
+            codec_errors="backslashreplace",
             dimensions=(50, 200),
         )
         self._started.append(terminal)

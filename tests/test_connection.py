@@ -1,6 +1,7 @@
 """The connection: explained when it can't be had, made again when it is lost; and nothing confirmed goes with it."""
 
 import contextlib
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -50,7 +51,10 @@ def test_ctrl_c_while_it_loads_is_no_traceback(scripts: Scripts, script: str) ->
 def test_wrong_password(scripts: Scripts, script: str) -> None:
     said = refused(scripts, script, scripts.broker.url.replace(":guest@", ":secret@"))
     assert "refused user guest with this password" in said
-    assert "rabbitmqctl change_password guest" in said
+    assert "check both in --url or AMQP_URL.\nOr set another password on RabbitMQ's machine:" in said
+    assert (
+        "sudo rabbitmqctl change_password guest PASSWORD  (in Docker: docker exec rabbitmq rabbitmqctl change" in said
+    )
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -70,7 +74,9 @@ def test_a_user_without_permission(scripts: Scripts) -> None:
     url = scripts.broker.url.replace("guest:guest", "stranger:secret")
     said = refused(scripts, "listening_worker.py", url)
     assert "does not let user stranger into virtual host /" in said
-    assert "rabbitmqctl set_permissions -p '/' stranger '.*' '.*' '.*'" in said
+    queue = re.escape(scripts.queue)
+    rights = rf"'^{queue}' '^({queue}|amq\.default)' '^{queue}'"
+    assert f"sudo rabbitmqctl set_permissions -p '/' stranger {rights}" in said
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -175,7 +181,10 @@ def test_without_settings_it_is_the_queue_tasks_on_this_machine(learner: Scripts
     learner.emit(stdin=b"one\ntwo\n")
     assert learner.broker.counts("tasks") == (2, 0)
     worker = learner.work("--max-tasks", 1)
-    assert worker.lines[:2] == [" [*] Waiting for tasks in queue tasks. To exit press CTRL+C", " [x] Received one"]
+    assert worker.lines[:2] == [
+        " [*] Waiting for tasks in queue tasks. Stops when the queue is empty.",
+        " [x] Received one",
+    ]
     program = learner.program("from listening_worker import listen\nlisten(print, burst=True)\n", **learner.environment)
     assert " [x] Received two" in program.lines
     assert asked_for(learner) == {"localhost 5672"}

@@ -44,7 +44,7 @@ def test_a_command_that_fails_is_no_success_where_nobody_can_wait_for_children(
 ) -> None:
     server.put(b"task")
     run = start_in(at_server, 'trap "" CHLD', *worker(at_server, "--max-tasks", 1, "--run", "false")).ends()
-    assert " [!] Failed (try 1 of 21): false ended with exit status 1" in run.lines
+    assert " [!] Failed (try 1 of 21): false ended with exit status 1" in run.out
     assert server.got("Basic.Ack") == []
 
 
@@ -70,7 +70,7 @@ def test_a_command_hears_the_signals_that_its_worker_was_started_without(at_serv
     server.put(b"task")
     kill = "bash -c 'trap \"exit 7\" TERM; kill $$; exit 1'"
     run = at_server.start_command([sys.executable, "-c", BLOCKED, *worker(at_server, "--max-tasks", 1, "--run", kill)])
-    assert " [!] Failed (try 1 of 21): bash ended with exit status 7" in run.ends().lines
+    assert " [!] Failed (try 1 of 21): bash ended with exit status 7" in run.ends().out
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&-", "<&- >&- 2>&-"])

@@ -14,7 +14,7 @@ from pika import spec
 from scripted_server import Answer, Server, Session
 
 GONE = spec.Connection.Close(530, "NOT_ALLOWED - vhost / not found", 10, 40)
-MEND = "has no virtual host /.\nAdd it with:  rabbitmqctl add_vhost '/'\n"
+MEND = "has no virtual host /.\nAdd it on RabbitMQ's machine:  sudo rabbitmqctl add_vhost '/'  (in Docker: "
 
 # A clock that a test can put forward. Patched from outside, before anything else is imported.
 CLOCK = """

@@ -30,7 +30,7 @@ def test_the_panel_that_y_opens_knows_the_queues_and_the_workers(scripts: Script
         scripts.worker("--name", name, "--seconds-per-dot", "100")
     panel = f"{scripts.broker.node.admin_url}/#/queues"
     emitter = scripts.at_terminal("emitter_of_tasks.py", "--admin-url", panel, BROWSER=str(browser))
-    emitter.expect("y or n ")
+    emitter.expect("y or n: ")
     emitter.sendline("y")
     for task in ("First task.", "Second task..", "Third task..."):
         emitter.expect("Enter new task: ")

@@ -21,6 +21,8 @@ HARMFUL = "".join(map(chr, [*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *B
 # Some of each kind: short enough to be shown whole everywhere, and nothing that can't be in a line or a file's name.
 HARM = "\x1bc\a\b\x7f\x85\x9b1m\u2028\u2029" + "".join(map(chr, BIDI))
 SHOWN = HARM.encode("unicode_escape").decode()
+# A family joined by U+200D, a space that does not break, a soft hyphen, a private character: odd, and no harm.
+UNUSUAL = "👨\u200d👩\u200d👧 \xa0 \xad \ue000 \ufeff"
 
 
 def harmless(run: Run) -> str:
@@ -34,10 +36,10 @@ def harmless(run: Run) -> str:
 
 
 def test_every_harmful_character_is_shown_as_an_escape_and_no_other(scripts: Scripts) -> None:
-    scripts.emit("Größe 日本 e\u0301 👍")
+    scripts.emit(f"Größe 日本 e\u0301 👍 {UNUSUAL}")
     scripts.broker.publish(scripts.queue, HARMFUL.encode() + b"\xed\xa0\x80")  # the last: half a surrogate pair
     said = harmless(scripts.work()).splitlines()
-    assert " [x] Received Größe 日本 e\u0301 👍" in said
+    assert f" [x] Received Größe 日本 e\u0301 👍 {UNUSUAL}" in said
     assert f" [x] Received {HARMFUL.encode('unicode_escape').decode()}\\xed\\xa0\\x80" in said
 
 
@@ -129,21 +131,21 @@ def test_settings_that_make_no_sense_are_shown_harmless(scripts: Scripts) -> Non
 
 def test_the_parts_of_an_address_are_shown_harmless(scripts: Scripts) -> None:
     port, password = scripts.broker.node.amqp_port, "secret"
-    no_user, no_vhost, no_host, no_panel = (
+    no_user, no_vhost, no_host, no_machine, no_panel = (
         scripts.emitter("--admin", "--admin-url", panel, "task", env={"AMQP_URL": url, "BROWSER": "true"})
         for url, panel in (
             (f"amqp://{quote(HARM)}:{password}@localhost:{port}", "http://localhost:1"),
             (f"amqp://localhost:{port}/{quote(HARM)}", "http://localhost:1"),
             ("amqp://no\x1bc.invalid", "http://localhost:1"),
-            (f"amqp://{HARM}", f"http://{HARM}"),
+            (f"amqp://{HARM}", "http://localhost:1"),
+            (scripts.broker.url, f"http://{HARM}"),
         )
     )
     assert f"refused user {SHOWN} with this password" in harmless(no_user.ends(1))
     assert f"has no virtual host {SHOWN}.\n" in harmless(no_vhost.ends(1))
     assert r"No machine named no\x1bc.invalid is known" in harmless(no_host.ends(1))
-    said = harmless(no_panel.ends(1))
-    assert f"admin panel: http://{SHOWN}" in said
-    assert f"RabbitMQ at {SHOWN}:5672" in said
+    assert f"RabbitMQ at {SHOWN}:5672" in harmless(no_machine.ends(1))
+    assert f"admin panel: http://{SHOWN}" in harmless(no_panel.ends())
 
 
 def test_what_rabbitmq_says_of_a_queue_with_odd_settings_is_shown_harmless(scripts: Scripts) -> None:

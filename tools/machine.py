@@ -109,6 +109,18 @@ def locked(file: Path, busy: str) -> BinaryIO | None:
     return lock
 
 
+def is_locked(file: Path) -> bool:
+    """Tell whether somebody has locked a file."""
+    if file.exists():
+        try:
+            lock = locked(file, "")
+        except CommandError:
+            return True
+        if lock is not None:
+            lock.close()
+    return False
+
+
 def run_in_venv(*requirements: str) -> None:
     """Go on in the project's virtual environment with these requirement files installed; make it first if need be.
 

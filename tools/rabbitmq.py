@@ -5,6 +5,8 @@ Run by itself it keeps such a node up until Ctrl+C, on RabbitMQ's usual ports wh
 two scripts find it without any flag. Its queues are kept in .rabbitmq/ and are there again at the next start.
 
     python3 tools/rabbitmq.py
+    python3 tools/rabbitmq.py --private            also beside a RabbitMQ that has those ports
+    python3 tools/rabbitmq.py ctl list_queues      rabbitmqctl for the node that runs in another terminal
 
 Needs no root, no configuration, and nothing of the system's own RabbitMQ but its program files.
 """
@@ -22,6 +24,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -39,6 +42,7 @@ AMQP_PORT, MANAGEMENT_PORT = 5672, 15672
 # it restarts; and each process begins elsewhere.
 OTHER_PORTS = (20_000 + number % 12_000 for number in itertools.count(100 * os.getpid()))
 DATA = machine.PROJECT / ".rabbitmq"
+EPMD_PORT = "epmd_port"  # in the node's data, for rabbitmqctl from another terminal
 STARTED_WITHIN = 90.0  # seconds; a loaded machine of two cores takes about ten
 STOPPED_WITHIN = 30.0  # seconds
 ANSWERS_WITHIN = 30.0  # seconds
@@ -145,6 +149,7 @@ class Node:
         busy = f"A RabbitMQ is running or starting on {self.data}: use that one, in a moment."
         self._lock = machine.locked(self.data / "lock", busy)
         self._write_settings()
+        (self.data / EPMD_PORT).write_text(str(self._epmd_port))
         link_needed_plugins(*installation.plugins(), self._plugins)
         if self._has_own_epmd:
             self._epmd = start_epmd(self._epmd_port)
@@ -312,13 +317,31 @@ def found_or_started() -> Iterator[str]:
             node.stop()
 
 
+def ctl(arguments: list[str]) -> int:
+    """Run rabbitmqctl for the node of this checkout, and return its exit status.
+
+    Raises:
+        NodeError: it does not run.
+    """
+    if not machine.is_locked(DATA / "lock"):
+        raise NodeError("No RabbitMQ of this folder is running. Start it in another terminal:  tools/rabbitmq.py")
+    node = Node(DATA, epmd_port=int((DATA / EPMD_PORT).read_text()))
+    return subprocess.run(installation.command("rabbitmqctl", *arguments), env=node.environment()).returncode
+
+
 def main() -> int:
     """Keep a private node running until Ctrl+C."""
-    argparse.ArgumentParser(
+    if sys.argv[1:2] == ["ctl"]:
+        return ctl(sys.argv[2:])
+    parser = argparse.ArgumentParser(
+        usage="%(prog)s [--private] | ctl ARGUMENT ...",
         description="Run a private RabbitMQ until Ctrl+C, with its data in .rabbitmq/.",
-    ).parse_args()
-    if is_rabbitmq("localhost", AMQP_PORT):
-        print(f"A RabbitMQ already answers on localhost:{AMQP_PORT}; the scripts will use it.")
+        epilog="With ctl, run rabbitmqctl for the one that runs in another terminal: ctl list_queues",
+    )
+    parser.add_argument("--private", action="store_true", help="also beside a RabbitMQ that is there already")
+    if not parser.parse_args().private and is_rabbitmq("localhost", AMQP_PORT):
+        print(f"A RabbitMQ already answers on localhost:{AMQP_PORT}, and the scripts will use it.")
+        print("To start one of your own beside it:  python3 tools/rabbitmq.py --private")
         return 0
     node = start_usual_node()
     try:

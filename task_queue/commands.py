@@ -1,0 +1,87 @@
+"""Commands that a person is told to type: those that work where RabbitMQ runs as it does here."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pika
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+PRIVATE_NODE = Path(__file__).resolve().parent.parent / ".rabbitmq"  # of tools/rabbitmq.py
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
+
+
+def rabbitmqctl(node: pika.connection.Parameters, *arguments: str) -> str:
+    """Return `: COMMAND`, with which something is done by rabbitmqctl on RabbitMQ's machine.
+
+    Args:
+        node: where that is.
+        arguments: quoted for a shell.
+    """
+    what = " ".join(arguments)
+    if panel_port_of_private(node) is not None:
+        return f":  python tools/rabbitmq.py ctl {what}"
+    return f" on RabbitMQ's machine:  sudo rabbitmqctl {what}  (in Docker: docker exec rabbitmq rabbitmqctl {what})"
+
+
+def switch_panel_on() -> str:
+    """Return how the admin panel is switched on."""
+    return (
+        "on RabbitMQ's machine:  sudo rabbitmq-plugins enable rabbitmq_management  "
+        "(in Docker: take the image rabbitmq:4-management)"
+    )
+
+
+def permissions(node: pika.connection.Parameters, user: str, queue: str) -> str:
+    """Return the command that gives a user the rights which the scripts need for a queue, and no more."""
+    name = re.escape(queue)
+    rights = [f"^{name}", rf"^({name}|amq\.default)", f"^{name}"]
+    vhost = always_quoted(node.virtual_host)
+    return rabbitmqctl(node, "set_permissions -p", vhost, shlex.quote(user), *map(always_quoted, rights))
+
+
+def policy(node: pika.connection.Parameters, queue: str, wanted: Mapping[str, Any]) -> str:
+    """Return the command that gives a queue by a policy what it was not declared with.
+
+    Args:
+        node: where the queue is.
+        queue: which.
+        wanted: some of the arguments of our queue.
+    """
+    # JSON, though without importing json: that needs a file descriptor, and words for an error must not.
+    definition = str({name.removeprefix("x-"): value for name, value in wanted.items()}).replace("'", '"')
+    parts = [f"times-{queue}", f"^{re.escape(queue)}$", definition]
+    vhost = shlex.quote(node.virtual_host)
+    return rabbitmqctl(node, "set_policy -p", vhost, "--apply-to queues", *map(shlex.quote, parts))
+
+
+def panel_port_of_private(node: pika.connection.Parameters) -> int | None:
+    """Return the port of the admin panel if this is the RabbitMQ that tools/rabbitmq.py keeps running, else None."""
+    if fcntl is None or node.host not in LOCAL_HOSTS:
+        return None
+    try:
+        config = (PRIVATE_NODE / "rabbitmq.conf").read_text()
+        with (PRIVATE_NODE / "lock").open("rb") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:  # it runs
+                panel = re.search(r"^management\.tcp\.port = (\d+)$", config, re.MULTILINE)
+                is_it = re.search(rf"^listeners\.tcp\.\w+ = \S+:{node.port}$", config, re.MULTILINE)
+                return int(panel[1]) if panel and is_it else None
+    except OSError:  # there is none
+        pass
+    return None
+
+
+def always_quoted(word: str) -> str:
+    """Return a word in quotes for a shell, also where it would do without."""
+    quoted = shlex.quote(word)
+    return quoted if quoted != word else f"'{word}'"

@@ -1,0 +1,123 @@
+"""A question to the person at the terminal, with line editing. What other threads say meanwhile is shown above it."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+import unicodedata
+from collections import deque
+from typing import Any, TextIO
+
+from task_queue import terminal
+from task_queue.wakeup import call_main, callable_by_others
+
+CALLED_WITHIN = 0.1  # seconds in which the main thread prints, unless it was called in the wrong moment
+
+
+class Prompt:
+    """A question that may be asked again and again.
+
+    Args:
+        text: what is shown before the cursor.
+        has_history: the arrow keys bring earlier answers back.
+    """
+
+    def __init__(self, text: str, has_history: bool) -> None:
+        self._text, self._has_history = text, has_history
+        self._is_asked = False
+        self._is_open = False  # asked, and the person can see it and type
+        self._waiting: deque[tuple[str, TextIO]] = deque()  # what others have to say
+        self._readline: Any = None
+        if terminal.is_terminal(sys.stdin) and terminal.is_terminal(sys.stdout):
+            self._readline = line_editor()
+
+    def ask(self) -> str:
+        """Return what is typed.
+
+        Raises:
+            EOFError: there is no more input, or no terminal any more.
+            UnicodeError: it is not text in the terminal's encoding.
+        """
+        terminal.wait_for(sys.stdout)  # no signal interrupts input() at a terminal that is paused
+        with callable_by_others(self._print_above):
+            self._is_asked = True
+            terminal.print_for_others(self._hand_over)
+            try:
+                return self._input()
+            except UnicodeError:
+                raise
+            except (OSError, RuntimeError, ValueError) as error:  # standard input or output is closed
+                raise EOFError from error
+            finally:
+                terminal.print_for_others(None)
+                self._is_asked = self._is_open = False
+                self._print_waiting()
+
+    def edit_no_more(self) -> None:
+        """Do without line editing, because readline keeps a part of what is no text for the next answer."""
+        self._readline = None
+
+    def _input(self) -> str:
+        if self._readline is None:
+            terminal.say(self._text, end="")
+            self._begin()
+            if not (line := sys.stdin.readline()):
+                raise EOFError
+            return line.rstrip("\n")
+        self._readline.set_auto_history(self._has_history)
+        if "libedit" in self._readline.__doc__:  # on macOS; it has no hook
+            self._begin()
+        else:
+            self._readline.set_pre_input_hook(self._begin)
+        return input(self._text)
+
+    def _begin(self) -> None:
+        self._is_open = True
+
+    def _hand_over(self, text: str, stream: TextIO) -> None:
+        # In another thread, which waits until the main one has printed this.
+        self._waiting.append((text, stream))
+        while self._waiting and self._is_asked and call_main():
+            time.sleep(CALLED_WITHIN)
+        if self._is_asked:  # on Windows the main thread can't be called out of input()
+            self._print_above()
+        self._print_waiting()  # asked no more
+
+    def _print_above(self) -> None:
+        if self._is_open and self._waiting:
+            typed = self._readline.get_line_buffer() if self._readline is not None else ""
+            if is_shown := terminal.is_terminal(sys.stdout):
+                terminal.say(rubber(self._text + typed), end="")
+            self._print_waiting()
+            if is_shown:
+                terminal.say(self._text + typed, end="")
+
+    def _print_waiting(self) -> None:
+        while self._waiting:
+            text, stream = self._waiting.popleft()
+            terminal.say(text, stream, end="")
+
+
+def line_editor() -> Any:
+    """Return the module by which input() lets a line be edited, or None where Python has none, as on Windows."""
+    try:
+        import readline  # only here: most runs ask nothing, and start faster without it
+    except ImportError:
+        return None
+    readline.parse_and_bind("set enable-bracketed-paste off")  # it would make one answer of several lines
+    return readline
+
+
+def rubber(line: str) -> str:
+    """Return what removes a line from the terminal, with the cursor at its end; it may fill several rows."""
+    columns = shutil.get_terminal_size().columns
+    rows_above = max(0, sum(map(width_of, line)) - 1) // columns
+    return (f"\x1b[{rows_above}A" if rows_above else "") + "\r\x1b[J"
+
+
+def width_of(character: str) -> int:
+    """Return how many columns a character takes on a terminal."""
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1

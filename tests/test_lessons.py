@@ -1,11 +1,14 @@
-"""What the README says one will see, and why: each answer that no other test gives."""
+"""What the README says you will see, and why: each answer that no other test gives."""
 
 import contextlib
 import signal
 import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pika
-from harness import Broker, Run, Scripts, eventually, new_queue_name
+import pytest
+from harness import PROJECT, Broker, Run, Scripts, eventually, new_queue_name
 
 TAKES_ALL_AND_FORGETS = """
 import sys, time, pika
@@ -68,3 +71,50 @@ def test_without_confirms_nobody_hears_that_a_task_is_not_taken(broker: Broker) 
             channel.basic_publish("", queue, b"task %d" % number, mandatory=True)
     eventually(lambda: broker.bodies(queue) == ["task 0"], "one is there")
     broker.drop(queue)
+
+
+# ---- What goes wrong with the lines of the tutorial alone: the README's table
+
+
+@pytest.fixture
+def plain_worker(broker: Broker, tmp_path: Path) -> Iterator[Callable[[bytes, str], Run]]:
+    """Give a task to docs/plain_pika/worker.py, at a queue of the test's own, which has this task then."""
+    queue, runs = new_queue_name(), list[Run]()
+
+    def start(body: bytes, query: str) -> Run:
+        program = tmp_path / "worker.py"
+        program.write_text((PROJECT / "docs/plain_pika/worker.py").read_text().replace("plain_tasks", queue))
+        broker.declare(queue)
+        broker.publish(queue, body)
+        runs.append(Run([sys.executable, str(program)], tmp_path, {"AMQP_URL": f"{broker.url}{query}"}))
+        return runs[-1]
+
+    yield start
+    for run in runs:
+        run.process.kill()
+        run.process.wait()
+    eventually(lambda: broker.counts(queue)[0] == 1, "the task is back")
+    broker.drop(queue)
+
+
+def test_a_task_that_is_longer_than_some_heartbeats_costs_the_plain_worker_its_connection(
+    plain_worker: Callable[[bytes, str], Run],
+) -> None:
+    worker = plain_worker(b"A task.....", "?heartbeat=1")
+    worker.shows("Done.")
+    assert worker.process.wait(20) == 1
+    assert "StreamLostError" in worker.err
+
+
+def test_a_task_that_raises_ends_the_plain_worker(plain_worker: Callable[[bytes, str], Run]) -> None:
+    worker = plain_worker(b"\xff", "")
+    assert worker.process.wait(20) == 1
+    assert "UnicodeDecodeError" in worker.err
+
+
+def test_ctrl_c_is_a_traceback_of_the_plain_worker(plain_worker: Callable[[bytes, str], Run]) -> None:
+    worker = plain_worker(b"A task.........", "")
+    worker.shows("Received")
+    worker.send(signal.SIGINT)
+    worker.process.wait(20)
+    assert "Traceback" in worker.err

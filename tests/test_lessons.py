@@ -3,9 +3,11 @@
 import contextlib
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pexpect
 import pika
 import pytest
 from harness import PROJECT, Broker, Run, Scripts, eventually, new_queue_name
@@ -71,6 +73,27 @@ def test_without_confirms_nobody_hears_that_a_task_is_not_taken(broker: Broker) 
             channel.basic_publish("", queue, b"task %d" % number, mandatory=True)
     eventually(lambda: broker.bodies(queue) == ["task 0"], "one is there")
     broker.drop(queue)
+
+
+def test_a_worker_that_ctrl_z_pauses_keeps_its_task_until_heartbeats_are_missing(scripts: Scripts) -> None:
+    worker = scripts.worker(env={"AMQP_URL": f"{scripts.broker.url}?heartbeat=2"})
+    scripts.emit("A long task" + 60 * ".")
+    worker.shows("1 of 60")
+    worker.send(signal.SIGSTOP)
+    time.sleep(1)
+    assert scripts.broker.counts(scripts.queue) == (0, 1)
+    eventually(lambda: scripts.broker.counts(scripts.queue) == (1, 0), "RabbitMQ misses its heartbeats")
+
+
+def test_ctrl_backslash_ends_a_worker_that_can_not_hand_its_task_back(scripts: Scripts) -> None:
+    worker = scripts.at_terminal("listening_worker.py")
+    scripts.emit("A long task" + 60 * ".")
+    worker.expect_exact("1 of 60")
+    worker.send("\x1c")
+    worker.expect(pexpect.EOF)
+    worker.close()
+    assert worker.signalstatus == signal.SIGQUIT
+    eventually(lambda: scripts.broker.counts(scripts.queue) == (1, 0), "the task is back")
 
 
 # ---- What goes wrong with the lines of the tutorial alone: the README's table

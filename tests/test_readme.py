@@ -20,6 +20,7 @@ import pytest
 import trustme
 from harness import PROJECT, Broker, Scripts, eventually, new_queue_name
 from rabbitmq import free_port
+from test_house import FLOORS
 
 from task_queue.settings import nodes_in
 
@@ -48,7 +49,7 @@ NOT_RUN = {  # by the test that runs all commands, and why not
     r"python3 (tests/faults|tests/benchmarks|screenshots)/.*": "these have tests of their own, too",
     r"python docs/plain_pika/.*": "test_the_idea_in_plain_pika_works",
     r"python my_worker\.py": "test_the_function_of_the_readme_is_a_worker",
-    r"kill -9( .*)?": "test_the_worker_that_the_readme_kills_is_anna",
+    r"kill .*": "test_the_worker_that_the_readme_kills_is_anna",
     r"rabbitmqctl (add_user|set_permissions) .*": "test_the_user_of_the_documents_may_do_what_the_scripts_do",
     r"rabbitmqctl set_policy .*": "test_the_policies_of_the_versions_are_taken",
     r"export .*": "test_the_url_with_a_certificate... and test_the_addresses...",
@@ -132,6 +133,15 @@ def test_the_files_it_names_are_there() -> None:
     in_package = {file.name for file in (PROJECT / "task_queue").iterdir()}
     for name in named:
         assert (PROJECT / name).exists() or name in in_package | {"my_worker.py"}, name
+
+
+def test_how_it_works_has_every_file_on_its_floor() -> None:
+    told: dict[int, list[str]] = {}
+    for floor, files in re.findall(r"^\| (\d) \| (.*?) \|", DOCUMENTS["how-it-works.md"], re.MULTILINE):
+        told.setdefault(int(floor), []).extend(re.findall(r"`(\w+)\.py`", files))
+    assert {floor: sorted(rooms) for floor, rooms in told.items()} == {
+        floor: sorted(rooms) for floor, rooms in FLOORS.items() if floor
+    }
 
 
 def anchors_of(file: Path) -> set[str]:
@@ -283,6 +293,17 @@ def test_the_three_terminals_show_what_is_printed(scripts: Scripts) -> None:
         else:
             emitter.expect_exact(answer.replace("queue tasks", f"queue {scripts.queue}"))
     emitter.expect_exact("Enter new task: ")
+
+
+def test_the_private_rabbitmq_says_what_is_shown() -> None:
+    """What test_tools.py sees it print."""
+    ((command, lines),) = next(session for session in sessions(README) if "tools/rabbitmq.py" in session[0][0])
+    text = (PROJECT / "tools" / "rabbitmq.py").read_text()
+    assert command == "python tools/rabbitmq.py"
+    assert len(lines) == 3
+    for line in lines:
+        code = line.replace("3.10.8", "{node.version}").replace("http://localhost:15672", "{node.admin_url}")
+        assert f'"{code}"' in text, line
 
 
 def test_the_worker_that_the_readme_kills_is_anna(scripts: Scripts) -> None:
@@ -466,7 +487,7 @@ def test_every_documented_number_is_that_of_the_code() -> None:
     assert "WINDOW = 1000 " in publisher
     assert "WINDOW_BYTES = 16 * 1024 * 1024 " in publisher
     assert "tried again 20 times (the queue's [delivery limit][limit]): on RabbitMQ 4.3 after 1 s, 2 s" in OPERATIONS
-    assert "after 21 failed tries" in README
+    assert "after 21 failed tries" in re.sub(r"\s+", " ", README)
     assert "RETRY_STEP, LONGEST_RETRY = 1_000, 30_000 " in (PROJECT / "task_queue/queues.py").read_text()
     assert "LONGEST_TASK = 86_400_000 " in (PROJECT / "task_queue/queues.py").read_text()
     assert "DELIVERY_LIMIT = 20 " in (PROJECT / "task_queue/queues.py").read_text()

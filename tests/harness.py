@@ -212,7 +212,7 @@ def limit_files(pid: int, size: int) -> None:
 
 
 def line_to_go_on_from(records: list[dict[str, Any]]) -> int:
-    """Return where an emitter's input is to be sent from, by the rule that the README gives for its log."""
+    """Return where an emitter's input is to be sent from, by the rule of docs/guarantees.md for its log."""
     here = 1
     next_of = {record["after"]: record["next_line"] for record in records}
     while here in next_of:

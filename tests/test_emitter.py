@@ -223,7 +223,7 @@ def test_a_thousand_tasks_may_be_unconfirmed_and_no_more(scripts: Scripts, relay
 def test_progress_is_shown_at_a_terminal(scripts: Scripts) -> None:
     file = scripts.folder / "many.txt"
     file.write_text("task\n" * 20_000)
-    terminal = scripts.at_terminal("emitter_of_tasks.py", "--no-admin", "--file", file)
+    terminal = scripts.at_terminal("emitter_of_tasks.py", "--file", file)
     terminal.expect(r" [\d,]+ sent, [\d,]+/s, \d+% of .*many.txt read, \d+ s left")
     terminal.expect(r"Sent 20,000 tasks in [\d.]+ s \([\d,]+/s\)\.")
     terminal.expect(pexpect.EOF)

@@ -293,6 +293,13 @@ def is_open(host: str, port: int) -> bool:
     return False
 
 
+def is_there() -> bool:
+    """Tell whether a RabbitMQ answers on the usual port. Where there is none, install it, which may start one."""
+    if not is_rabbitmq("localhost", AMQP_PORT):
+        installation.ensure_server()
+    return is_rabbitmq("localhost", AMQP_PORT)
+
+
 def start_usual_node() -> Node:
     """Start the node of this checkout, on RabbitMQ's usual ports where they are free, and return it."""
     installation.ensure_server()
@@ -307,7 +314,7 @@ def found_or_started() -> Iterator[str]:
     """Give the URL of a RabbitMQ to use: AMQP_URL, one on localhost, or a private node for the time of the block."""
     if url := os.environ.get("AMQP_URL"):
         yield url
-    elif is_rabbitmq("localhost", AMQP_PORT):
+    elif is_there():
         yield f"amqp://guest:guest@localhost:{AMQP_PORT}/%2F"
     else:
         node = start_usual_node()
@@ -339,7 +346,7 @@ def main() -> int:
         epilog="With ctl, run rabbitmqctl for the one that runs in another terminal: ctl list_queues",
     )
     parser.add_argument("--private", action="store_true", help="also beside a RabbitMQ that is there already")
-    if not parser.parse_args().private and is_rabbitmq("localhost", AMQP_PORT):
+    if not parser.parse_args().private and is_there():
         print(f"A RabbitMQ already answers on localhost:{AMQP_PORT}, and the scripts will use it.")
         print("To start one of your own beside it:  python3 tools/rabbitmq.py --private")
         return 0

@@ -22,8 +22,8 @@ import machine
 OLD_PIKA = "1.3.2"  # the oldest that is promised to work
 SCRIPTS = ("emitter_of_tasks.py", "listening_worker.py", "task_queue")
 CHECKS = (
-    ["ruff", "check", *SCRIPTS, "tools", "tests", "screenshots"],
-    ["ruff", "format", "--check", *SCRIPTS, "tools", "tests", "screenshots"],
+    ["ruff", "check", *SCRIPTS, "docs", "tools", "tests", "screenshots"],
+    ["ruff", "format", "--check", *SCRIPTS, "docs", "tools", "tests", "screenshots"],
     ["mypy", *SCRIPTS, "tools", "screenshots"],
 )
 

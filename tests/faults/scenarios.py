@@ -1,4 +1,4 @@
-"""The faults. Each scenario puts tasks through them and checks what the README promises.
+"""The faults. Each scenario puts tasks through them and checks what docs/guarantees.md promises.
 
 A scenario asserts what is its own; Stage.settle() asserts for all that nothing confirmed is lost, that nothing is done
 that was never sent, and that no worker reports as done what did not write so itself.

@@ -55,9 +55,7 @@ def paused_terminal(stage: Stage) -> None:
     url = f"{stage.broker.url}?heartbeat={HEARTBEAT}"
     number = stage.load(3000, 1200)
     log = ("--log-file", stage.log, "--url", url)
-    emitter = stage.at_terminal(
-        "emitter_of_tasks.py", "--no-admin", "--verbose", *log, "--file", stage.tasks_file(number)
-    )
+    emitter = stage.at_terminal("emitter_of_tasks.py", "--verbose", *log, "--file", stage.tasks_file(number))
     worker = stage.at_terminal(
         "tests/faults/worker_with_book.py", stage.book_file, *log, PYTHONPATH=str(PROJECT), SECONDS="0"
     )

@@ -15,7 +15,7 @@ def test_words_are_one_task(scripts: Scripts) -> None:
     assert scripts.emit("First", "task.").lines == [" [x] Sent First task."]
     worker = scripts.work("--name", "anna")
     assert worker.lines == [
-        f" [*] Waiting for tasks in queue {scripts.queue}. To exit press CTRL+C",
+        f" [*] Waiting for tasks in queue {scripts.queue}. Stops when the queue is empty.",
         " [x] Received First task.",
         "     . 1 of 1",
         " [x] Done.",

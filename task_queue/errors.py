@@ -125,7 +125,7 @@ def _facts(error: BaseException, node: pika.URLParameters, queue: str) -> dict[s
         # Who wants a certificate may hang up before we have read that.
         "other_port": f"\nPerhaps it wants a certificate of yours: {CERTIFICATE}"
         if node.ssl_options
-        else "\nIs it a TLS port? That needs amqps:// Or the admin panel's? AMQP has another one, 5672.",
+        else "\nIs RabbitMQ still starting? Is it a TLS port? That needs amqps:// Or the panel's? AMQP has another one, 5672.",
         "start": "\nStart one with:  python3 tools/rabbitmq.py" if is_local else "",
         "allow": f"Allow it{permissions(node, user, queue)}",
         "trust": "If an authority of your own has signed it, say so:  export SSL_CERT_FILE=AUTHORITY.pem",

@@ -365,6 +365,7 @@ def test_the_addresses_of_the_documents_are_those_of_a_cluster(monkeypatch: pyte
     assert [(node.host, node.port, node.virtual_host) for node in nodes] == [
         ("one.example", 5671, "/"),
         ("two.example", 5671, "/"),
+        ("three.example", 5671, "/"),
     ]
     assert all(node.ssl_options for node in nodes)
 

@@ -79,6 +79,8 @@ def version_at(host: str, port: int) -> str:
 def free_port(wanted: int = 0) -> int:
     """Return the wanted port if it is free on every local address, else another one, reserved for this process."""
     port = wanted or next(OTHER_PORTS)
+    if wanted and is_open("localhost", wanted):  # on macOS others may bind it all the same
+        return free_port()
     with contextlib.suppress(OSError), socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("", port))

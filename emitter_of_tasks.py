@@ -2,12 +2,12 @@
 """Sends tasks to a RabbitMQ queue, and reports each as sent once RabbitMQ has confirmed that it is stored.
 
     emitter_of_tasks.py First task.           one task made of the words; each dot is a second of work
-    emitter_of_tasks.py --file tasks.csv      one task per row, of any other file per line; - is standard input
+    emitter_of_tasks.py --file tasks.csv      one task per row (other files: per line); - is standard input
     some-command | emitter_of_tasks.py        one task per line
     emitter_of_tasks.py                       asks for one task after another
     emitter_of_tasks.py --retry-dead-letters  moves the tasks that failed too often back to the queue
 
-Exit status: 0 every task confirmed; 1 some not; 2 usage; 130 Ctrl+C with tasks unconfirmed.
+Exit status: 0 all tasks confirmed; 1 some not; 2 wrong usage; 130 Ctrl+C before all were confirmed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if __name__ == "__main__":
     import signal
 
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl+C during the imports is no traceback either
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback for Ctrl+C during the imports, either
     gc.disable()  # until run(), because the imports leave no garbage
 
 import argparse
@@ -41,22 +41,22 @@ from task_queue.sources import Message, Source, new_message, typed_tasks
 from task_queue.terminal import is_terminal, say, tell
 from task_queue.text import counted
 
-LAST_CONFIRMS = 1.0  # seconds after Ctrl+C for confirms that are on their way
+LAST_CONFIRMS = 1.0  # seconds to wait for the last publisher confirms after Ctrl+C
 
 
 def settings() -> argparse.Namespace:
-    """Return what the command line asks for."""
+    """Return the options given on the command line."""
     parser = argparse.ArgumentParser(
-        description="Send tasks to a RabbitMQ queue, and say so when RabbitMQ has confirmed them.",
-        epilog="Without words and --file, tasks come from standard input; at a terminal they are asked for.",
+        description="Send tasks to a RabbitMQ queue, and wait until RabbitMQ has confirmed them.",
+        epilog="Without words and --file, tasks are read from standard input; at a terminal you are asked for them.",
     )
     flag = parser.add_argument
-    flag("words", nargs="*", metavar="WORD", help="one task made of the words")
+    flag("words", nargs="*", metavar="WORD", help="the words of one task")
     add_settings(parser)
-    flag("--file", type=not_empty, help="one task per row (.csv) or per line (anything else); - is standard input")
+    flag("--file", type=not_empty, help="read one task per row (.csv) or per line (other files); - is standard input")
     flag("--retry-dead-letters", action="store_true", help="move every dead letter back to the queue")
     flag("--verbose", action="store_true", help="also print each task of a file or pipe")
-    admin_help = "open RabbitMQ's admin panel, or do not, without asking"
+    admin_help = "open (or do not open) RabbitMQ's admin panel, without asking"
     flag("--admin", action=argparse.BooleanOptionalAction, help=admin_help)
     flag("--admin-url", type=not_empty, metavar="URL", help="the panel's address (default: http://HOST:15672/#/queues)")
     options, words = split_at_dashes(sys.argv[1:])
@@ -67,7 +67,7 @@ def settings() -> argparse.Namespace:
     chosen.task = " ".join(chosen.words)
     if chosen.words and not chosen.task.strip():
         parser.error("the task is empty")
-    if re.search("[\ud800-\udfff]", chosen.task):  # how Python hands on bytes that are not text
+    if re.search("[\ud800-\udfff]", chosen.task):  # how Python represents bytes that are not text
         parser.error("the task is not text in this terminal's encoding")
     chosen.asks = is_terminal(sys.stdin) and not (chosen.task or chosen.file or chosen.retry_dead_letters)
     if chosen.admin is None and not (chosen.asks and is_terminal(sys.stdout)):
@@ -76,7 +76,7 @@ def settings() -> argparse.Namespace:
 
 
 def split_at_dashes(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Return what stands before `--`, and the words behind it, which argparse mixes up before Python 3.14."""
+    """Return the arguments before `--` and the words after it. Before Python 3.14, argparse mixes them up."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     return arguments[:end], arguments[end + 1 :]
 
@@ -102,18 +102,18 @@ def main() -> int:
 
 
 def preceded_by(offer: Callable[[], object], messages: Iterator[Message]) -> Iterator[Message]:
-    """Offer the admin panel, and then yield the tasks. They are read when there is a connection, so that is known."""
+    """Offer the admin panel, then yield the tasks. send() asks for the first one only after it has connected."""
     try:
         offer()
         yield from messages
-    except EOFError:  # the person will type no answer, and no task
+    except EOFError:  # the input has ended: no answer, and no task
         say("")
 
 
 def emit(
     messages: Iterator[Message], publisher: Publisher, report: Report, signals: Signals, wait_for_each: bool
 ) -> int:
-    """Send the tasks, say what came of it, and return the exit status."""
+    """Send the tasks, report the result, and return the exit status."""
     status, is_cut_short = 1, True
     try:
         with contextlib.closing(publisher.connection):
@@ -126,7 +126,7 @@ def emit(
     except Failure as failure:
         tell(failure)
     outbox.flush()
-    publisher.tell_settled()  # what was confirmed while the connection was closed
+    publisher.tell_settled()  # what was confirmed while we closed the connection
     if status == 0 or report.confirmed or publisher.pending():
         report.total()
         if is_cut_short:

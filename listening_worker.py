@@ -2,7 +2,7 @@
 """Takes one task at a time from a RabbitMQ queue, does it, and acknowledges it.
 
 Run it in two or more terminals and send tasks with emitter_of_tasks.py. A task leaves the queue only when a worker
-has finished it (or failed too often): stop a worker in the middle of one, and another worker gets it.
+has finished it, or when it has failed too often. If you stop a worker in the middle of a task, another one gets it.
 
     listening_worker.py                      work is one second of sleep per dot in the task
     listening_worker.py --run './resize {}'  work is a command; {} becomes the task's text
@@ -17,7 +17,7 @@ if __name__ == "__main__":
     import signal
 
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl+C during the imports is no traceback either
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback for Ctrl+C during the imports, either
     gc.disable()  # until run(), because the imports leave no garbage
 
 import argparse
@@ -42,7 +42,7 @@ from task_queue.work import Perform, reason_of, running, sleeping
 from task_queue.worker_report import say_failed, say_received, say_requeued
 
 ACK_TIMEOUT_HOURS = 24.0
-# Hours: with none at all a task would go round for ever, and RabbitMQ counts milliseconds in 32 bits.
+# With 0 hours RabbitMQ would redeliver a task for ever; and it stores the timeout as milliseconds in 32 bits.
 HOURS, SECONDS, TASKS = Range(float, 0.001, 1000), Range(float, 0), Range(int, 1)
 
 
@@ -58,18 +58,18 @@ def listen(
     log_file: str | None = None,
     stop: threading.Event | None = None,
 ) -> None:
-    """Take tasks one at a time and perform them, saying so on the terminal, until Ctrl+C or SIGTERM.
+    """Take tasks one at a time, perform them, and print what happens, until Ctrl+C or SIGTERM.
 
     Args:
-        perform: called with each Task, in this thread. Returning is success, raising is failure.
-        url, queue, name, burst, max_tasks, ack_timeout (in hours), log_file: as the flags of those names.
-        stop: another thread sets it to end the worker as SIGTERM does.
+        perform: called with each Task, in this thread. If it returns, the task is done; if it raises, the task failed.
+        url, queue, name, burst, max_tasks, ack_timeout (in hours), log_file: like the flags of the same names.
+        stop: set it in another thread to stop the worker, as SIGTERM does.
 
     Raises:
         QueueError: RabbitMQ can't be used as asked; the text says why.
-        WorkerError: `perform` has raised it; the task is handed back.
-        TypeError: the work would be begun only, as by an async function.
-        RuntimeError: multiprocessing runs the program again, in a process that a task has started.
+        WorkerError: `perform` raised it; the task goes back to the queue.
+        TypeError: `perform` only starts the work, as an async function does.
+        RuntimeError: multiprocessing runs this program again, in a process that a task started.
     """
     check_function(perform)
     refuse_second_run()
@@ -114,7 +114,7 @@ def handle(task: Task, perform: Perform, consumer: Consumer, log: EventLog, sign
         say_requeued(task, error, is_dead)
         if isinstance(error, WorkerError):
             raise
-    except BaseException as error:  # whatever a task raises is its failure, and not the end of the worker
+    except BaseException as error:  # whatever a task raises fails that task, and does not end the worker
         why, is_end = reason_of(error), isinstance(error, OnlyBegun)
         again = consumer.seconds_until_next_try(task)
         is_rejected = consumer.reject(last or is_end)
@@ -132,42 +132,46 @@ def handle(task: Task, perform: Perform, consumer: Consumer, log: EventLog, sign
 
 
 def perform_here(task: Task, perform: Perform, signals: Signals) -> None:
-    """Perform a task. Ctrl+C may interrupt only here, so that a finished task is acknowledged and reported."""
+    """Perform a task. Ctrl+C may interrupt only here, so that a finished task is always acknowledged."""
     pid = os.getpid()
     try:
         with signals.interruptible():
             if (result := perform(task)) is not None:
                 check_result(result)
     finally:
-        if os.getpid() != pid:  # a process that the task has forked must not answer for it
+        if os.getpid() != pid:  # a process that the task forked must not settle the task
             end_child(sys.exc_info()[1])
         signals.take_back()
 
 
 def settings() -> argparse.Namespace:
-    """Return what the command line asks for."""
+    """Return the options given on the command line."""
     parser = argparse.ArgumentParser(
         description="Take one task at a time from a RabbitMQ queue, do it, and acknowledge it.",
-        epilog="Without --run, the work is a stand-in: each dot in the task's text is a sleep of one second.",
+        epilog="Without --run, the worker only sleeps: one second for each dot in the task's text.",
     )
     flag = parser.add_argument
     add_settings(parser)
     flag(
         "--name", type=not_empty, help="the worker's name in the admin panel and in the log (default: worker-HOST-PID)"
     )
-    dot_help = "how long a dot in a task is worked on, without --run (default: 1)"
+    dot_help = "without --run: how many seconds to sleep for each dot in a task (default: 1)"
     flag("--seconds-per-dot", type=SECONDS.read, default=1.0, metavar="S", help=dot_help)
     flag(
         "--run",
         type=not_empty,
         metavar="COMMAND",
-        help="the work: {} becomes the task's text, its body is on standard input",
+        help="the command to run for each task; {} is replaced by the task, which is also on standard input",
     )
-    flag("--burst", action="store_true", help="stop when nothing is ready, nor waits for its next try here")
+    flag(
+        "--burst",
+        action="store_true",
+        help="stop when no task is ready, and none that failed here waits for its next try",
+    )
     flag("--max-tasks", type=TASKS.read, metavar="N", help="stop after N tasks")
     ack_help = (
-        "how long a task may take before RabbitMQ takes it back, from 0.001 to 1,000 (default: 24); "
-        "counts from RabbitMQ 4.3 on: docs/versions.md says what does before"
+        "how many hours a task may take before RabbitMQ takes it back, from 0.001 to 1,000 (default: 24); "
+        "needs RabbitMQ 4.3 or later (before that, see docs/versions.md)"
     )
     flag("--ack-timeout", type=HOURS.read, default=ACK_TIMEOUT_HOURS, metavar="HOURS", help=ack_help)
     return parser.parse_args()

@@ -1,4 +1,4 @@
-"""The machinery under emitter_of_tasks.py and listening_worker.py: one concept a file."""
+"""The code behind emitter_of_tasks.py and listening_worker.py: one concept per file."""
 
 try:
     import pika  # noqa: F401

@@ -1,4 +1,4 @@
-"""RabbitMQ's admin panel: the question whether to open it, its address, and the browser."""
+"""RabbitMQ's admin panel: asks whether to open it, finds its address, and opens it in the browser."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from task_queue.terminal import complain, say
 from task_queue.text import printable
 
 USUAL_PORT = 15672
-GUEST = pika.PlainCredentials("guest", "guest")  # who is there in every new RabbitMQ
+GUEST = pika.PlainCredentials("guest", "guest")  # the user of every new RabbitMQ
 ANSWERS_WITHIN = 2.0  # seconds
 
 
@@ -24,12 +24,12 @@ def offer_panel(answer: bool | None, url: str | None, node: pika.URLParameters) 
     """Open the panel in the browser, if the person wants it.
 
     Args:
-        answer: given in advance; None to ask.
+        answer: whether to open it; None to ask.
         url: the panel's address; None for the usual one.
-        node: whose panel it is.
+        node: the panel's RabbitMQ.
 
     Raises:
-        EOFError: there is no answer.
+        EOFError: the input ended without an answer.
     """
     if wants_panel() if answer is None else answer:
         open_panel(url or panel_address(node), node)
@@ -69,7 +69,7 @@ def answers(url: str) -> bool:
     try:
         parts = urlsplit(url)
         port = parts.port or (443 if parts.scheme == "https" else 80)
-        # Aside, because nothing interrupts a look-up of the host's name that hangs.
+        # In another thread, because a DNS lookup that hangs can't be interrupted.
         call_aside(lambda: socket.create_connection((parts.hostname, port), ANSWERS_WITHIN).close(), ANSWERS_WITHIN)
     except (OSError, ValueError, RuntimeError, concurrent.futures.TimeoutError):
         return False

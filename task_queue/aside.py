@@ -1,4 +1,4 @@
-"""The threads beside the main one. A process ends without waiting for them, and they get none of its signals."""
+"""Background threads: the process does not wait for them when it ends, and they get none of its signals."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from typing import Any
 
 
 class Aside(threading.Thread):
-    """A daemon thread to which the system gives no signal.
+    """A daemon thread that blocks all signals.
 
-    It may give one to any thread that does not block it. A thread other than the main one would only note it: the read
-    or the sleep of the main thread would go on, and Ctrl+C be heard when that is over.
+    The system delivers a signal to any thread that does not block it. If that is not the main thread, Python only notes
+    it: the main thread's read or sleep goes on, and Ctrl+C has no effect until that is over.
     Source: https://docs.python.org/3/library/signal.html#signals-and-threads
 
     Args:
-        target: is called in the thread.
+        target: called in the thread.
     """
 
     def __init__(self, target: Callable[[], object], name: str = "aside") -> None:
         super().__init__(target=target, name=name, daemon=True)
 
     def start(self) -> None:
-        """Start the thread. It inherits the mask of whoever starts it, so there is no moment without.
+        """Start the thread. It inherits the starting thread's signal mask, so it blocks signals at once.
 
         Raises:
-            RuntimeError: there are no more threads.
+            RuntimeError: no thread can be started.
         """
         with contextlib.ExitStack() as undo:
             if hasattr(signal, "pthread_sigmask"):  # not on Windows
-                # The mask is read before it is changed, because Ctrl+C may come out of either call.
+                # The mask is read before it is changed, because either call may raise KeyboardInterrupt.
                 undo.callback(signal.pthread_sigmask, signal.SIG_SETMASK, signal.pthread_sigmask(signal.SIG_BLOCK, []))
                 signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             super().start()
 
 
 def call_aside(function: Callable[[], Any], seconds: float | None = None) -> Any:
-    """Return what the function returns, or raise what it raises. The threads that it starts are daemons, too.
+    """Return what the function returns, or raise what it raises. Threads that it starts are daemons, too.
 
     Args:
-        function: is called in another thread.
+        function: called in another thread.
         seconds: how long to wait for it; None for ever.
 
     Raises:

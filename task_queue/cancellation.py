@@ -1,4 +1,4 @@
-"""Why RabbitMQ has cancelled a worker's subscription: it does not say, so it is asked whether the queue is there."""
+"""Why RabbitMQ has cancelled a worker's subscription. It gives no reason, so we ask whether the queue still exists."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from task_queue.failures import QueueError
 from task_queue.given_back import GivenBack
 from task_queue.task import Task
 
-DELETES_WITHIN = 0.3  # seconds; RabbitMQ cancels the subscriptions to a queue first, and deletes it then
-ANSWERS_WITHIN = 1.0  # seconds; a queue without a leader is silent
+DELETES_WITHIN = 0.3  # seconds; RabbitMQ first cancels the subscriptions to a queue, and then deletes it
+ANSWERS_WITHIN = 1.0  # seconds; a queue without a leader does not answer
 
 
 def find_out(connection: Connection, overdue: Task | None, given_back: GivenBack) -> None:
-    """Find out why, and make a new connection with that reason. Only inside a callback.
+    """Find out why, and reconnect with that reason. Call it only inside a callback.
 
     Args:
         connection: the worker's.
         overdue: the task in hand, if it has taken longer than its ack timeout allows.
-        given_back: where that is noted, if that was the reason.
+        given_back: remembers that task, if this was the reason.
     """
     channel = connection.channel
-    connection.channel = None  # the task in hand is not ours any more, so nothing is said of it
+    connection.channel = None  # the task in hand is not ours any more, so it must not be settled
     seconds = overdue.seconds() if overdue is not None else None
 
-    def ask() -> None:  # a queue that is gone closes the channel with that reason
+    def ask() -> None:  # if the queue is gone, RabbitMQ closes the channel and says so
         if channel is not None and channel.is_open:
             channel.queue_declare(connection.queue, passive=True, callback=lambda _: lose())
 

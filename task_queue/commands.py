@@ -1,4 +1,4 @@
-"""Commands that a person is told to type: those that work where RabbitMQ runs as it does here."""
+"""Commands that we tell a person to type: they fit the RabbitMQ that is used here."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
 def rabbitmqctl(node: pika.connection.Parameters, *arguments: str) -> str:
-    """Return `: COMMAND`, with which something is done by rabbitmqctl on RabbitMQ's machine.
+    """Return `: COMMAND`, the rabbitmqctl command to type on RabbitMQ's machine.
 
     Args:
-        node: where that is.
-        arguments: quoted for a shell.
+        node: that RabbitMQ.
+        arguments: for rabbitmqctl, quoted for a shell.
     """
     what = " ".join(arguments)
     if panel_port_of_private(node) is not None:
@@ -33,7 +33,7 @@ def rabbitmqctl(node: pika.connection.Parameters, *arguments: str) -> str:
 
 
 def switch_panel_on() -> str:
-    """Return how the admin panel is switched on."""
+    """Return how to switch the admin panel on."""
     return (
         "on RabbitMQ's machine:  sudo rabbitmq-plugins enable rabbitmq_management  "
         "(in Docker: take the image rabbitmq:4-management)"
@@ -41,7 +41,7 @@ def switch_panel_on() -> str:
 
 
 def permissions(node: pika.connection.Parameters, user: str, queue: str) -> str:
-    """Return the command that gives a user the rights which the scripts need for a queue, and no more."""
+    """Return the command that gives a user the permissions that the scripts need for a queue, and no more."""
     name = re.escape(queue)
     rights = [f"^{name}", rf"^({name}|amq\.default)", f"^{name}"]
     vhost = always_quoted(node.virtual_host)
@@ -49,14 +49,14 @@ def permissions(node: pika.connection.Parameters, user: str, queue: str) -> str:
 
 
 def policy(node: pika.connection.Parameters, queue: str, wanted: Mapping[str, Any]) -> str:
-    """Return the command that gives a queue by a policy what it was not declared with.
+    """Return the command that sets a policy in place of arguments that a queue was not declared with.
 
     Args:
         node: where the queue is.
-        queue: which.
-        wanted: some of the arguments of our queue.
+        queue: its name.
+        wanted: the missing arguments.
     """
-    # JSON, though without importing json: that needs a file descriptor, and words for an error must not.
+    # JSON, but without importing json: an import needs a file descriptor, and an error message must not need one.
     definition = str({name.removeprefix("x-"): value for name, value in wanted.items()}).replace("'", '"')
     parts = [f"times-{queue}", f"^{re.escape(queue)}$", definition]
     vhost = shlex.quote(node.virtual_host)
@@ -64,7 +64,7 @@ def policy(node: pika.connection.Parameters, queue: str, wanted: Mapping[str, An
 
 
 def panel_port_of_private(node: pika.connection.Parameters) -> int | None:
-    """Return the port of the admin panel if this is the RabbitMQ that tools/rabbitmq.py keeps running, else None."""
+    """Return the port of the admin panel if this is the RabbitMQ that tools/rabbitmq.py runs, else None."""
     if fcntl is None or node.host not in LOCAL_HOSTS:
         return None
     try:
@@ -82,6 +82,6 @@ def panel_port_of_private(node: pika.connection.Parameters) -> int | None:
 
 
 def always_quoted(word: str) -> str:
-    """Return a word in quotes for a shell, also where it would do without."""
+    """Return a word in quotes for a shell, even if it does not need them."""
     quoted = shlex.quote(word)
     return quoted if quoted != word else f"'{word}'"

@@ -1,4 +1,4 @@
-"""The life of a connection to RabbitMQ: connect, declare the queues, notice a loss, come back, give up."""
+"""The life of a connection to RabbitMQ: connect, declare the queues, notice a loss, reconnect, give up."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ CLOSE_WITHIN = 3.0  # seconds; a broker that is blocked or frozen never answers 
 
 
 class Connection:
-    """A connection to RabbitMQ that stays alive while its owner is busy, and is made again when it is lost.
+    """A connection to RabbitMQ that stays alive while its owner is busy, and reconnects when it is lost.
 
     Args:
-        settings: whose queue is declared, with its dead letters, on every new connection.
-        on_ready: called with the channel when they are declared.
-        on_lost: called when a connection is lost, with the reason. Another one will be made.
-        after_keeping: as for Loop.
+        settings: where to connect, and the queue that is declared, with its dead letters, on every new connection.
+        on_ready: called with the channel when both queues are declared.
+        on_lost: called with the reason when a connection is lost.
+        after_keeping: see Loop.
 
     Attributes:
         loop: call pika only inside `with connection.loop:`.
         channel: None while there is no connection.
-        rules: what RabbitMQ does with the queue; those of the last connection.
-        is_blocked: RabbitMQ takes no tasks for now, and has said why.
+        rules: what RabbitMQ does with the queue, as found on the last connection.
+        is_blocked: RabbitMQ has sent connection.blocked, so it takes no tasks for now.
         outage: call its success() when a task is confirmed or settled.
     """
 
@@ -63,16 +63,16 @@ class Connection:
                 f"No connection can be made ({error.strerror}): is a limit of this machine reached?"
             ) from None
         self._on_ready, self._on_lost = on_ready, on_lost
-        self._nodes = deque(settings.nodes)  # the last one is tried, or has taken us
+        self._nodes = deque(settings.nodes)  # the last one is tried, or is in use
         self._pika: WireConnection | None = None
-        self._why: BaseException | None = None  # our own reason for the end of the connection, better than pika's
+        self._why: BaseException | None = None  # why we closed the connection; clearer than pika's reason
         self._failure: QueueError | None = None  # for the main thread to raise
 
     def open(self) -> None:
-        """Connect to the first node that takes us, and declare the queues. A signal ends it early.
+        """Connect to the first node that accepts us, and declare the queues. A signal ends this early.
 
         Raises:
-            QueueError: none did.
+            QueueError: no node accepted us.
         """
         try:
             self.loop.keeper.start()
@@ -83,41 +83,41 @@ class Connection:
             self.wait(lambda: self.channel or self.loop.signals.state != State.RUN)
 
     def wait(self, until: Callable[[], object], seconds: float = float("inf")) -> None:
-        """Drive the loop until `until()` is true or the time is up. Only inside `with loop`.
+        """Drive the loop until `until()` is true or the time is up. Call it only inside `with loop`.
 
         Raises:
-            QueueError: the connection is lost and can't be made again as things are.
+            QueueError: the connection is lost, and reconnecting failed for good.
         """
         self.loop.wait(lambda: self._failure or until(), seconds)
         self.check()
 
     def look_into(self, queue: str, stop: Callable[[], object]) -> pika.spec.Queue.DeclareOk | None:
-        """Return how much is in a queue; None if the connection is lost, or `stop()` true. Only inside `with loop`."""
+        """Return a queue's counts; None if the connection is lost or `stop()` is true. Only inside `with loop`."""
         channel, answers = self.channel, list[pika.spec.Queue.DeclareOk]()
-        if channel is not None:  # the answer comes when RabbitMQ has dealt with all that we said before
+        if channel is not None:  # RabbitMQ answers after it has processed all that we sent before
             channel.queue_declare(queue, passive=True, callback=lambda frame: answers.append(frame.method))
             self.wait(lambda: answers or stop() or self.channel is not channel)
         return answers[0] if answers else None
 
     def check(self) -> None:
-        """Raise the QueueError of wait(), if there is one."""
+        """Raise the QueueError that wait() would raise, if there is one."""
         if self._failure is not None:
             raise self._failure
 
     def lose(self, why: BaseException) -> None:
-        """Give this connection up and make a new one: the one way back from every trouble. Only inside a callback."""
+        """Close this connection and make a new one, whatever went wrong. Call it only inside a callback."""
         self.channel = None
         if self._pika is not None and self._pika.is_open:
             self._why = why
             self._pika.close()
 
     def renew(self) -> None:
-        """Make a new connection without a word to the person. Only inside a callback."""
+        """Make a new connection without printing anything. Call it only inside a callback."""
         self.outage.is_our_own_doing = self.channel is not None
         self.lose(QueueError("It is made anew."))
 
     def close(self, within: float = CLOSE_WITHIN) -> None:
-        """Send what is still to be sent, such as the last acknowledgement, and close, within so many seconds."""
+        """Send what is left, such as the last acknowledgement, and close. Take at most `within` seconds."""
         self.loop.closing.set()
         with self.loop:
             if self._pika is not None:
@@ -127,7 +127,7 @@ class Connection:
                 self._pika.abandon()
         self.loop.close()
 
-    # What happens to it, as pika tells it to the thread that drives the loop.
+    # From here on: called by pika, in the thread that drives the loop.
 
     def _connect(self) -> None:
         self._nodes.rotate(-1)
@@ -185,7 +185,7 @@ class Connection:
 
     def _give_up(self, why: str) -> None:
         self._failure = QueueError(why)
-        if threading.current_thread() is self.loop.keeper:  # main may take long to hear of it
+        if threading.current_thread() is self.loop.keeper:  # main may be busy for long
             self._failure.is_told = True
             outbox.complain(f" [!] {self._failure}")
 

@@ -1,4 +1,4 @@
-"""The queue as a worker sees it: the next task, then what it says to RabbitMQ about it."""
+"""The queue as a worker sees it: get the next task, then settle it with an ack, a reject or a nack."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from task_queue.task import Task, earlier_tries
 from task_queue.text import text_of
 
 LAST_ANSWER = 1.0  # seconds; a broker that is blocked or frozen never answers
-ON_ITS_WAY = 0.5  # seconds that RabbitMQ may have counted before we have received a task
-BURST_PATIENCE = 0.1  # seconds without a task before a worker in a burst asks RabbitMQ whether the queue is empty
+ON_ITS_WAY = 0.5  # seconds; RabbitMQ's clock for a task starts before we have received it
+BURST_PATIENCE = 0.1  # seconds without a task before a --burst worker asks RabbitMQ whether the queue is empty
 
 
 class Consumer:
-    """Takes one task at a time: RabbitMQ hands out no second one before the first is settled.
+    """Takes one task at a time (prefetch 1): RabbitMQ delivers the next one when the first is settled.
 
     Args:
-        settings: where, and as whom: the name is the consumer tag.
-        ack_timeout: hours a task may take before RabbitMQ takes it back. Honoured from RabbitMQ 4.3 on; source:
+        settings: where to connect; the name is also the consumer tag.
+        ack_timeout: hours that a task may take before RabbitMQ takes it back. Needs RabbitMQ 4.3; source:
             https://www.rabbitmq.com/docs/consumers#per-consumer-delivery-timeouts-using-a-queue-argument
-        burst: next() ends when the queue is empty, and nothing that failed here waits for its next try.
+        burst: next() returns None when the queue is empty, and no task that failed here waits for its next try.
     """
 
     def __init__(self, settings: Settings, ack_timeout: float, burst: bool) -> None:
@@ -40,8 +40,8 @@ class Consumer:
         self._ack_timeout = ack_timeout * 3600  # seconds
         self._is_burst = burst
         self.given_back = GivenBack()
-        self._delivered: deque[Task] = deque()  # and not in hand yet; one, if RabbitMQ keeps to the prefetch
-        self._is_hungry = False  # a worker waits for a task
+        self._delivered: deque[Task] = deque()  # and not in hand yet; at most one, if RabbitMQ respects the prefetch
+        self._is_hungry = False  # the worker waits for a task
         self._is_subscribed = False
 
     def next(self) -> Task | None:
@@ -59,7 +59,7 @@ class Consumer:
         return self.in_hand
 
     def acknowledge(self, last: bool) -> bool:
-        """Tell RabbitMQ that the task in hand is done; false if its connection is gone, so that it will come again."""
+        """Acknowledge the task in hand. False if its connection is gone: RabbitMQ will deliver the task again."""
         task = self.in_hand
         is_sent = self._settle(lambda task: task.channel.basic_ack(task.delivery_tag), last)
         if not is_sent:
@@ -67,26 +67,26 @@ class Consumer:
         return is_sent
 
     def reject(self, last: bool) -> bool:
-        """Give the task in hand back as failed, which counts against its delivery limit."""
+        """Hand the task in hand back as failed, which counts towards its delivery limit."""
 
         def answer(task: Task) -> None:
             if self.connection.rules.grants_two_after_dead_letter:
-                self._unsubscribe()  # next() subscribes anew, and gets one task at a time again
+                self._unsubscribe()  # next() subscribes again, and then prefetch 1 works again
             task.channel.basic_reject(task.delivery_tag, requeue=True)
 
         self._expect_again(self.in_hand)
         return self._settle(answer, last)
 
     def requeue(self) -> bool:
-        """Give the task in hand back as not done, which counts too before RabbitMQ 4.3."""
+        """Hand the task in hand back as not done. Before RabbitMQ 4.3 this counts as a failed try, too."""
         return self._settle(lambda task: task.channel.basic_nack(task.delivery_tag, requeue=True), last=True)
 
     def seconds_until_next_try(self, task: Task) -> float:
-        """Return how long a task that has failed waits, as the queue was declared: 0 for no wait, or no more tries."""
+        """Return how long a failed task waits, by the queue's arguments; 0 for no wait, or no tries left."""
         return self._longest_wait(task) if self.connection.rules.has_delays else 0.0
 
     def close(self) -> None:
-        """Give back what came too late, and close the connection."""
+        """Hand back a task that arrived too late, and close the connection."""
         with self.connection.loop as loop:
             self._unsubscribe()
             for task in self._delivered:
@@ -101,9 +101,9 @@ class Consumer:
             if task is None or task.channel is not self.connection.channel:
                 return False
             if last or self._signals.state != State.RUN:
-                self._unsubscribe()  # first, because the answer makes RabbitMQ send another task
+                self._unsubscribe()  # first, because the answer makes RabbitMQ deliver the next task
             answer(task)
-            loop.step()  # sends it, so that RabbitMQ acts on it while we tell how it went
+            loop.step()  # sends it now, so that RabbitMQ acts on it while we report the result
             if task.channel is not self.connection.channel:
                 return False
             self.connection.outage.success()
@@ -114,15 +114,15 @@ class Consumer:
             self.given_back.expect(task, self._longest_wait(task))
 
     def _longest_wait(self, task: Task) -> float:
-        # Also where the queue was declared without waits: a policy may have brought them.
+        # Even if the queue was declared without delays: a policy may have added them.
         rules = self.connection.rules
         return 0.0 if task.is_last_try else rules.seconds_until_next_try(task.delivery_count + 1)
 
     def _wait_until_empty(self) -> None:
         empty_looks = 0
-        # Two looks: a task on its way to us has left the queue and is not here yet.
+        # Look twice: a task on its way to us has left the queue and is not here yet.
         while empty_looks < 2 and not self._has_news():
-            # What waits for its next try is in no count.
+            # RabbitMQ does not count tasks that wait for their next try.
             self.connection.wait(self._has_news, self.given_back.seconds_to_wait() or BURST_PATIENCE)
             empty_looks = empty_looks + 1 if self._queue_is_empty() else 0
 
@@ -131,7 +131,7 @@ class Consumer:
 
     def _queue_is_empty(self) -> bool:
         queue = self.connection.look_into(self.connection.queue, stop=self._has_news)
-        # We consume, so an answer without any consumer is not the queue's: its leader is busy or gone.
+        # We are a consumer. If RabbitMQ counts none, the queue itself has not answered: its leader is busy or gone.
         return queue is not None and not queue.message_count and bool(queue.consumer_count)
 
     def _on_ready(self, channel: Channel) -> None:
@@ -140,13 +140,12 @@ class Consumer:
         self._subscribe()
 
     def _overdue(self) -> Task | None:
-        """Return the task in hand, if it has taken so long that RabbitMQ will have taken it back."""
+        """Return the task in hand, if it has taken so long that RabbitMQ has probably taken it back."""
         task, times = self.in_hand, self.connection.rules.times_each_consumer
         return task if times and task is not None and task.seconds() > self._ack_timeout - ON_ITS_WAY else None
 
     def _subscribe(self) -> None:
-        # Only while a worker waits for a task: one whose connection is made again in the middle of a task must not
-        # hold a second one.
+        # Only while the worker waits for a task: if it reconnects in the middle of one, it must not get a second one.
         channel = self.connection.channel
         if channel is not None and self._is_hungry and not self._is_subscribed:
             self._is_subscribed = True
@@ -159,14 +158,14 @@ class Consumer:
             )
 
     def _unsubscribe(self) -> None:
-        # What still arrives is handed back by HandingBackChannel, so RabbitMQ's answer is waited for.
+        # HandingBackChannel hands back what still arrives, so we wait for RabbitMQ's answer.
         self._is_hungry = False
         if self.connection.channel is not None and self._is_subscribed:
             self.connection.channel.basic_cancel(self._tag, callback=self._on_unsubscribed)
 
     def _on_unsubscribed(self, _frame: object) -> None:
         self._is_subscribed = False
-        self.connection.loop.ioloop.call_later(0, self._subscribe)  # not before pika, too, knows that the tag is free
+        self.connection.loop.ioloop.call_later(0, self._subscribe)  # after pika, too, has freed the consumer tag
 
     def _on_lost(self, _why: BaseException) -> None:
         self._delivered.clear()

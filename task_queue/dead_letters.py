@@ -1,7 +1,7 @@
-"""Has RabbitMQ move the dead letters back to the queue.
+"""Lets RabbitMQ move the dead letters back to the queue.
 
-They are rejected, and the dead-letter routing of their own queue takes each to the work queue: whole, at least once,
-with no copy of ours in between. Source: https://www.rabbitmq.com/docs/quorum-queues#dead-lettering
+We reject each one, and RabbitMQ dead-letters it from their queue to the work queue: unchanged, at least once, and
+without a copy made by us. Source: https://www.rabbitmq.com/docs/quorum-queues#dead-lettering
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from task_queue.settings import Settings
 if TYPE_CHECKING:
     DeclareOk = pika.frame.Method[pika.spec.Queue.DeclareOk]
 
-PREFETCH = 250  # letters that RabbitMQ may hand to us at a time
-BATCH = 125  # letters that are rejected at a time, while the next ones are on their way
-LARGE = 1024 * 1024  # bytes; after a letter of more than that they come one at a time, for the sake of memory
-LOOK_AFTER = 0.2  # seconds without enough letters for a batch
-LOOKS, LOOKS_AFTER_LOSS = 2, 10  # that must find no letter; RabbitMQ takes a while to requeue a lost connection's
+PREFETCH = 250  # letters that RabbitMQ may deliver before we settle them
+BATCH = 125  # letters that we reject at a time, while the next ones are on their way
+LARGE = 1024 * 1024  # bytes; after a larger letter we take one at a time, to save memory
+LOOK_AFTER = 0.2  # seconds that we wait for a full batch
+LOOKS, LOOKS_AFTER_LOSS = 2, 10  # that find no letter, before we stop; after a lost connection requeuing takes a while
 
 
 class DeadLetters:
@@ -44,17 +44,17 @@ class DeadLetters:
         self._looks = LOOKS
 
     def move(self) -> None:
-        """Move as many as there are now, or until none is left. What fails again meanwhile is not moved twice.
+        """Move as many as there are now, or until none is left. A task that fails again meanwhile is not moved twice.
 
         Raises:
-            QueueError: the connection is lost and can't be made again as things are.
+            QueueError: the connection is lost, and reconnecting failed for good.
         """
         empty_looks = 0
         while self.moved != self.total and empty_looks < self._looks:
             with self.connection.loop as loop:
                 self.connection.wait(lambda: self._has_batch() or loop.signals.interrupts, LOOK_AFTER)
                 waiting = self._reject_and_count()
-                if self._prefetch == 1 and not self._is_slow:  # only now: RabbitMQ has dealt with what was rejected
+                if self._prefetch == 1 and not self._is_slow:  # only now: RabbitMQ has processed what we rejected
                     self._is_slow = True
                     self.connection.renew()
             empty_looks = 0 if waiting or self._in_hand else empty_looks + 1
@@ -71,7 +71,7 @@ class DeadLetters:
         if batch:
             channel.basic_nack(batch[-1], multiple=True, requeue=False)
         queue = self.connection.look_into(self._queue, stop=lambda: signals.interrupts)
-        if queue is None:  # RabbitMQ may not have heard of the batch, and hands it out again
+        if queue is None:  # RabbitMQ may not have received our nack; then it delivers the batch again
             return 1
         self.moved += len(batch)
         return queue.message_count or 0

@@ -1,4 +1,4 @@
-"""The first thing on a new connection: a channel, and both queues on it, also where the work queue is an older one."""
+"""The first step on a new connection: open a channel and declare both queues, even if the work queue is an old one."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from task_queue.commands import policy
 from task_queue.queues import TIMES, Rules, declare_queues, rules_of
 from task_queue.text import printable
 
-# RabbitMQ 4.3: inequivalent arg 'x-...' for queue '...' in vhost '...': received ... but current is ... (and where that
-# has more than 255 bytes, only its beginning)
+# RabbitMQ 4.3: inequivalent arg 'x-...' for queue '...' in vhost '...': received ... but current is ... (cut off after
+# 255 bytes)
 OTHER_ARGUMENT = re.compile(r"inequivalent arg '([\w-]+)'")
 ITS_VALUE = re.compile(r" current is (?:the value )?'([^']*)'")
 
@@ -23,18 +23,18 @@ ITS_VALUE = re.compile(r" current is (?:the value )?'([^']*)'")
 class Declaration:
     """Opens a channel and declares both queues on it.
 
-    RabbitMQ 4.3 compares also those arguments that a queue of an earlier version of ours does not have (older ones
-    do not look at them), and no argument can be given to a queue that is there. So the queue is taken as it is, once
-    for each argument it is refused for, and the policy that does the same as the arguments is told.
+    A queue that an older version of this program declared lacks some of our arguments, and nothing can add them to an
+    existing queue. RabbitMQ 4.3 refuses to declare it with them (older versions ignore them). So for each refused
+    argument we declare again with the queue's own value, and print the policy that has the same effect.
 
     Args:
-        connection: of pika, open.
+        connection: an open connection of pika.
         queue: the work queue's name.
-        on_declared: called with the channel and the rules that are in force there.
-        on_closed: called with the reason when the channel is closed, by then or later.
+        on_declared: called with the channel and the rules that apply there.
+        on_closed: called with the reason when the channel is closed, then or later.
     """
 
-    _told: ClassVar[set[str]] = set()  # of which queues, in this process
+    _told: ClassVar[set[str]] = set()  # queues for which this process has printed the message
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Declaration:
     ) -> None:
         self._connection, self._queue = connection, queue
         self._on_declared, self._on_closed = on_declared, on_closed
-        self._other: dict[str, str | None] = {}  # what the queue has, where that is not what we want; None for nothing
+        self._other: dict[str, str | None] = {}  # arguments that differ from ours: the queue's own value, or None
         self._open_channel()
 
     def _open_channel(self) -> None:
@@ -73,13 +73,13 @@ class Declaration:
 
 
 def times_with(other: Mapping[str, str | None]) -> dict[str, Any]:
-    """Return the arguments by which the queue that is there was declared, in place of TIMES."""
+    """Return TIMES with the values that the existing queue was declared with."""
     has = {name: type(TIMES[name])(value) for name, value in other.items() if value is not None}
     return {**{name: value for name, value in TIMES.items() if name not in other}, **has}
 
 
 def words_for(queue: str, node: pika.connection.Parameters, other: Mapping[str, str | None]) -> str:
-    """Say that the queue is used as it is, what it lacks, and the policy that does the same."""
+    """Say that the queue is used as it is, what it lacks, and which policy has the same effect."""
     lacking = {name: TIMES[name] for name in other if other[name] is None}
     said = (
         f" [*] Queue {printable(queue)} was declared by another program, or an older version of this one: "

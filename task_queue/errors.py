@@ -1,4 +1,4 @@
-"""What went wrong with RabbitMQ, in words, with what mends it."""
+"""Error messages: what went wrong with RabbitMQ, and how to fix it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from task_queue.text import printable
 CERTIFICATE = (
     "name it in --url with ?ssl_options={'certfile': 'client.pem', 'keyfile': 'client.key', 'ca_certs': 'ca.pem'}"
 )
-# What pika says (of the innermost exception), what we say, and whether it is of no use to try again.
+# A pattern for pika's innermost exception, our message, and whether it is final: trying again can't help.
 WORDS: list[tuple[str, str, bool]] = [
     ("^gaierror", "No machine named {host} is known: check the host in --url or AMQP_URL.", False),
     ("^Unicode", "RabbitMQ at {at} can't be looked up: that is no name of a machine.", False),
@@ -60,7 +60,7 @@ WORDS: list[tuple[str, str, bool]] = [
 
 
 def in_words(error: BaseException, node: pika.URLParameters, queue: str, rules: Rules) -> tuple[str, bool]:
-    """Say what went wrong and what mends it; and whether it is final, so that trying again is of no use."""
+    """Say what went wrong and how to fix it; and whether it is final, so that trying again can't help."""
     error = root_cause(error)
     if isinstance(error, QueueError):
         return str(error), False
@@ -77,10 +77,10 @@ def root_cause(error: BaseException) -> BaseException:
 
 
 def why_cancelled(taken_back_after: float | None) -> str:
-    """Say why RabbitMQ has cancelled a worker's subscription to a queue that is there.
+    """Say why RabbitMQ has cancelled a worker's subscription to a queue that exists.
 
     Args:
-        taken_back_after: seconds that the task in hand has taken, if they are more than its ack timeout.
+        taken_back_after: seconds that the task in hand has taken, if that is longer than its ack timeout.
     """
     if taken_back_after is None:
         return "RabbitMQ cancelled this worker's subscription. Was the queue deleted and declared again?"
@@ -103,7 +103,7 @@ def _more_time(node: pika.URLParameters, queue: str, rules: Rules) -> str:
 
 
 def _facts(error: BaseException, node: pika.URLParameters, queue: str) -> dict[str, str]:
-    # RabbitMQ's own words, which pika puts into the text of some of its exceptions only: (403) 'ACCESS_REFUSED - ...'
+    # RabbitMQ's own words, which only some of pika's exceptions have in their text: (403) 'ACCESS_REFUSED - ...'
     reply = re.search(r"\(\d{3}\) (['\"])(.*?)\1['\",)]*$", repr(error))
     user, vhost = printable(getattr(node.credentials, "username", "")), printable(node.virtual_host)
     refused = re.search(r"for queue '(.*?)' in vhost", repr(error))
@@ -122,7 +122,7 @@ def _facts(error: BaseException, node: pika.URLParameters, queue: str) -> dict[s
         "why": printable(reply[2].replace("\\'", "'") if reply else str(error) or type(error).__name__),
         "login": login,
         "certificate": CERTIFICATE,
-        # Who wants a certificate may hang up before we have read that.
+        # A server that wants a certificate may hang up before we have read its message.
         "other_port": f"\nPerhaps it wants a certificate of yours: {CERTIFICATE}"
         if node.ssl_options
         else "\nIs RabbitMQ still starting? Is it a TLS port? That needs amqps:// Or the panel's? AMQP has another one, 5672.",

@@ -1,4 +1,4 @@
-"""The log: one JSON object a line for each event, in a file that several processes may share."""
+"""The log: one JSON object per line for each event, in a file that several processes may share."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class EventLog:
 
     Args:
         path: the file; None for no log.
-        name: of this process, in each record.
+        name: the name of this process, in each record.
 
     Attributes:
-        descriptor: of the file; None without one.
+        descriptor: the file's; None without a log.
 
     Raises:
         SettingsError: the file can't be opened.
@@ -29,28 +29,28 @@ class EventLog:
     def __init__(self, path: str | None, name: str) -> None:
         self._name = name
         self._noted: list[dict[str, object]] = []
-        self._is_torn = False  # a full disk took the beginning of a line only
+        self._is_torn = False  # only a part of a line was written, because the disk is full
         self._has_complained = False
         if path is not None:
             import json  # only here: most runs have no log, and start faster without it
 
             self._encode = json.JSONEncoder(default=str).encode
         try:
-            # A named pipe without a reader is an error, and one that takes no more is waited for below.
+            # Non-blocking: so a named pipe without a reader is an error. For a full one we wait in _append().
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0)
             self.descriptor = os.open(path, flags, 0o666) if path is not None else None
         except OSError as error:
             raise SettingsError(f"The log file {printable(str(path))} can't be opened: {error.strerror}.") from None
 
     def note(self, event: str, message_id: str | None, body: bytes, **more: object) -> None:
-        """Note an event, for write() to write down."""
+        """Keep an event for the next write()."""
         if self.descriptor is not None:
             self._noted.append(
                 {"event": event, "name": self._name, "message_id": message_id, "task": text_of(body), **more}
             )
 
     def write(self) -> None:
-        """Write down what was noted: whole lines in one write, so that those of several processes never mix."""
+        """Write the events: whole lines in one write, so that the lines of several processes never mix."""
         if self.descriptor is None or not self._noted:
             return
         now = datetime.now(timezone.utc).isoformat(timespec="microseconds")
@@ -77,7 +77,7 @@ class EventLog:
             self.descriptor = None
 
     def _append(self, lines: bytes) -> None:
-        while lines and self.descriptor is not None:  # once, unless the disk is nearly full
+        while lines and self.descriptor is not None:  # one write, unless the disk is nearly full
             try:
                 written = os.write(self.descriptor, lines)
             except BlockingIOError:

@@ -1,4 +1,4 @@
-"""Input that is not plain UTF-8 text: how it is recognised, and the command that makes text of it."""
+"""Input that is not plain UTF-8 text: how to recognise it, and the command that converts it to text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shlex
 
 from task_queue.text import printable
 
-# How a file begins, what it is then, and the command that makes text of it, if there is one.
+# A file's first bytes, what such a file is, and the command that converts it to text, if there is one.
 SIGNATURES: list[tuple[bytes, str, str | None]] = [
     (b"\xff\xfe\0\0", "UTF-32", "iconv -f utf-32 -t utf-8"),
     (b"\0\0\xfe\xff", "UTF-32", "iconv -f utf-32 -t utf-8"),
@@ -28,14 +28,14 @@ COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".Z")
 
 
 class Form:
-    """What is wrong with the bytes of one input, in words.
+    """Says what is wrong with the bytes of one input.
 
     Args:
         path: the file; None is standard input.
 
     Attributes:
         name: what to call the input.
-        is_csv: its rows are tasks.
+        is_csv: each row is a task.
     """
 
     def __init__(self, path: str | None) -> None:
@@ -44,7 +44,7 @@ class Form:
         self._path = path
 
     def whole(self, first: bytes) -> str | None:
-        """Say what the input is, if its first line tells that it is not UTF-8."""
+        """Say what the input is, if its first line shows that it is not UTF-8."""
         for signature, what, command in SIGNATURES:
             if first.startswith(signature):
                 return f"{self.name} is {what}. {self._convert(command, 1) if command else BY_HAND}"
@@ -55,13 +55,13 @@ class Form:
         return f"Line {line} of {self.name} is not UTF-8. {self._convert(f'iconv -f {_guess(raw)} -t utf-8', line)}"
 
     def with_nul(self, line: int, raw: bytes) -> str:
-        """Say what a line is likely to be that has NUL characters in it: in UTF-16, the first is before or behind."""
+        """Say that a line with NUL characters is probably UTF-16, which has one before or after each ASCII letter."""
         order = "utf-16be" if line == 1 and raw.startswith(b"\0") else "utf-16le"
         command = self._convert(f"iconv -f {order} -t utf-8", line)
         return f"Line {line} of {self.name} has NUL characters in it: is it UTF-16? {command}"
 
     def with_carriage_returns(self, line: int) -> str:
-        """Say what to do about lines that end as those of an old Mac."""
+        """Say how to convert lines that end in a carriage return, as on an old Mac."""
         command = self._convert(r"tr '\r' '\n'", line, reads_only_pipes=True)
         return f"Line {line} of {self.name} has carriage returns in it: are they the ends of lines? {command}"
 
@@ -73,7 +73,7 @@ class Form:
         stem, ending = os.path.splitext(path)
         if ending in COMPRESSED:
             stem, ending = os.path.splitext(stem)
-        if ending.lower() == ".csv":  # a pipe has lines and no rows; the line to go on from is named beside this
+        if ending.lower() == ".csv":  # a pipe has lines, not rows; report.py prints the line to go on from
             go_on = f"> {shlex.quote(f'{stem}-utf8.csv')}"
         return printable(f"Convert it:  {command} {'< ' if reads_only_pipes else ''}{shlex.quote(path)} {go_on}")
 

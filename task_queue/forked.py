@@ -1,4 +1,4 @@
-"""A process that a task has forked: signals reach it as if we were not there, and it leaves our connection alone."""
+"""A process that a task has forked: it gets its original signal handlers back, and leaves our connection alone."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _before: dict[int, Any] = {}  # the handlers that were there before ours
 
 
 def install(number: int, handler: Callable[..., object]) -> None:
-    """Install our handler of a signal, but only for this process.
+    """Install our handler for a signal, but only in this process.
 
-    One that Python calls would delay the end of a forked process, and what wakes us up is a socket that both share.
+    In a forked process, a handler in Python would delay its end, and wake us through a socket that both share.
     """
     found = signal.signal(number, handler)
     if not is_ours(found):
@@ -23,12 +23,12 @@ def install(number: int, handler: Callable[..., object]) -> None:
 
 
 def is_ours(handler: object) -> bool:
-    """Tell whether a signal is handled by this package."""
+    """Tell whether a signal handler belongs to this package."""
     return str(getattr(handler, "__module__", "")).startswith("task_queue.")
 
 
 def end_child(error: BaseException | None) -> None:
-    """End a forked process that comes back from a task, as Python would, but without closing the connection."""
+    """End a forked process that returns from a task as Python would, but without closing our connection."""
     code = error.code if isinstance(error, SystemExit) else int(error is not None)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):

@@ -1,4 +1,4 @@
-"""What may be given to listen(): a function that does its work, and does not only begin it."""
+"""Checks the function that is given to listen(): it must do its work, and not only start it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 
 
 class OnlyBegun(TypeError):
-    """A function has returned work that nobody does, or that nobody waits for."""
+    """A function has returned unfinished work, such as a coroutine or a running thread."""
 
 
 def check_function(perform: Any) -> None:
-    """Raise TypeError if calling the function does nothing but make a coroutine or a generator."""
+    """Raise TypeError if a call of the function only creates a coroutine or a generator."""
     function = perform
     while isinstance(function, functools.partial):
         function = function.func
@@ -29,7 +29,7 @@ def check_function(perform: Any) -> None:
 
 
 def check_result(result: object) -> None:
-    """Raise OnlyBegun if what a function has returned, or a part of it, is work that is not done."""
+    """Raise OnlyBegun if a function's result, or a part of it, is unfinished work."""
     parts = result if isinstance(result, (list, tuple, set)) else [result]
     if not (begun := [part for part in parts if is_only_begun(part)]):
         return
@@ -40,7 +40,7 @@ def check_result(result: object) -> None:
 
 
 def is_only_begun(result: Any) -> bool:
-    """Tell whether a value stands for work that nobody has done yet, or that goes on by itself."""
+    """Tell whether a value stands for work that has not run yet, or is still running."""
     if isinstance(result, (types.GeneratorType, map, filter, zip, contextlib._GeneratorContextManager)):
         return True
     if inspect.isawaitable(result) or inspect.isasyncgen(result):
@@ -49,6 +49,6 @@ def is_only_begun(result: Any) -> bool:
         return result.poll() is None
     if isinstance(result, threading.Thread):
         return result.ident is None or result.is_alive()
-    # A Future, the result of a pool, or a process, of whichever library. The first two hold their errors back, too.
+    # A Future, a pool's result, or a process, from any library. Even when they are done, the first two hide errors.
     is_pools = hasattr(result, "ready") and hasattr(result, "wait")
     return hasattr(result, "add_done_callback") or is_pools or getattr(result, "exitcode", 0) is None

@@ -1,4 +1,4 @@
-"""The tasks that this worker has given back, and what is to be expected of them."""
+"""The tasks that this worker has handed back, and when to expect them again."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ import time
 
 from task_queue.task import Task
 
-LATE = 2.0  # seconds that a task may come later than it should
+LATE = 2.0  # seconds by which a task may come late
 
 
 class GivenBack:
     """Remembers tasks by their ids and texts."""
 
     def __init__(self) -> None:
-        # When they come again, on the monotonic clock. Two may look the same: clients need not set an id.
+        # When they should be back, on the monotonic clock. Two may have the same key: clients need not set an id.
         self._expected: dict[tuple[str | None, int], list[float]] = {}
         self._took_too_long: set[tuple[str | None, int]] = set()
 
     def expect(self, task: Task, seconds: float) -> None:
-        """Note that a task waits for its next try; 0 if it does not wait."""
+        """Note that a task waits `seconds` for its next try; 0 if it does not wait."""
         if seconds:
             self._expected.setdefault(_key(task), []).append(time.monotonic() + seconds + LATE)
 
     def is_back(self, task: Task) -> None:
         """Note that a task is here again."""
-        if self._expected:  # hardly ever, and a key takes long to make of a large task
+        if self._expected:  # checked first, because making the key of a large task is slow
             times = self._expected.get(_key(task), [])
             if times:
                 times.remove(min(times))
 
     def seconds_to_wait(self) -> float:
-        """Return how long it takes at most until all are back, if nobody else takes them."""
+        """Return how long it takes at most until all are back, unless another worker takes them."""
         return max(0.0, max(itertools.chain(*self._expected.values()), default=0.0) - time.monotonic())
 
     def took_too_long(self, task: Task) -> None:
@@ -39,7 +39,7 @@ class GivenBack:
         self._took_too_long.add(_key(task))
 
     def has_taken_too_long(self, task: Task) -> bool:
-        """Tell whether that has happened to this task here."""
+        """Tell whether took_too_long() was called for this task."""
         return bool(self._took_too_long) and _key(task) in self._took_too_long
 
 

@@ -1,4 +1,4 @@
-"""How a program must not be started: deaf to signals, with descriptors closed, as a second worker by mistake."""
+"""Guards against a bad start of the program: signals blocked, descriptors closed, a second worker by mistake."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def as_from_a_shell() -> Iterator[None]:
-    """Undo, for a block, what some programs leave to those they start: blocked signals, and SIGCHLD ignored.
+    """Undo, for a block, what some programs pass on to those they start: blocked signals, and SIGCHLD ignored.
 
-    With SIGCHLD ignored nobody can wait for a child's exit status, and Python makes up one: 0, which is success.
+    If SIGCHLD is ignored, a child's exit status is lost, and Python reports 0 instead, which means success.
     """
     with contextlib.ExitStack() as undo:
         if hasattr(signal, "pthread_sigmask"):  # not on Windows
@@ -24,7 +24,7 @@ def as_from_a_shell() -> Iterator[None]:
 
 
 def check_children_can_be_waited_for() -> None:
-    """Raise RuntimeError in a thread that can't mend what as_from_a_shell() mends: only the main one may."""
+    """Raise RuntimeError if SIGCHLD is ignored: only the main thread can undo that, as in as_from_a_shell()."""
     if hasattr(signal, "SIGCHLD") and signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
         raise RuntimeError(
             "SIGCHLD is ignored, so a command that fails would look like success. "
@@ -33,7 +33,7 @@ def check_children_can_be_waited_for() -> None:
 
 
 def open_standard_streams() -> None:
-    """Open on nothing what is closed of the descriptors 0 to 2: a socket of that number would get what is printed."""
+    """Open closed descriptors 0 to 2 on the null device: else a socket could get that number, and what we print."""
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
@@ -43,9 +43,9 @@ def open_standard_streams() -> None:
 
 
 def refuse_second_run() -> None:
-    """Raise RuntimeError if multiprocessing is running the program again, to begin a process that a task has started.
+    """Raise RuntimeError if multiprocessing is running the program again, for a process that a task has started.
 
-    That is how processes start on macOS, on Windows, and everywhere from Python 3.14 on. Source:
+    This is how processes start on macOS, on Windows, and everywhere from Python 3.14 on. Source:
     https://docs.python.org/3/library/multiprocessing.html#the-spawn-and-forkserver-start-methods
     """
     process = sys.modules.get("multiprocessing.process")

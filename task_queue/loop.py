@@ -1,15 +1,15 @@
-"""Who drives pika's I/O loop: the thread that waits for RabbitMQ; while it is busy elsewhere, a keeper thread does.
+"""Driving pika's I/O loop: the main thread does it while it waits for RabbitMQ; while it is busy, a keeper thread does.
 
-Only one thread at a time may be in pika: the one that holds the lock. `Main` is the thread that made the Loop.
+Only the thread that holds the lock may call pika. `main` is the thread that made the Loop.
 
     main              lock    main's Place     keeper
-    waits             main    DRIVES           asleep until main leaves
-    is busy (short)   free    ELSEWHERE        gives main 20 ms to come back, and does not drive in short tasks
+    waits             main    DRIVES           sleeps until main leaves
+    is busy (short)   free    ELSEWHERE        waits 20 ms for main to come back, so it does not drive in short tasks
     is busy (long)    keeper  ELSEWHERE        drives, step by step: heartbeats, confirms, reconnecting
-    comes back        keeper  KNOCKS           is woken out of its step by the bell, and lets main in
+    comes back        keeper  KNOCKS           the bell ends its step, and it lets main in
     closes            main    closing is set   ends
 
-What pika raises out of a step is a lost connection. The I/O loop may be in disorder then, so pika gets a new one.
+An exception from a step means that the connection is lost. The I/O loop may be broken then, so pika gets a new one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from task_queue import signals
 from task_queue.aside import Aside
 
 KEEPER_DELAY = 0.02  # seconds
-HEARD_WITHIN = 0.05  # seconds in which the main thread deals with a signal, unless that came in the wrong moment
+HEARD_WITHIN = 0.05  # seconds; a signal that the main thread has not handled by then is sent again
 LOOK_EVERY = 0.2  # seconds between two tries to make an I/O loop
 
 
@@ -43,14 +43,14 @@ class Loop:
     """pika's I/O loop, shared by the thread that made it and a keeper. Call pika only inside `with loop:`.
 
     Args:
-        before_step: called before each step, inside.
-        on_error: called with the exception that a step raised, inside. It returns what is to be called when there is a
-            new I/O loop.
+        before_step: called before each step, with the lock.
+        on_error: called with the exception that a step raised, with the lock. It returns a function to call when there
+            is a new I/O loop.
         after_keeping: called by the keeper, without the lock, after each step it drove.
 
     Attributes:
-        ioloop: for pika. Another one after an error.
-        signals: those of the program; they end a step early.
+        ioloop: pika's; a new one after an error.
+        signals: the program's; a signal ends a step early.
         closing: set when closing begins.
     """
 
@@ -61,7 +61,7 @@ class Loop:
         after_keeping: Callable[[], None],
     ) -> None:
         self._before_step, self._on_error, self._after_keeping = before_step, on_error, after_keeping
-        self._bell = socket.socketpair()  # a byte from the second to the first ends a step, in any thread
+        self._bell = socket.socketpair()  # a byte from the second to the first ends the step, in any thread
         for end in self._bell:
             end.setblocking(False)
         try:
@@ -92,10 +92,10 @@ class Loop:
         self._lock.release()
         if not self._main_left.is_set():
             self._main_left.set()
-        self.signals.release()  # last, because it may raise: the keeper knows already
+        self.signals.release()  # last, because it may raise; the keeper already knows
 
     def wait(self, until: Callable[[], object], seconds: float = float("inf")) -> None:
-        """Drive the loop until `until()`, which is asked after each step, is true or the time is up. Only inside."""
+        """Drive the loop until `until()` is true after a step, or the time is up. Only inside `with loop`."""
         deadline = time.monotonic() + seconds
         ioloop = self.ioloop
         alarm = ioloop.call_later(max(0.0, seconds), lambda: None) if seconds != float("inf") else None
@@ -109,7 +109,7 @@ class Loop:
                 ioloop.remove_timeout(alarm)
 
     def step(self) -> None:
-        """Run the loop once: send what is buffered, wait for news or a signal, and call back. Only inside."""
+        """Run the loop once: send what is buffered, wait for input or a signal, run callbacks. Only inside `with`."""
         self._steps += 1
         try:
             self._before_step()
@@ -129,7 +129,7 @@ class Loop:
             self._main_left.set()
             self.keeper.join()
         self.signals.ring_no_more(self._bell[1])
-        with contextlib.suppress(Exception):  # there was no descriptor for it
+        with contextlib.suppress(Exception):  # it had no file descriptor
             self.ioloop.close()
         self._close_bell()
 
@@ -148,7 +148,7 @@ class Loop:
             with contextlib.suppress(OSError):
                 self.ioloop = self._new_ioloop()
                 return True
-            # No file descriptor is left. Others may close theirs.
+            # No file descriptor is left. Try again, as others may close theirs.
             if self.closing.is_set() or self.signals.state != signals.State.RUN:
                 return False
             time.sleep(LOOK_EVERY)
@@ -172,8 +172,8 @@ class Loop:
                 self._main_left.clear()
                 if self._main is not Place.DRIVES:  # it left between these two lines
                     self._main_left.set()
-            elif self._steps == steps:  # nobody has driven in that time
-                # Whatever happens, the next try is better than no keeper.
+            elif self._steps == steps:  # nobody drove the loop in that time
+                # After any error, try again: without a keeper no heartbeat goes out.
                 with contextlib.suppress(Exception):
                     self._drive_until_main_is_back()
 

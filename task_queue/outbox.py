@@ -1,6 +1,6 @@
-"""Prints for pika's callbacks and for the keeper, in a thread of its own that may wait for a terminal.
+"""Prints for pika's callbacks and for the keeper, in its own thread, which may wait for a blocked terminal.
 
-Heartbeats depend on whoever drives pika's loop, so they never write to the terminal or the log themselves.
+Heartbeats depend on the thread that drives pika's loop, so it never writes to the terminal or the log itself.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def complain(text: str) -> None:
 
 
 def do(action: Callable[[], None]) -> None:
-    """Have something done by the outbox's thread, soon; once, though it is given several times before."""
+    """Have the outbox's thread call a function soon: once, even if it is given several times before that."""
     global _is_busy
-    with _changed, contextlib.suppress(RuntimeError):  # no more threads: at the next time, then
+    with _changed, contextlib.suppress(RuntimeError):  # no thread can be started: the next call tries again
         if action not in _waiting:
             _waiting.append(action)
         if not _is_busy:
@@ -37,7 +37,7 @@ def do(action: Callable[[], None]) -> None:
 
 
 def flush() -> None:
-    """Wait until everything is said, but for a blocked terminal only a moment."""
+    """Wait until everything is printed, but only a moment if the terminal is blocked."""
     with _changed:
         _changed.wait_for(lambda: not _is_busy, 2 * terminal.PATIENCE)
 
@@ -51,5 +51,5 @@ def _work() -> None:
                 _changed.notify_all()
                 return
             action = _waiting.popleft()
-        with contextlib.suppress(Exception):  # of what somebody has put in place of standard error
+        with contextlib.suppress(Exception):  # from an object that a task has put in place of standard error
             action()

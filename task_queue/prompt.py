@@ -1,4 +1,4 @@
-"""A question to the person at the terminal, with line editing. What other threads say meanwhile is shown above it."""
+"""A question to the person at the terminal, with line editing. Lines from other threads are printed above it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, TextIO
 from task_queue import terminal
 from task_queue.wakeup import call_main, callable_by_others
 
-CALLED_WITHIN = 0.1  # seconds in which the main thread prints, unless it was called in the wrong moment
+CALLED_WITHIN = 0.1  # seconds; if the main thread has not printed by then, it is called again
 
 
 class Prompt:
@@ -27,7 +27,7 @@ class Prompt:
         self._text, self._has_history = text, has_history
         self._is_asked = False
         self._is_open = False  # asked, and the person can see it and type
-        self._waiting: deque[tuple[str, TextIO]] = deque()  # what others have to say
+        self._waiting: deque[tuple[str, TextIO]] = deque()  # lines from other threads
         self._readline: Any = None
         if terminal.is_terminal(sys.stdin) and terminal.is_terminal(sys.stdout):
             self._readline = line_editor()
@@ -39,7 +39,7 @@ class Prompt:
             EOFError: there is no more input, or no terminal any more.
             UnicodeError: it is not text in the terminal's encoding.
         """
-        terminal.wait_for(sys.stdout)  # no signal interrupts input() at a terminal that is paused
+        terminal.wait_for(sys.stdout)  # while a terminal is paused, no signal can interrupt input()
         with callable_by_others(self._print_above):
             self._is_asked = True
             terminal.print_for_others(self._hand_over)
@@ -55,7 +55,7 @@ class Prompt:
                 self._print_waiting()
 
     def edit_no_more(self) -> None:
-        """Do without line editing, because readline keeps a part of what is no text for the next answer."""
+        """Switch line editing off: readline keeps a part of bytes that are not text, and adds it to the next answer."""
         self._readline = None
 
     def _input(self) -> str:
@@ -80,9 +80,9 @@ class Prompt:
         self._waiting.append((text, stream))
         while self._waiting and self._is_asked and call_main():
             time.sleep(CALLED_WITHIN)
-        if self._is_asked:  # on Windows the main thread can't be called out of input()
+        if self._is_asked:  # on Windows input() can't be interrupted
             self._print_above()
-        self._print_waiting()  # asked no more
+        self._print_waiting()  # the question is over
 
     def _print_above(self) -> None:
         if self._is_open and self._waiting:
@@ -100,17 +100,17 @@ class Prompt:
 
 
 def line_editor() -> Any:
-    """Return the module by which input() lets a line be edited, or None where Python has none, as on Windows."""
+    """Return readline, which gives input() line editing; None if Python does not have it, as on Windows."""
     try:
         import readline  # only here: most runs ask nothing, and start faster without it
     except ImportError:
         return None
-    readline.parse_and_bind("set enable-bracketed-paste off")  # it would make one answer of several lines
+    readline.parse_and_bind("set enable-bracketed-paste off")  # it would make one answer of several pasted lines
     return readline
 
 
 def rubber(line: str) -> str:
-    """Return what removes a line from the terminal, with the cursor at its end; it may fill several rows."""
+    """Return the escape codes that erase a line when the cursor is at its end; it may fill several rows."""
     columns = shutil.get_terminal_size().columns
     rows_above = max(0, sum(map(width_of, line)) - 1) // columns
     return (f"\x1b[{rows_above}A" if rows_above else "") + "\r\x1b[J"

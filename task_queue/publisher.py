@@ -1,4 +1,4 @@
-"""The queue as an emitter sees it: publish, and hear of each message whether RabbitMQ has confirmed it."""
+"""The queue as an emitter sees it: publish messages, and get a publisher confirm for each."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from task_queue.sources import Message
 from task_queue.terminal import PATIENCE
 from task_queue.window import Settled, Window
 
-WINDOW = 1000  # messages; more bring little speed, and more to send again after a lost connection
-REFILL = 250  # messages to be settled before we send again, once the window was full; with 500 RabbitMQ would sit idle
+WINDOW = 1000  # messages; a larger window is hardly faster, and has more to send again after a lost connection
+REFILL = 250  # messages that must be settled before a full window gets new ones; with 500 RabbitMQ would sit idle
 WINDOW_BYTES = 16 * 1024 * 1024  # so that large messages do not fill the memory
-SILENCE = 10.0  # seconds without a confirm, such as of a queue without most of its nodes, until we say that we wait
-FULL_PAUSE = 1.0  # seconds until messages are tried again that a full queue did not take
-FULL_PAUSES = 5  # until they are tried on another connection
+SILENCE = 10.0  # seconds without a confirm until we say that we wait, as for a queue that has lost most of its nodes
+FULL_PAUSE = 1.0  # seconds until we send again what a full queue has refused
+FULL_PAUSES = 5  # such pauses until we try another connection
 
 
 class Publisher:
     """Publishes messages, and sends again what was not confirmed when the connection was lost.
 
     Args:
-        settings: where, and as whom.
-        tell: called with messages that are settled, outside of pika, by whoever has time: this thread or the outbox's.
+        settings: where to connect and publish.
+        tell: called with settled messages, without pika's lock, in this thread or the outbox's.
 
     Attributes:
         last: the message that was published last.
@@ -53,7 +53,7 @@ class Publisher:
         """Send a message. Waits for confirms only when the window is full.
 
         Raises:
-            QueueError: the connection is lost and can't be made again as things are.
+            QueueError: the connection is lost, and reconnecting failed for good.
         """
         window = self._window
         with self.connection.loop:
@@ -68,10 +68,10 @@ class Publisher:
             self.wait(WINDOW - REFILL, WINDOW_BYTES // 2)
 
     def wait(self, messages: int = 0, size: int = 0, seconds: float = float("inf")) -> None:
-        """Wait until at most so many messages, with so many bytes, are in the window; or until the time is up.
+        """Wait until the window has at most `messages` messages and `size` bytes, or the time is up.
 
         Raises:
-            QueueError: the connection is lost and can't be made again as things are.
+            QueueError: the connection is lost, and reconnecting failed for good.
         """
         window, signals = self._window, self.connection.loop.signals
 
@@ -93,10 +93,10 @@ class Publisher:
         return self._window.pending()
 
     def tell_settled(self) -> None:
-        """Tell of the messages that were settled since the last time."""
+        """Report the messages that were settled since the last call."""
         signals = self.connection.loop.signals
         while not self._telling.acquire(timeout=PATIENCE):
-            if signals.state == State.OUT:  # the outbox can't tell either, and nobody waits for it now
+            if signals.state == State.OUT:  # the outbox can't print them either, and the program is ending
                 return
         try:
             with signals.held():
@@ -120,7 +120,7 @@ class Publisher:
         settled = self._window.settled
         if batch := list(settled):
             self._tell(batch)
-            # Only now, so that the window stays full while nobody takes what we tell.
+            # Only now, so that the window stays full while our output is blocked.
             for message, _ in batch:
                 settled.popleft()
                 self._window.messages_out += 1
@@ -172,13 +172,13 @@ class Publisher:
                 outbox.complain(" [*] The queue takes no tasks for now: is it full? Trying again ...")
 
     def _hold_off_no_more(self, channel: Channel | None) -> None:
-        if channel is not self.connection.channel:  # on another one there is no such pause, or one of its own
+        if channel is not self.connection.channel:  # a new channel has no pause, or its own
             return
         self._holds_off = False
         self._pauses += 1
         if self._pauses % FULL_PAUSES == 0:
-            # In a cluster, a channel may go on asking a node that has died, and refuse each message. Told to nobody,
-            # for most queues are just full. Source: https://github.com/rabbitmq/rabbitmq-server/pull/9221
+            # In a cluster, a channel may keep asking a dead node, and refuse every message. We print nothing about
+            # it, because most queues are just full. Source: https://github.com/rabbitmq/rabbitmq-server/pull/9221
             self.connection.renew()
         self._send()
 

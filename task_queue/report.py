@@ -1,4 +1,4 @@
-"""What the emitter shows and logs: a line a task or, for bulk input, progress and a total; and what is left."""
+"""What the emitter prints and logs: a line per task, or progress and a total for bulk input; and unconfirmed tasks."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Report:
     """Tells the person and the log what became of the tasks.
 
     Args:
-        log: gets a record of each task.
-        source: the bulk input, if it is that.
-        is_verbose: a line for each task of bulk input too.
+        log: gets a record for each task.
+        source: the bulk input; None without one.
+        is_verbose: also print a line for each task of bulk input.
 
     Attributes:
-        confirmed, refused: how many tasks were told of.
+        confirmed, refused: how many tasks were reported as such.
     """
 
     def __init__(self, log: EventLog, source: Source | None, is_verbose: bool) -> None:
@@ -36,7 +36,7 @@ class Report:
         self._next_progress = self._started if is_terminal(sys.stdout) and not self._one_by_one else float("inf")
 
     def settled(self, batch: list[Settled]) -> None:
-        """Tell of tasks that are confirmed, or refused for a reason."""
+        """Report tasks that are confirmed, or refused for a reason."""
         for message, refused in batch:
             if refused is None:
                 self.confirmed += 1
@@ -48,7 +48,7 @@ class Report:
                 begin = printable(text_of(message.body)[:40])
                 complain(f" [!] {task} is not sent: {refused}. It begins with: {begin}")
                 self._note("refused", message, error=refused)
-        self._log.write()  # all at once: one by one would cost bulk input a third of its speed
+        self._log.write()  # all at once: writing one by one makes bulk input a third slower
 
     def total(self) -> None:
         """Say how many tasks of bulk input were sent."""
@@ -59,7 +59,7 @@ class Report:
             say(f"{margin} [x] Sent {counted(self.confirmed)} in {seconds:.1f} s ({rate:,.0f}/s).")
 
     def left(self, publisher: Publisher) -> None:
-        """Say what was not confirmed: the line from which to go on, or the tasks themselves."""
+        """Say what was not confirmed: the line to go on from, or the tasks themselves."""
         pending = publisher.pending()
         if self._source is None:
             for message in pending:
@@ -75,7 +75,7 @@ class Report:
 
     def _show_confirmed(self, message: Message) -> None:
         if self._one_by_one:
-            self._log.write()  # of the tasks before, should a terminal that takes no more hold this one up
+            self._log.write()  # of the tasks before, because a blocked terminal may hold this one up
             say(f" [x] Sent {printable(text_of(message.body))}")
         elif time.monotonic() >= self._next_progress:
             self._show_progress()

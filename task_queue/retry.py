@@ -1,4 +1,4 @@
-"""When a lost connection is made again, when to give up, and what a person is told meanwhile."""
+"""When to reconnect after a loss, when to give up, and what to print meanwhile."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ import time
 from task_queue import outbox
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between two attempts; each is twice as long as the one before
-LONG_OUTAGE, LONG_OUTAGE_PAUSE = 120.0, 30.0  # seconds: after the first, pauses may grow to the second
-LASTS_AFTER = 5.0  # seconds of a connection's life
+LONG_OUTAGE, LONG_OUTAGE_PAUSE = 120.0, 30.0  # seconds: in an outage longer than the first, pauses grow to the second
+LASTS_AFTER = 5.0  # seconds that a connection must live to end the outage
 NEVER = float("inf")
 
 
 class Outage:
-    """The time from a loss until a connection is of use again: a task is confirmed or settled, or it has lasted.
+    """The time from a loss until a new connection works: a task is confirmed or settled, or it lasts some seconds.
 
-    Opening alone does not end it, so that the pauses keep growing for a server that takes us and drops us again.
+    Opening a connection does not end it, so the pauses keep growing if a server accepts us and drops us again.
 
     Args:
-        patience: as in Settings.
-        nodes: how many there are.
+        patience: see Settings.
+        nodes: how many nodes there are.
 
     Attributes:
-        had_connection: RabbitMQ has taken us at least once.
-        had_success: a task was confirmed, or RabbitMQ took a subscription. Before, there is no patience.
-        is_our_own_doing: the next loss need not be told.
+        had_connection: RabbitMQ has accepted us at least once.
+        had_success: a task was confirmed, or RabbitMQ accepted a subscription. Before that there is no patience.
+        is_our_own_doing: we cause the next loss ourselves, so it is not printed.
     """
 
     def __init__(self, patience: float, nodes: int) -> None:
@@ -36,14 +36,14 @@ class Outage:
     def _begin_anew(self) -> None:
         self._began = self._final_since = NEVER
         self._pause = FIRST_PAUSE
-        self._refusals: list[str] = []  # since the last node that gave hope
-        self._told: set[str] = set()  # reasons, since the return was told
+        self._refusals: list[str] = []  # since the last error that was not final
+        self._told: set[str] = set()  # reasons that were printed since the last return
         self._has_returned = False
 
     def why_give_up(self, why: str, is_final: bool) -> str | None:
-        """Note an error, and return why all nodes refuse us, if trying again is of no use.
+        """Note an error. If trying again can't help, return why all nodes refuse us.
 
-        Before there was a connection, each node is tried once.
+        Before the first connection, each node is tried once.
         """
         if not is_final and self.had_connection:
             self._refusals.clear()
@@ -62,11 +62,11 @@ class Outage:
         is_long = time.monotonic() - self._began > LONG_OUTAGE
         pause = min(self._pause, LONG_OUTAGE_PAUSE if is_long else LONGEST_PAUSE)
         self._pause = 2 * pause
-        # With jitter, so that a hundred workers do not all come back in the same moment.
+        # With jitter, so that a hundred workers do not all reconnect at the same moment.
         return pause * (0.75 + os.urandom(1)[0] / 512)
 
     def first_success(self, _frame: object) -> None:
-        """Note that RabbitMQ has taken a subscription."""
+        """Note that RabbitMQ has accepted a subscription."""
         self.had_success = True
 
     def success(self) -> None:
@@ -89,7 +89,7 @@ class Outage:
         self.is_our_own_doing = False
 
     def tell_of_return(self) -> None:
-        """Say that there is a connection again: once, and should it not last, again at the end of the outage."""
+        """Say that we are connected again: once, and if that does not last, again at the end of the outage."""
         if not self.had_connection:
             self.had_connection = True
             self._refusals.clear()

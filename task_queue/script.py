@@ -1,4 +1,4 @@
-"""How a script, or a program of your own, begins and ends: with words and an exit status."""
+"""How a script, or a program of your own, starts and ends: with a message and an exit status."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from task_queue.signals import ENDING_SIGNALS, Signals
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Run a program, and end it with the exit status that is returned; a Failure and Ctrl+C are never a traceback.
+    """Run a program, and exit with the status that it returns; a Failure or Ctrl+C never shows a traceback.
 
     Args:
-        main: the program. None is an exit status of 0, as for sys.exit().
+        main: the program. If it returns None, the exit status is 0, as for sys.exit().
     """
-    gc.freeze()  # what was imported stays, so that nothing looks at it again
+    gc.freeze()  # skip imported objects in every collection, also at exit
     gc.enable()
     for number in ENDING_SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
@@ -38,14 +38,14 @@ def run(main: Callable[[], int | None]) -> None:
         status = failure.exit_code
     outbox.flush()
     Signals.has_ended = True
-    for number in ENDING_SIGNALS:  # Python's end would put the default in place of our handler
+    for number in ENDING_SIGNALS:  # Python's shutdown would replace our handler by the default
         signal.signal(number, signal.SIG_IGN)
     terminal.let_go()
     sys.exit(status)
 
 
 def _on_signal(number: int, _frame: object) -> None:
-    # Before and after the script's own Signals. Afterwards the exit status is settled.
+    # In force before and after the script's own Signals. After them the exit status must not change.
     if Signals.has_ended:
         return
     if number == signal.SIGINT:

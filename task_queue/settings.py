@@ -1,4 +1,4 @@
-"""What both scripts are told by flags and environment: where RabbitMQ is, the queue's name, the log file."""
+"""Flags and environment variables of both scripts: where RabbitMQ is, the queue's name, the log file."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from task_queue.text import printable
 from task_queue.urls import DEFAULT_URL, nodes_in
 
 DEFAULT_QUEUE = "tasks"
-PATIENCE = 300.0  # seconds as in Settings, of a program that would end by itself; others go on for ever
+PATIENCE = 300.0  # seconds, see Settings; for a program that ends by itself, others go on for ever
 
 
 class Settings(NamedTuple):
-    """Where a script works, and as whom.
+    """Where a script connects, and under which name.
 
     Attributes:
         nodes: where RabbitMQ is; the nodes of a cluster are tried in turn.
         queue: the work queue's name.
-        name: of the connection, and of a worker, in the admin panel and in the log.
-        patience: seconds for which we go on after an error that retrying can't mend, once there was a success.
+        name: the connection's and the worker's name, in the admin panel and in the log.
+        patience: once there was a success, how many seconds we keep trying after an error that looks final.
     """
 
     nodes: list[pika.URLParameters]
@@ -39,25 +39,25 @@ class Settings(NamedTuple):
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """Add the flags of both scripts. Their defaults are read elsewhere, so that `--help` shows no password."""
     url_help = (
-        "where RabbitMQ is; several nodes of a cluster are tried in turn; amqps:// is TLS "
-        f"(default: AMQP_URL of the environment, else {DEFAULT_URL})"
+        "RabbitMQ's URL; several nodes of a cluster are tried in turn; amqps:// uses TLS "
+        f"(default: the environment variable AMQP_URL, else {DEFAULT_URL})"
     )
     flag = parser.add_argument
     flag("--url", type=not_empty, metavar="URL[,URL...]", help=url_help.replace("%", "%%"))
-    queue_help = f"(default: TASK_QUEUE of the environment, else {DEFAULT_QUEUE})"
+    queue_help = f"the queue (default: the environment variable TASK_QUEUE, else {DEFAULT_QUEUE})"
     flag("--queue", type=not_empty, metavar="NAME", help=queue_help)
-    flag("--log-file", type=not_empty, metavar="FILE", help="append one JSON object per line for each event")
+    flag("--log-file", type=not_empty, metavar="FILE", help="append a line with a JSON object for each event")
 
 
 def not_empty(text: str) -> str:
-    """Read a flag's value: one without any comes from a variable that is not set, and never means the default."""
+    """Read a flag's value. An empty one is an error, because it may come from a shell variable that is not set."""
     if not text.strip():
         raise argparse.ArgumentTypeError("the value is empty")
     return text
 
 
 class Range(NamedTuple):
-    """The numbers that make sense for a flag, and for the argument of that name."""
+    """The numbers that a flag, and the argument with the same name, can have."""
 
     kind: type[float]
     least: float
@@ -68,7 +68,7 @@ class Range(NamedTuple):
         return f"must be a {'whole ' * (self.kind is int)}number, {upper}"
 
     def read(self, text: str) -> float:
-        """Read the number of a flag."""
+        """Read a flag's number."""
         not_empty(text)
         with contextlib.suppress(ValueError):
             if self.least <= (value := self.kind(text)) <= self.most:
@@ -83,7 +83,7 @@ class Range(NamedTuple):
 
 
 def settings_for(url: str | None, queue: str | None, name: str, patience: float) -> Settings:
-    """Return the settings; what is None comes from the environment, or is the default.
+    """Return the settings. What is None comes from the environment, or is the default.
 
     Raises:
         SettingsError: one of them makes no sense.
@@ -97,7 +97,7 @@ def settings_for(url: str | None, queue: str | None, name: str, patience: float)
 
 
 def queue_named(name: str | None) -> str:
-    """Return the queue's name, if RabbitMQ would take it."""
+    """Return the queue's name, if RabbitMQ accepts such a name."""
     name = os.environ.get("TASK_QUEUE") or DEFAULT_QUEUE if name is None else name
     if (
         not name.strip()

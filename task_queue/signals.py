@@ -1,14 +1,14 @@
-"""The owner of Ctrl+C, SIGTERM and SIGHUP while a program works: what they mean, and when they may interrupt it.
+"""Handles Ctrl+C, SIGTERM and SIGHUP while a program works: what they mean, and when they may interrupt it.
 
     state      how it is reached                             what the program does
     RUN        at the start                                  goes on
-    FINISH     SIGTERM to a worker                           finishes what it has in hand, and takes nothing more
-    INTERRUPT  Ctrl+C, SIGHUP, any signal after FINISH,      leaves at once: KeyboardInterrupt comes out of the code
+    FINISH     SIGTERM to a worker                           finishes the task in hand, and takes no more tasks
+    INTERRUPT  Ctrl+C, SIGHUP, any signal after FINISH,      leaves at once: KeyboardInterrupt is raised in code
                SIGTERM to an emitter                         that may be interrupted
     OUT        the program has noticed, and calls leave()    is on its way out; further signals change nothing
 
-Ctrl+C may interrupt only the code within `interruptible()`, and there not what is `held()`, such as a call of pika: it
-comes as soon as that is over. Other code looks at `state` when it is done with a step.
+Ctrl+C may interrupt only code inside `interruptible()`. Inside `held()`, such as in a call of pika, it waits until that
+block has ended. Other code checks `state` after each step.
 """
 
 from __future__ import annotations
@@ -29,31 +29,31 @@ from task_queue.inherited import as_from_a_shell, check_children_can_be_waited_f
 from task_queue.wakeup import getsignal, send_again, write_there
 
 ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-ONE_BURST = 0.2  # seconds in which the same signal, or another after an interruption, counts as the one before
+ONE_BURST = 0.2  # seconds in which the same signal, or any signal after an interruption, is ignored
 
 State = enum.Enum("State", "RUN FINISH INTERRUPT OUT")  # see the table above
 
 
 class Signals:
-    """The signals of a program, from `with` to its end, when the handlers that were there before are put back.
+    """Handles a program's signals inside `with`. At its end, the earlier handlers are put back.
 
-    In a thread other than the main one, where no signals arrive, it stays in RUN.
+    In other threads than the main one, where no signals arrive, it stays in RUN.
 
     Args:
-        sigterm_finishes: the first SIGTERM lets the program finish what it has in hand.
+        sigterm_finishes: the first SIGTERM lets the program finish the task in hand.
     """
 
-    has_ended = False  # in this process, at least once
+    has_ended = False  # at least once in this process
 
     def __init__(self, sigterm_finishes: bool = False) -> None:
         self.state = State.RUN
         self._sigterm_finishes = sigterm_finishes
         self._may_interrupt = False
         self._is_due = False  # a KeyboardInterrupt is to be raised
-        self._changed_at = float("-inf")  # by SIGTERM, or when KeyboardInterrupt was raised
+        self._changed_at = float("-inf")  # when SIGTERM came, or KeyboardInterrupt was raised
         self._held = 0
-        self.unheard = 0  # the number of a signal that Python has told of, and the main thread has not dealt with
-        self._bells: list[socket.socket] = []  # a byte written there wakes who waits
+        self.unheard = 0  # the number of a signal that has reached a bell, but not yet the main thread
+        self._bells: list[socket.socket] = []  # a byte written there wakes a thread that waits
         self._found: dict[int, Any] = {}  # the handlers that were there before
         self._found_wakeup = -1
         self._undo = contextlib.ExitStack()
@@ -64,7 +64,7 @@ class Signals:
         if threading.current_thread() is threading.main_thread():
             terminal.wait_for_ever()
             for number in ENDING_SIGNALS:
-                # What is ignored stays so (nohup), and what Python can't put back is left alone.
+                # Ignored signals stay ignored (nohup), and a handler that Python can't put back is left alone.
                 if (found := signal.getsignal(number)) not in (signal.SIG_IGN, None):
                     self._found[number] = found
                     self._undo.callback(signal.signal, number, found)
@@ -80,12 +80,12 @@ class Signals:
 
     @property
     def interrupts(self) -> bool:
-        """Whether KeyboardInterrupt is due, and allowed in the code that runs, though perhaps still held."""
+        """Whether KeyboardInterrupt is due, and allowed in the code that runs, even if held() still delays it."""
         return self._is_due and self._may_interrupt
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Let Ctrl+C raise KeyboardInterrupt within the block."""
+        """Let Ctrl+C raise KeyboardInterrupt inside the block."""
         self._may_interrupt = True
         try:
             self._interrupt_if_due()
@@ -95,7 +95,7 @@ class Signals:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Let Ctrl+C wait until the block is over."""
+        """Delay Ctrl+C until the block has ended."""
         self.hold()
         try:
             yield
@@ -103,21 +103,21 @@ class Signals:
             self.release()
 
     def hold(self) -> None:
-        """Let Ctrl+C wait until release()."""
+        """Delay Ctrl+C until release()."""
         self._held += 1
 
     def release(self) -> None:
-        """End what hold() began, and raise the KeyboardInterrupt that has waited."""
+        """Undo hold(), and raise the KeyboardInterrupt that was delayed."""
         self._held -= 1
         self._interrupt_if_due()
 
     def leave(self) -> None:
-        """Tell that the program is on its way out."""
+        """Note that the program is on its way out."""
         self.state = State.OUT
         self._is_due = self._may_interrupt = False
 
     def finish_when(self, stop: threading.Event) -> None:
-        """Act on an event, once it is set, as on the first SIGTERM of a program that finishes then."""
+        """When this event is set, finish as after the first SIGTERM to a worker."""
 
         def wait() -> None:
             stop.wait()
@@ -129,24 +129,24 @@ class Signals:
         Aside(wait, "stop").start()
 
     def ring(self, bell: socket.socket) -> None:
-        """Write its number into a socket at each signal, from now on, and a 0 when it has been dealt with."""
+        """From now on, write each signal's number into a socket, and a 0 when the signal has been handled."""
         self._bells.append(bell)
         if len(self._bells) == 1 and self._found:
             self._found_wakeup = write_there(bell.fileno())
 
     def ring_no_more(self, bell: socket.socket) -> None:
-        """End what ring() began."""
+        """Undo ring()."""
         self._bells.remove(bell)
         if self._found:
             write_there(self._bells[0].fileno() if self._bells else self._found_wakeup)
 
     def send_again(self) -> None:
-        """Have the main thread deal with a signal that it has not dealt with, if there is one."""
+        """Send the signal again that the main thread has not handled, if there is one."""
         if self.unheard in self._found:
             send_again(self.unheard, self._on_signal)
 
     def take_back(self) -> None:
-        """Take the signals back from a task that has kept them, as asyncio does."""
+        """Put our handlers back after a task that has replaced them, as asyncio does."""
         for number in self._found:
             if getsignal(number) != self._on_signal:
                 install(number, self._on_signal)
@@ -155,7 +155,7 @@ class Signals:
 
     def _on_signal(self, number: int, _frame: object) -> None:
         self._change_state(number)
-        self._ring()  # after the wake-up by Python, which came before there was news
+        self._ring()  # Python's own byte came too early, before the state had changed
         terminal.give_up_soon()
         self._interrupt_if_due()
         terminal.unblock()

@@ -1,4 +1,4 @@
-"""Where an emitter's tasks come from, and the message that is made of each."""
+"""Where an emitter's tasks come from, and how each becomes a message."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from task_queue.terminal import complain, say
 NO_INPUT = (
     "No task is given. Give one as words, or a file with --file, or start this in a terminal and type tasks there."
 )
-LONGEST_LINE = 128 * 1024 * 1024  # bytes, so that no input fills the memory; RabbitMQ takes less in one message
+LONGEST_LINE = 128 * 1024 * 1024  # bytes, so that no input fills the memory; RabbitMQ's limit for a message is lower
 
 
 class Message(NamedTuple):
@@ -31,8 +31,8 @@ class Message(NamedTuple):
         body: its text in UTF-8.
         properties: the message_id stays the same when it is sent again.
         line: where it begins in a file or a pipe, counted from 1; None for a task that was typed.
-        after: the line behind the task before it; blank lines may lie between.
-        next_line: the line behind it.
+        after: the line after the previous task, which may be blank.
+        next_line: the line after this task.
     """
 
     body: bytes
@@ -55,10 +55,10 @@ def new_message(text: str, line: int | None = None, after: int | None = None, ne
 
 
 def typed_tasks(queue: str) -> Iterator[Message]:
-    """Ask the person at the terminal for tasks to a queue.
+    """Ask the person at the terminal for tasks for a queue.
 
     Raises:
-        EOFError: the person will type no more.
+        EOFError: the input has ended.
     """
     say(f" [*] Sending tasks to queue {queue}. To exit press CTRL+C")
     prompt = Prompt("Enter new task: ", has_history=True)
@@ -75,9 +75,9 @@ class Source:
     """Bulk input: a file or a pipe, read as its tasks are needed.
 
     Args:
-        name: a path, of which the rows of a .csv file are tasks, of any other file the lines; - is standard input, and
-            None standard input if there is any.
-        log: the descriptor of a file that grows by what comes of each task; None without one.
+        name: a path: a task is a row of a .csv file, or a line of any other file. - is standard input, and None is
+            standard input if there is any.
+        log: the descriptor of the log file, which must not be the input; None without one.
 
     Raises:
         SettingsError: there is nothing to read.
@@ -94,7 +94,7 @@ class Source:
         try:
             self._stream: BinaryIO = sys.stdin.buffer if name == "-" else open(name, "rb")  # noqa: SIM115
             if hasattr(os, "set_blocking"):
-                os.set_blocking(self._stream.fileno(), True)  # else an empty non-blocking pipe looks like its end
+                os.set_blocking(self._stream.fileno(), True)  # else an empty non-blocking pipe looks like an end
             if self._stream.seekable():
                 self.size, self.bytes_read = os.fstat(self._stream.fileno()).st_size, self._stream.tell()
         except (OSError, AttributeError) as error:
@@ -146,7 +146,7 @@ class Source:
                 self._line += 1
                 if self._line == 1 or len(raw) > LONGEST_LINE or b"\0" in raw:
                     self._check(raw)
-                yield raw.removeprefix(codecs.BOM_UTF8).decode()  # at any line, for files that were joined
+                yield raw.removeprefix(codecs.BOM_UTF8).decode()  # at any line, because files may have been joined
         except UnicodeDecodeError:
             raise InputError(self._form.undecodable(self._line, raw)) from None
         except OSError as error:
@@ -166,7 +166,7 @@ class Source:
 
 
 def is_nothing(stream: TextIO | None) -> bool:
-    """Tell whether there is no standard input, as where an editor or cron has started the program."""
+    """Tell whether there is no standard input, for example because an editor or cron has started the program."""
     try:
         return stream is None or os.path.samestat(os.fstat(stream.fileno()), os.stat(os.devnull))
     except (OSError, ValueError):  # it is closed
@@ -174,5 +174,5 @@ def is_nothing(stream: TextIO | None) -> bool:
 
 
 def is_same_file(one: int, other: int) -> bool:
-    """Tell whether two descriptors are of one file on a disk."""
+    """Tell whether two descriptors belong to the same file on a disk."""
     return stat.S_ISREG(os.fstat(one).st_mode) and os.path.samestat(os.fstat(one), os.fstat(other))

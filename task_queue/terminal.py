@@ -1,4 +1,4 @@
-"""Lines on the terminal: shown at once, and dropped where nobody reads them."""
+"""Lines on the terminal: printed at once, and dropped if nobody reads them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import TextIO
 
 from task_queue.failures import Failure
 
-LOOK_EVERY = 0.1  # seconds between two looks at a stream that takes nothing, such as a paused terminal
-PATIENCE = 0.5  # seconds that a program which is about to end waits for it
+LOOK_EVERY = 0.1  # seconds between two checks of a blocked stream, such as a paused terminal
+PATIENCE = 0.5  # seconds that a program waits for such a stream when it is about to end
 NEVER = float("inf")
 
 
@@ -28,9 +28,9 @@ class _Main:
     """What the main thread does with the terminal."""
 
     writes_to: TextIO | None = None
-    gives_up_at = NEVER  # on the monotonic clock: when it waits no longer for a stream that takes nothing
+    gives_up_at = NEVER  # on the monotonic clock: when it stops waiting for a blocked stream
     has_complained = False
-    prints: Callable[[str, TextIO], None] | None = None  # what others say, while it asks a person
+    prints: Callable[[str, TextIO], None] | None = None  # prints lines from other threads while it asks the person
 
 
 def say(text: str, stream: TextIO | None = None, end: str = "\n") -> None:
@@ -60,41 +60,41 @@ def _say(text: str, stream: TextIO | None) -> None:
         if error.errno in (errno.EPIPE, errno.EIO):  # nobody will ever read it
             _drop(stream)
             return
-        _empty(stream)  # of what a task has printed, or the next print would fail, and the task with it
+        _empty(stream)  # drop what a task has printed, or its next print would fail, and the task with it
         if stream is sys.stdout and not _Main.has_complained:  # a full disk may have room again
             _Main.has_complained = True
             complain(f" [!] Standard output can't be written: {error.strerror}. The tasks go on.")
 
 
 def tell(failure: Failure) -> None:
-    """Print why the program can't go on, unless the person has read it."""
+    """Print why the program can't go on, unless that was printed before."""
     if not failure.is_told:
         complain(f" [!] {failure}")
 
 
 def print_for_others(prints: Callable[[str, TextIO], None] | None) -> None:
-    """Have what other threads say given to a function, from now on; None ends that."""
+    """From now on, give lines from other threads to this function; None ends that."""
     _Main.prints = prints
 
 
 def wait_for_ever() -> None:
-    """Never give up on a stream that takes nothing."""
+    """Never give up on a blocked stream."""
     _Main.gives_up_at = NEVER
 
 
 def give_up_soon() -> None:
-    """Wait only a moment longer for a stream that takes nothing, because the program is about to end."""
+    """Wait only a moment longer for a blocked stream, because the program is about to end."""
     _Main.gives_up_at = min(_Main.gives_up_at, time.monotonic() + PATIENCE)
 
 
 def unblock() -> None:
-    """Abort a write of the main thread that nobody reads, by raising Blocked. Called by the handler of a signal."""
+    """Abort a blocked write of the main thread by raising Blocked. Called by the signal handler."""
     if _Main.writes_to is not None and not takes_more(_Main.writes_to):
         raise Blocked
 
 
 def let_go() -> None:
-    """Have Python's end neither wait for a stream that nobody reads, nor make an error of one that is full."""
+    """Make sure that Python's shutdown does not wait for a blocked stream, or fail because of a full disk."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             try:
@@ -107,7 +107,7 @@ def let_go() -> None:
 
 
 def takes_more(stream: TextIO | int, seconds: float = 0.0) -> bool:
-    """Tell whether the stream takes anything within some seconds; where the system can't tell (Windows), hope so."""
+    """Tell whether the stream accepts data within some seconds; True if the system can't tell (Windows)."""
     try:
         return bool(select.select([], [stream], [], seconds)[1])
     except (OSError, ValueError, TypeError):
@@ -121,7 +121,7 @@ def _write(stream: TextIO, text: str) -> None:
     encoding = getattr(stream, "encoding", None) or "utf-8"
     try:
         encoded = text.encode(encoding, "backslashreplace")
-    except (LookupError, UnicodeError):  # an encoding that is none, or can't encode everything
+    except (LookupError, UnicodeError):  # an unknown encoding, or one that can't encode everything
         encoding, encoded = "ascii", text.encode("ascii", "backslashreplace")
     try:
         if is_main:
@@ -130,12 +130,12 @@ def _write(stream: TextIO, text: str) -> None:
         if (descriptor := _descriptor(stream)) is None:
             stream.write(encoded.decode(encoding))
             _flush(stream)
-        # Not through the stream's buffer: it would keep what a full disk does not take, and Python's end would wait for
-        # its lock, should this be a thread that was stopped there.
+        # Not through the stream's buffer: it would keep what a full disk refuses. And if this thread were stopped in
+        # it, Python's shutdown would wait for its lock.
         while encoded and descriptor is not None:
             try:
                 encoded = encoded[os.write(descriptor, encoded) :]
-            except BlockingIOError:  # a pipe that others share with us and have made so
+            except BlockingIOError:  # another process has made a shared pipe non-blocking
                 wait_for(stream)
     finally:
         if is_main:
@@ -148,15 +148,15 @@ def _flush(stream: TextIO) -> None:
 
 
 def _descriptor(stream: TextIO) -> int | None:
-    # Of a file: not of what somebody has put in place of standard output, nor of Windows' console, which takes text.
+    # Only of a file: not of an object in place of standard output, nor of Windows' console, which takes text.
     try:
         return stream.fileno() if type(stream) is io.TextIOWrapper and os.name != "nt" else None
-    except ValueError:  # it is one in memory
+    except ValueError:  # it is a file in memory
         return None
 
 
 def wait_for(stream: TextIO | int) -> None:
-    """Wait until a stream, or a descriptor, takes more.
+    """Wait until a stream, or a descriptor, accepts more data.
 
     Raises:
         Blocked: the program is about to end, and has waited long enough.

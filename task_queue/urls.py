@@ -1,4 +1,4 @@
-"""The URLs of RabbitMQ's nodes, and what is wrong with one, in words that never show a password."""
+"""Reads the URLs of RabbitMQ's nodes. Messages about a wrong URL never show a password."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FORM = (
 
 
 def nodes_in(urls: str | None) -> list[pika.URLParameters]:
-    """Return pika's parameters for each of the comma-separated URLs; None for those of the environment.
+    """Return pika's parameters for each of the comma-separated URLs; None means those of the environment.
 
     Raises:
         SettingsError: one of them is not a URL of a RabbitMQ.
@@ -34,7 +34,7 @@ def _node_at(url: str) -> pika.URLParameters:
         if not re.match("amqps?://", url) or re.fullmatch("/[^/]+/.*", urlsplit(url).path):
             raise ValueError  # pika would take the first part of such a path for the virtual host
         return pika.URLParameters(url)
-    except Exception:  # of any kind, because pika evaluates some of the query as Python
+    except Exception:  # any exception, because pika evaluates parts of the query as Python
         words, password = _what_is_wrong(url), re.search("://[^:]*:([^@]+)@", url)
         tells = password and re.search(rf"(?<!\w){re.escape(password[1])}(?!\w)", words)
         raise SettingsError(f"--url or AMQP_URL {FORM if tells else words}") from None

@@ -1,4 +1,4 @@
-"""How a signal wakes who waits: by a byte that Python writes, sent by another thread, or sent once more."""
+"""How a signal wakes a waiting thread: Python writes a byte, another thread sends a signal, or it is sent again."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
-try:  # signal.getsignal() makes an enum of each answer, which takes longer than all else that a short task costs us
+try:  # signal.getsignal() converts each answer to an enum, which takes longer than all our other work for a short task
     from _signal import getsignal  # type: ignore[import-not-found]
 except ImportError:  # not CPython
     from signal import getsignal
 
 __all__ = ["call_main", "callable_by_others", "getsignal", "send_again", "write_there"]
 
-# Nothing sends it, but for data "out of band" on a socket, and who does not expect it ignores it. Not on Windows.
+# Nothing else sends this signal, except a socket with "out-of-band" data; by default it is ignored. Not on Windows.
 CALL = getattr(signal, "SIGURG", None)
 
 
 def write_there(descriptor: int) -> int:
-    """Have Python write a signal's number there, at once and whichever thread it comes to; return where it did."""
+    """Have Python write each signal's number there at once, whichever thread gets it; return the old descriptor."""
     with contextlib.suppress(OSError, ValueError):  # somebody has closed it
         return signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
     return -1
 
 
 def send_again(number: int, handler: Callable[..., object]) -> None:
-    """Send a signal to the main thread that has not called its handler yet.
+    """Send a signal again to the main thread, which has not called its handler yet.
 
-    Python notes a signal, and calls its handler between two steps of the main thread. If it comes when the main thread
-    is about to wait, as for a command, it is noted and interrupts nothing.
+    Python notes a signal, and calls its handler between two steps of the main thread. If it comes just before the main
+    thread starts to wait, for example for a command, it is noted but interrupts nothing.
 
     Args:
-        number: of the signal.
-        handler: ours; if another one is in force, that is not our business.
+        number: the signal's number.
+        handler: ours; if another one is in force, nothing is sent.
     """
     main = threading.main_thread().ident
     if main is not None and hasattr(signal, "pthread_kill") and getsignal(number) == handler:  # not on Windows
@@ -42,7 +42,7 @@ def send_again(number: int, handler: Callable[..., object]) -> None:
 
 @contextlib.contextmanager
 def callable_by_others(answer: Callable[[], None]) -> Iterator[None]:
-    """Have the main thread, which is in this block, call a function whenever another thread has said call_main()."""
+    """Inside this block, the main thread calls a function whenever another thread calls call_main()."""
     with contextlib.ExitStack() as undo:
         if CALL is not None:
             undo.callback(signal.signal, CALL, signal.signal(CALL, lambda *_: answer()))
@@ -50,7 +50,7 @@ def callable_by_others(answer: Callable[[], None]) -> Iterator[None]:
 
 
 def call_main() -> bool:
-    """Wake the main thread out of whatever it waits for; tell whether that is possible here."""
+    """Wake the main thread, whatever it waits for; return whether that is possible here."""
     main = threading.main_thread().ident
     if CALL is None or main is None:
         return False

@@ -1,4 +1,4 @@
-"""The window: messages that were published, and of which nobody was told yet what became of them."""
+"""The window: messages that were given to publish(), and whose result has not been reported yet."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ Settled = tuple[Message, Optional[str]]
 
 
 class Window:
-    """As above; a message is in one of the three: unsent, unconfirmed, settled."""
+    """As above. Each message is in one of three: unsent, unconfirmed, settled."""
 
     def __init__(self) -> None:
         self.unsent: deque[Message] = deque()  # because there is no connection, or the queue is full
         self.unconfirmed: dict[int, Message] = {}  # by delivery tag, in the order of publishing
         self.settled: deque[Settled] = deque()
         self.next_tag = 1
-        # Two counters each, because two threads count: main counts what comes in, and who tells counts what goes out.
+        # Two counters each, because two threads count: main counts what comes in, the reporting one what goes out.
         self.messages_in = self.messages_out = self.bytes_in = self.bytes_out = 0
 
     def is_over(self, messages: int, size: int) -> bool:
-        """Tell whether there are more than so many messages, or more than so many bytes in them."""
+        """Tell whether there are more than `messages` messages, or more than `size` bytes in them."""
         return self.messages_in - self.messages_out > messages or self.bytes_in - self.bytes_out > size
 
     def pending(self) -> list[Message]:
@@ -31,5 +31,5 @@ class Window:
         return [*self.unconfirmed.values(), *self.unsent]
 
     def begin_anew(self) -> None:
-        """Have all that is not settled sent on a new channel, whose delivery tags begin at 1."""
+        """Make all pending messages unsent, for a new channel, whose delivery tags begin at 1."""
         self.unsent, self.unconfirmed, self.next_tag = deque(self.pending()), {}, 1

@@ -1,7 +1,7 @@
 """Our pika connection: it gathers writes, tries all addresses of a host, and takes messages with any headers.
 
-It overrides methods that pika has for its own adapters. Should a later pika not call one of them any more, that one
-improvement is gone; tried with pika 1.3.2, 1.4.4 and its main branch of 2026-11.
+It overrides methods that pika has for its own adapters. If a later pika no longer calls one of them, only that one
+improvement is lost. Tested with pika 1.3.2, 1.4.4 and its main branch of 2026-11.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class WireConnection(pika.SelectConnection):
     """pika's connection, which gathers what is written until flush(), and reads messages with any headers."""
 
     _has_told = False
-    _frame_buffer: Any  # pika's: what was received and not processed yet; bytes, and later a bytearray
+    _frame_buffer: Any  # pika's: what was received and not processed yet; bytes, or a bytearray in later versions
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         self._gathered = bytearray()
@@ -39,26 +39,26 @@ class WireConnection(pika.SelectConnection):
 
     def close_somehow(self) -> None:
         """Close the connection, whatever state it is in."""
-        # pika, too, closes what is not open yet, but not without an AssertionError.
+        # pika can close a connection that is not open yet, but raises an AssertionError then.
         with contextlib.suppress(AssertionError):
             if not (self.is_closing or self.is_closed):
                 self.close()
 
     def abandon(self) -> None:
-        """Close the socket of a connection that can't be closed in good order."""
+        """Close the socket of a connection that can't be closed cleanly."""
         with contextlib.suppress(Exception):
             self._transport.abort()  # type: ignore[attr-defined]
             self.ioloop.process_timeouts()
 
     def _adapter_connect_stream(self) -> None:
-        # The thread in which pika looks up a host's name is a daemon if its maker is: a process must be able to end
-        # while that hangs.
+        # pika looks up a host's name in a new thread. call_aside() makes it a daemon, so that the process can end while
+        # the lookup hangs.
         services = self._nbio  # type: ignore[attr-defined]
         look_up = services.getaddrinfo
         services.getaddrinfo = lambda **what: call_aside(lambda: look_up(**what))
         super()._adapter_connect_stream()  # type: ignore[misc]
-        # What goes wrong at one of a host's addresses (no IPv6 here, no descriptor left) would end the search for one
-        # that works. Source: https://github.com/pika/pika/blob/main/pika/adapters/utils/connection_workflow.py
+        # Without this, an error at one of a host's addresses (no IPv6, no descriptor left) ends the search for one that
+        # works. Source: https://github.com/pika/pika/blob/main/pika/adapters/utils/connection_workflow.py
         workflow = self._connection_workflow  # type: ignore[attr-defined]
         try_next = getattr(workflow, "_try_next_resolved_address", None)
 
@@ -98,9 +98,9 @@ class WireConnection(pika.SelectConnection):
 
 
 class HandingBackChannel(pika.channel.Channel):
-    """A channel that hands back by basic.nack what still arrives for a subscription that is being cancelled.
+    """A channel that uses basic.nack to hand back what still arrives while a subscription is being cancelled.
 
-    pika rejects it, which RabbitMQ 4.3 counts as a failed try of a task that nobody has tried.
+    pika would reject it, and RabbitMQ 4.3 would count that as a failed try of a task that nobody has tried.
     """
 
     def _on_deliver(self, method_frame: Any, header_frame: Any, body: bytes) -> None:
@@ -112,7 +112,7 @@ class HandingBackChannel(pika.channel.Channel):
 
 
 def is_decodable(data: bytes) -> bool:
-    """Tell whether pika can read the frame at the beginning, so that an error had another cause."""
+    """Tell whether pika can read the first frame; if so, an error had another cause."""
     try:
         pika.frame.decode_frame(data)
     except Exception:
@@ -121,9 +121,9 @@ def is_decodable(data: bytes) -> bool:
 
 
 def without_headers(data: bytes) -> tuple[int, Header] | None:
-    """Read a content header frame, skipping its table of headers: how many bytes the frame has, and what is in it.
+    """Read a content header frame, but skip its table of headers. Return the frame's size in bytes, and its content.
 
-    Returns None for any other frame. Source: https://www.rabbitmq.com/resources/specs/amqp0-9-1.pdf, section 4.2.6.
+    Return None for any other frame. Source: https://www.rabbitmq.com/resources/specs/amqp0-9-1.pdf, section 4.2.6.
     """
     kind, channel, size = data[0], int.from_bytes(data[1:3], "big"), int.from_bytes(data[3:7], "big")
     content = data[FRAME_HEADER_SIZE : FRAME_HEADER_SIZE + size]
@@ -137,7 +137,7 @@ def without_headers(data: bytes) -> tuple[int, Header] | None:
             start += 1 + content[start]
     end = start + 4 + int.from_bytes(content[start : start + 4], "big")
     properties = BasicProperties()
-    with contextlib.suppress(Exception):  # without any, then
+    with contextlib.suppress(Exception):  # then without any properties
         properties.decode(
             (flags & ~BasicProperties.FLAG_HEADERS).to_bytes(2, "big") + content[14:start] + content[end:]
         )

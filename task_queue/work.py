@@ -20,7 +20,7 @@ from task_queue.task import Task
 from task_queue.terminal import say
 from task_queue.text import printable
 
-LONG_ARGUMENT = 32 * 1024  # bytes; Linux and Windows take at least that in an argument, unless the environment is large
+LONG_ARGUMENT = 32 * 1024  # bytes; Linux and Windows allow arguments of this length, unless the environment is large
 COMMAND_GRACE = 5.0  # seconds from SIGTERM to SIGKILL for a command that Ctrl+C ends
 
 Perform = Callable[[Task], object]
@@ -31,7 +31,7 @@ class CommandFailed(Exception):
 
 
 def sleeping(seconds_per_dot: float) -> Perform:
-    """Return the tutorial's stand-in for work: a sleep for each dot in the task, counted off on screen."""
+    """Return the tutorial's fake work: a sleep for each dot in the task. The dots are counted on the screen."""
 
     def perform(task: Task) -> None:
         dots = task.body.count(b".")
@@ -44,7 +44,7 @@ def sleeping(seconds_per_dot: float) -> Perform:
 
 
 def running(command: str) -> Perform:
-    """Return work that is a command: `{}` in it becomes the task as (part of) one argument, without a shell.
+    """Return work that runs a command without a shell: `{}` is replaced by the task, inside a single argument.
 
     Raises:
         SettingsError: there is no such command.
@@ -54,7 +54,7 @@ def running(command: str) -> Perform:
     def perform(task: Task) -> None:
         process = None
         try:
-            with signals.in_force().held():  # a command that starts just now could not be ended
+            with signals.in_force().held():  # else a command that is just starting could not be ended
                 process = started(words, task.body)
                 feed(process, task.body)
             process.wait()
@@ -79,7 +79,7 @@ def words_of(command: str) -> list[str]:
         raise SettingsError(f"--run '{printable(command)}' is not a command: {error}.") from None
     if not words:
         raise SettingsError("--run needs a command.")
-    import shutil  # only here: it brings three compressors with it, and workers may be many
+    import shutil  # only here: it imports three compression modules, and there may be many workers
 
     if shutil.which(words[0]) is None:
         raise SettingsError(f"--run: there is no command {printable(words[0])} here that may be executed.")
@@ -90,12 +90,12 @@ def started(words: list[str], body: bytes) -> subprocess.Popen[bytes]:
     """Start a command for a task.
 
     Raises:
-        CommandFailed: the task can't be in its arguments.
-        WorkerError: it can't be started, whatever the task.
+        CommandFailed: the task can't be passed as an argument.
+        WorkerError: the command can't be started, whatever the task is.
     """
     arguments = [os.fsencode(word).replace(b"{}", body) for word in words]
     try:
-        # A session of its own: Ctrl+C reaches it only through us, and then with all its children.
+        # Its own session: Ctrl+C reaches the command only through us, and then with all its children.
         return subprocess.Popen(arguments, stdin=subprocess.PIPE, bufsize=0, start_new_session=True)
     except ValueError:
         raise CommandFailed("the task has a NUL character, which no argument of a command can have") from None
@@ -106,7 +106,7 @@ def started(words: list[str], body: bytes) -> subprocess.Popen[bytes]:
 
 
 def reason_of(error: BaseException) -> str:
-    """Return in one line why a task failed; of an error in Python code with its place."""
+    """Return in one line why a task failed; for an error in Python code, also where."""
     if isinstance(error, CommandFailed):
         return str(error)
     try:
@@ -118,12 +118,12 @@ def reason_of(error: BaseException) -> str:
 
 
 def feed(process: subprocess.Popen[bytes], body: bytes) -> None:
-    """Write a task into the standard input of its command, as far as that is read.
+    """Write a task to the standard input of its command, as far as the command reads it.
 
-    In a thread: the reader may be a process that the command leaves behind, and nobody waits for that.
+    In a thread, because the reader may be a process that the command leaves behind, and we do not wait for that.
 
     Raises:
-        WorkerError: there are no more threads.
+        WorkerError: no thread can be started.
     """
     pipe: Any = process.stdin
 
@@ -150,13 +150,13 @@ def check_status(program: str, status: int) -> None:
 
 
 def end_command(process: subprocess.Popen[bytes]) -> None:
-    """End a command with its children: asked at first, then, after a while or a second Ctrl+C, killed."""
+    """End a command with its children: SIGTERM first; after a while, or a second Ctrl+C, SIGKILL."""
 
     def signal_all(name: str) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if hasattr(os, "killpg"):
                 os.killpg(process.pid, getattr(signal, name))
-            else:  # Windows knows no process groups
+            else:  # Windows has no process groups
                 process.kill()
 
     try:

@@ -1,4 +1,4 @@
-"""What a worker shows of each task."""
+"""What a worker prints about each task."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from task_queue.text import printable
 
 
 def say_received(task: Task, has_taken_too_long: bool) -> None:
-    """Tell the person that a task is here."""
+    """Tell the person that a task has arrived."""
     say(f" [x] Received {printable(task.text)}{' (redelivered)' if task.redelivered else ''}")
     if has_taken_too_long:
         complain(
@@ -18,14 +18,14 @@ def say_received(task: Task, has_taken_too_long: bool) -> None:
 
 
 def say_requeued(task: Task, why: BaseException, is_dead: bool) -> None:
-    """Tell the person that a task goes back, or to the dead letters if that was one try too many."""
-    before = "\n" if isinstance(why, KeyboardInterrupt) else ""  # a terminal shows ^C without an end of line
+    """Tell the person that a task goes back to the queue, or is a dead letter if that was one try too many."""
+    before = "\n" if isinstance(why, KeyboardInterrupt) else ""  # a terminal shows ^C without a newline
     where = "and has no more tries, so it is a dead letter now" if is_dead else "so it goes back to the queue"
     say(f"{before} [*] Not finished, {where}: {printable(task.text)}")
 
 
 def say_failed(task: Task, why: str, is_rejected: bool, again: float) -> None:
-    """Tell the person that a task failed, and when it is tried again; 0 if it does not wait for that."""
+    """Tell the person that a task failed, and in how many seconds it is tried again; 0 if it does not wait."""
     when = f"; again in about {again:.0f} s" if is_rejected and again else ""
     say(f" [!] Failed ({task.tries}): {printable(why)}{when}")
     if is_rejected and task.is_last_try:

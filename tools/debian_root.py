@@ -1,7 +1,7 @@
 """Debian roots: other releases of RabbitMQ than the installed one, each in a small Debian under .rabbitmq/.
 
-debootstrap makes such a root once, from the mirror that this system's apt uses. What runs in it has the root's /usr in
-place of this machine's; files, ports and processes are the machine's own, as for the installed RabbitMQ.
+debootstrap makes such a root once, from the mirror that this system's apt uses. Programs in it see the root's /usr
+instead of this machine's. Other files, ports and processes are this machine's, as for the installed RabbitMQ.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from pathlib import Path
 
 import machine
 
-SUITES = {"4.0": "trixie", "4.3": "forky"}  # which of Debian's releases has which of RabbitMQ's
-CHOSEN = "TEST_RABBITMQ"  # in the environment, so that pytest's processes, and those that they start, have the same
+SUITES = {"4.0": "trixie", "4.3": "forky"}  # RabbitMQ's release, and the release of Debian that has it
+CHOSEN = "TEST_RABBITMQ"  # in the environment, so that pytest's processes, and those that they start, use the same
 FOLDER = machine.PROJECT / ".rabbitmq"
 SCRIPTS = Path("/usr/share/debootstrap/scripts")
 ANSWERS_WITHIN = 30.0  # seconds, for a mirror
 
 
 def add_option(parser: argparse.ArgumentParser) -> None:
-    """Let a command be told on which RabbitMQ it is to run."""
+    """Add the flag that chooses the release of RabbitMQ."""
     parser.add_argument(
-        "--rabbitmq", choices=list(SUITES), help="run on this release, out of a Debian root, and not on the installed"
+        "--rabbitmq", choices=list(SUITES), help="run on this release, from a Debian root, instead of the installed one"
     )
 
 
 def choose(version: str | None) -> None:
-    """Have each node that is started from now on, here and by the processes begun here, be of this release."""
+    """From now on, start nodes of this release, in this process and in those that it starts."""
     if version is not None:
         os.environ[CHOSEN] = version
 
 
 def chosen() -> str | None:
-    """Return the release that nodes are to be of; None is the installed one, whatever it is.
+    """Return the release that nodes should have; None is the installed one, whatever it is.
 
     Raises:
-        machine.SetupError: the environment names one that is not known.
+        machine.SetupError: the environment names an unknown one.
     """
     version = os.environ.get(CHOSEN)
     if version and version not in SUITES:
@@ -51,12 +51,12 @@ def chosen() -> str | None:
 
 
 def is_of(version: str, release: str) -> bool:
-    """Tell whether a version is of a release, as 4.3.6 is of 4.3."""
+    """Tell whether a version belongs to a release, as 4.3.6 belongs to 4.3."""
     return version.startswith(f"{release}.")
 
 
 def ensure_root(version: str) -> Path:
-    """Return the root with this release, made first if need be.
+    """Return the root with this release. If it is missing, make it first.
 
     Raises:
         machine.SetupError: it can't be made or used here; the text says what is missing.
@@ -77,17 +77,17 @@ def ensure_root(version: str) -> Path:
 
 
 def inside(root: Path, command: list[str]) -> list[str]:
-    """Return the command that runs another with the programs of a root.
+    """Return the command that runs another one with the programs of a root.
 
-    The process becomes the other command, so that whoever ends it ends that; the mount is seen by nobody else, and is
-    gone with it.
+    The process becomes the other command, so ending it ends that command. No other process sees the mount, and it
+    disappears with the process.
     """
     exchange = 'mount --rbind "$0/usr" /usr && export PATH=/usr/sbin:/usr/bin && exec "$@"'
     return ["unshare", "--mount", "sh", "-c", exchange, str(root), *command]
 
 
 def make(root: Path, version: str) -> None:
-    """Make a root beside its place, and put it there when it is whole; what was interrupted is begun again.
+    """Make a root in a temporary folder, and rename it when it is complete. After an interruption, start again.
 
     Raises:
         machine.SetupError: it can't be made here; the text says what is missing.
@@ -100,19 +100,19 @@ def make(root: Path, version: str) -> None:
     machine.say(f"Making a small Debian with RabbitMQ {version} in {root} (a few minutes, once) ...")
     part = root.with_name(f"{root.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    # In namespaces of its own, so that an end of this process leaves no process and no mount of it behind.
+    # In its own namespaces, so that no process and no mount is left behind when this process ends.
     alone = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "env", f"PATH={search_path}"]
-    # A debootstrap that is older than the suite does not know it by name, but would make it as it makes sid.
+    # A debootstrap that is older than the suite does not know its name, but can make it in the same way as sid.
     script = [] if (SCRIPTS / suite).exists() else [str(SCRIPTS / "sid")]
     options = ["--variant=minbase", "--include=rabbitmq-server", suite, str(part), mirror, *script]
     machine.run([*alone, "debootstrap", *options])
     check(part, suite, version)
-    shutil.rmtree(part / "var/cache/apt", ignore_errors=True)  # the packages, which are unpacked
+    shutil.rmtree(part / "var/cache/apt", ignore_errors=True)  # the packages; they are unpacked now
     part.rename(root)
 
 
 def check(root: Path, suite: str, version: str) -> None:
-    """Check that a suite still has the release for which it was chosen: those that are not released yet move on.
+    """Check that a suite still has the expected release of RabbitMQ: unreleased suites of Debian change.
 
     Raises:
         machine.SetupError: it has another one.
@@ -143,13 +143,13 @@ def mirror_with(suite: str, version: str) -> str:
 
 
 def mirrors() -> list[str]:
-    """Return from where the system's apt takes packages, in its own order and whichever way it was told."""
+    """Return the mirrors that the system's apt uses, in its own order, however they were configured."""
     listed = subprocess.run(["apt-get", "update", "--print-uris"], capture_output=True, text=True, errors="replace")
     return list(dict.fromkeys(re.findall(r"^'(\S+?)/dists/", listed.stdout, re.MULTILINE)))
 
 
 def has_suite(mirror: str, suite: str) -> bool:
-    """Tell whether a mirror has a suite of Debian; others have suites of the same names."""
+    """Tell whether a mirror has a suite of Debian; other distributions have suites with the same names."""
     try:
         with urllib.request.urlopen(f"{mirror}/dists/{suite}/InRelease", timeout=ANSWERS_WITHIN) as release:
             return re.search(rb"^Origin: Debian$", release.read(4096), re.MULTILINE) is not None

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Shows the work queue at work: one emitter, two workers, and who did what.
+"""Shows the work queue in action: one emitter, two workers, and who did what.
 
     python3 tools/demo.py
     python3 tools/demo.py --workers 4 --file my-tasks.csv
 
-Sets up what is missing first. Uses a queue of its own and deletes it afterwards. Exit status 0 only if each task that
-the emitter reported as sent was done exactly once, and nothing is left in the queue.
+Installs what is missing first. Uses its own queue and deletes it afterwards. The exit status is 0 only if each task
+that the emitter reported as sent was done exactly once, and nothing is left in the queue.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import machine
 import rabbitmq
 
-if TYPE_CHECKING:  # what needs pika is imported when it is installed
+if TYPE_CHECKING:  # modules that need pika are imported later, when it is installed
     from task_queue.connection import Connection
 
 TASKS = Path(__file__).with_name("demo_tasks.csv")
@@ -44,10 +44,10 @@ class DemoError(machine.CommandError):
 
 
 class Cast:
-    """The processes of the demo, with their lines on this terminal under their names.
+    """The processes of the demo. Each line that they print is shown here after the process's name.
 
     Args:
-        url, queue: of the queue they share; handed on in the environment, where no process list shows it.
+        url, queue: the queue that they share; passed in the environment, where no process list shows it.
         log: the file that all of them log to.
     """
 
@@ -67,7 +67,7 @@ class Cast:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            start_new_session=True,  # so that Ctrl+C is ours to handle
+            start_new_session=True,  # so that Ctrl+C reaches only us
         )
         reader = threading.Thread(target=self._relay, args=(name, process), daemon=True)
         reader.start()
@@ -76,17 +76,17 @@ class Cast:
         return process
 
     def waits(self, number: int) -> bool:
-        """Tell whether so many workers have said that they wait for tasks, and so hear it when they are to end."""
+        """Tell whether this number of workers has said that they wait for tasks; then they also react to SIGTERM."""
         return len(self._waiting) == number
 
     def check(self) -> None:
-        """Raise DemoError if a process has ended that should still run."""
+        """Raise DemoError if a process has failed."""
         for name, process in self._processes.items():
             if process.poll() not in (None, 0):
                 raise DemoError(f"{name} ended with exit status {process.returncode}.")
 
     def stop(self, how: signal.Signals) -> None:
-        """Ask every process to end, and wait until it has: SIGTERM after the task in hand, SIGINT at once."""
+        """Ask every process to end (SIGTERM: after the task in hand; SIGINT: at once), and wait for it."""
         for process in self._processes.values():
             process.send_signal(how)
         for process in self._processes.values():
@@ -119,7 +119,7 @@ def play(url: str, queue: str, file: Path, workers: int, log: Path) -> None:
         while (
             emitter.poll() is None
             or len(events(log, "done")) < len(events(log, "confirmed"))
-            or not cast.waits(workers)  # one that is still starting when the others have done it all
+            or not cast.waits(workers)  # one may still be starting when the others have done all tasks
         ):
             cast.check()
             time.sleep(0.05)
@@ -135,13 +135,13 @@ def events(log: Path, *names: str) -> list[Record]:
     if not log.exists():
         return []
     text = log.read_text()
-    records = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]  # one may be half written
+    records = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]  # the last may be half written
     return [record for record in records if record["event"] in names]
 
 
 @contextlib.contextmanager
 def own_queue(url: str) -> Iterator[str]:
-    """Give the name of a new queue, on a RabbitMQ that says which it is, and delete it with what is left in it.
+    """Print RabbitMQ's version, give the name of a new queue, and delete the queue after the block.
 
     Raises:
         DemoError: something was left in it.
@@ -168,10 +168,10 @@ def own_queue(url: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def connected(url: str, queue: str) -> Iterator[Connection]:
-    """Give a connection to a queue, which is declared.
+    """Give a connection on which a queue is declared.
 
     Raises:
-        DemoError: there is no way to it.
+        DemoError: RabbitMQ can't be used.
     """
     from task_queue import QueueError
     from task_queue.connection import Connection
@@ -250,8 +250,8 @@ def demonstrate(file: Path, workers: int) -> None:
 def main() -> int:
     """Run the demo and return its exit status."""
     parser = argparse.ArgumentParser(description="Show one emitter and some workers at work, and who did what.")
-    parser.add_argument("--workers", type=int, default=2, metavar="N", help="(default: 2)")
-    parser.add_argument("--file", type=Path, default=TASKS, help="tasks, as for the emitter (default: some of its own)")
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="how many workers (default: 2)")
+    parser.add_argument("--file", type=Path, default=TASKS, help="tasks, as for the emitter (default: the demo's own)")
     chosen = parser.parse_args()
     if chosen.workers < 1:
         parser.error("--workers: at least one")

@@ -1,4 +1,4 @@
-"""RabbitMQ's programs: the installed ones, which are installed first if need be, or those of a Debian root."""
+"""RabbitMQ's programs: those of this machine, which are installed first if missing, or those of a Debian root."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import debian_root
 import machine
 
-# The wrapper in /usr/sbin insists on root or the rabbitmq user; the script it wraps runs as anybody.
+# The wrapper in /usr/sbin works only for root or the rabbitmq user; the script inside it works for any user.
 SERVER_SCRIPTS = (
     "/usr/lib/rabbitmq/lib/*/sbin/rabbitmq-server",  # Debian, Ubuntu, Fedora
     "/usr/lib/rabbitmq/sbin/rabbitmq-server",
@@ -19,7 +19,7 @@ SERVER_SCRIPTS = (
 
 
 def find_server(root: Path = Path("/")) -> Path | None:
-    """Return the script of the rabbitmq-server in a root, by its path in there, that runs as anybody; or None."""
+    """Return the rabbitmq-server script that works for any user, by its path inside a root; or None."""
     for pattern in SERVER_SCRIPTS:
         for script in sorted(root.glob(pattern[1:]), reverse=True):
             return "/" / script.relative_to(root)
@@ -27,10 +27,10 @@ def find_server(root: Path = Path("/")) -> Path | None:
 
 
 def ensure_server() -> Path:
-    """Return the script of rabbitmq-server, installed first if need be, or its root made.
+    """Return the rabbitmq-server script. If it is missing, install it, or make its root, first.
 
     Raises:
-        machine.SetupError: it is not there and can't be without a question; the text has the command.
+        machine.SetupError: it is missing and can't be installed without asking; the text has the command.
     """
     if release := debian_root.chosen():
         script = find_server(debian_root.ensure_root(release))
@@ -45,12 +45,12 @@ def ensure_server() -> Path:
 
 
 def command(program: str, *arguments: str) -> list[str]:
-    """Return the command for a program of RabbitMQ that stands beside its server."""
+    """Return the command for a program of RabbitMQ that is in the same folder as its server."""
     return in_its_root([str(ensure_server().with_name(program)), *arguments])
 
 
 def plugins() -> tuple[Path, Path]:
-    """Return the folder of the plugins, and how a node sees it, from within its root."""
+    """Return the folder of the plugins: its path here, and its path inside the node's root."""
     folder = ensure_server().parent.with_name("plugins")
     release = debian_root.chosen()
     root = debian_root.ensure_root(release) if release else Path("/")
@@ -58,7 +58,7 @@ def plugins() -> tuple[Path, Path]:
 
 
 def in_its_root(command: list[str]) -> list[str]:
-    """Return the command for a program of RabbitMQ's installation, wherever that is."""
+    """Return a command as it runs in the chosen Debian root, or unchanged if none is chosen."""
     release = debian_root.chosen()
     return debian_root.inside(debian_root.ensure_root(release), command) if release else command
 
@@ -69,9 +69,9 @@ def epmd_command(*arguments: str) -> list[str]:
 
 
 def epmd_program() -> str:
-    """Return the port mapper's program, which is not on the path on every system."""
+    """Return the port mapper's program, which is not on the PATH of every system."""
     if debian_root.chosen():
-        return "epmd"  # as Debian has it
+        return "epmd"  # on the PATH in Debian
     found = shutil.which("epmd")
     if found is None:
         candidates = sorted(Path("/usr/lib/erlang").glob("erts-*/bin/epmd"))

@@ -1,4 +1,4 @@
-"""What the commands share: the virtual environment, the system's package manager, locks, and how they end."""
+"""Shared by the commands: the virtual environment, the system's package manager, locks, and how they end."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ PROJECT = Path(__file__).resolve().parent.parent
 VENV = PROJECT / ".venv"
 VENV_PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
-# How each package manager installs without a question, and what RabbitMQ and venv are called there.
-# Debian's is tried in every release of this project; the others are written down from their documentation.
+# How each package manager installs without asking, and the names of RabbitMQ's packages there.
+# Debian's is tested in every release of this project; the others follow their documentation.
 PACKAGE_MANAGERS = {
     "apt-get": ["apt-get update -qq", "apt-get install -qq -y --no-install-recommends"],
     "dnf": ["dnf install -q -y"],
@@ -34,11 +34,11 @@ OTHER_NAMES = {("pacman", "rabbitmq-server"): "rabbitmq", ("brew", "rabbitmq-ser
 
 
 class CommandError(Exception):
-    """A command can't do what it is asked to; the text says why, for the person at the terminal."""
+    """A command can't do its work; the text says why, for the person at the terminal."""
 
 
 class SetupError(CommandError):
-    """The machine can't be set up without its owner; the text says what to do."""
+    """The machine can't be set up without its owner's help; the text says what to do."""
 
 
 def say(text: str) -> None:
@@ -47,7 +47,7 @@ def say(text: str) -> None:
 
 
 def install(*packages: str) -> None:
-    """Install system packages where that needs no question: as root, or with sudo that asks for no password.
+    """Install system packages without asking: as root, or with sudo if it needs no password.
 
     Raises:
         SetupError: it is not possible here; the text has the command for this system.
@@ -80,7 +80,7 @@ def install(*packages: str) -> None:
 
 
 def is_root() -> bool:
-    """Tell whether this process may install packages by itself."""
+    """Tell whether this process runs as root."""
     return hasattr(os, "geteuid") and os.geteuid() == 0
 
 
@@ -93,10 +93,10 @@ def succeeds(command: list[str]) -> bool:
 
 
 def locked(file: Path, busy: str) -> BinaryIO | None:
-    """Return a file that nobody else has locked, until it is closed; None where the system has no such locks.
+    """Lock a file and return it; closing it unlocks it. None if the system has no such locks.
 
     Raises:
-        CommandError: somebody has locked it; the text is `busy`.
+        CommandError: another process has locked it; the text is `busy`.
     """
     if fcntl is None:
         return None
@@ -122,9 +122,9 @@ def is_locked(file: Path) -> bool:
 
 
 def run_in_venv(*requirements: str) -> None:
-    """Go on in the project's virtual environment with these requirement files installed; make it first if need be.
+    """Continue in the project's virtual environment with these requirement files installed.
 
-    Returns when the calling program already runs there; else that program is started again from its beginning.
+    If the environment is missing, make it. If this program does not run in it yet, start the program again in it.
 
     Raises:
         SetupError: the environment can't be made; the text says why.
@@ -135,14 +135,14 @@ def run_in_venv(*requirements: str) -> None:
 
 
 def clean_environment() -> dict[str, str]:
-    """Return the environment without the settings of the scripts, for processes that get their own."""
+    """Return the environment without the scripts' settings, for processes that get their own settings."""
     return {name: value for name, value in os.environ.items() if name not in ("AMQP_URL", "TASK_QUEUE")}
 
 
 def let_children_hear_signals() -> None:
-    """Have what is started from now on begin with default signals, though this process was told to ignore some.
+    """Let processes that we start have default signal handling, even if we ignore some signals.
 
-    As by nohup, or by a shell's `&`. A handler that does nothing, unlike SIG_IGN, is not inherited.
+    We do so after nohup, or a shell's `&`. Unlike SIG_IGN, a handler that does nothing is not inherited.
     """
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is signal.SIG_IGN:
@@ -150,16 +150,16 @@ def let_children_hear_signals() -> None:
 
 
 def run_main(main: Callable[[], int]) -> None:
-    """Run a command, and end with the exit status that it returns: 1 after a CommandError, 130 after Ctrl+C.
+    """Run a command, and exit with the status that it returns; 1 after a CommandError, 130 after Ctrl+C.
 
-    `kill` and the closing of the terminal end it as Ctrl+C does, with all that it started.
+    `kill`, or closing the terminal, acts like Ctrl+C: it ends the command and everything that it started.
     """
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        # What is ignored stays so, as by nohup.
+        # Ignored signals stay ignored, as after nohup.
         if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:
             signal.signal(getattr(signal, name), interrupt)
     try:

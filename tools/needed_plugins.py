@@ -1,7 +1,6 @@
-"""The few of an installed RabbitMQ's plugins and libraries that a private node needs, in a folder of their own.
+"""Links the few plugins and libraries of RabbitMQ that a private node needs into their own folder.
 
-RabbitMQ looks for each of its thousand modules in one folder after the other, of which there are sixty. That is a third
-of the time in which it starts.
+RabbitMQ searches up to sixty folders for each of its thousand modules. That is a third of the time it takes to start.
 """
 
 from __future__ import annotations
@@ -14,12 +13,12 @@ WANTED = ("rabbit", "rabbitmq_prelaunch", "rabbitmq_management")
 
 
 def link_needed_plugins(installed: Path, as_seen: Path, folder: Path) -> None:
-    """Fill a folder with links to what is needed; have none where that can't be told, and RabbitMQ takes them all.
+    """Fill a folder with links to the needed plugins. If they are not known, make no folder: RabbitMQ then uses all.
 
     Args:
         installed: the folder of the installed plugins.
-        as_seen: where the node finds that.
-        folder: of the links; made anew.
+        as_seen: the node's path to that folder.
+        folder: for the links; removed first if it exists.
     """
     shutil.rmtree(folder, ignore_errors=True)
     there = {each.name.partition("-")[0]: each for each in installed.glob("*-*") if (each / "ebin").is_dir()}
@@ -27,13 +26,13 @@ def link_needed_plugins(installed: Path, as_seen: Path, folder: Path) -> None:
         return
     folder.mkdir()
     needed = list(WANTED)
-    for name in needed:  # which grows meanwhile
+    for name in needed:  # the list grows meanwhile
         needed += [other for other in needed_by(there[name]) if other in there and other not in needed]
         (folder / there[name].name).symlink_to(as_seen / there[name].name)
 
 
 def needed_by(plugin: Path) -> set[str]:
-    """Return the names of the applications, in the sense of Erlang, that have to run for this one."""
+    """Return the names of the Erlang applications that have to run for this one."""
     text = (plugin / "ebin" / f"{plugin.name.partition('-')[0]}.app").read_text()
     found = re.search(r"\{\s*applications\s*,\s*\[(.*?)\]", text, re.DOTALL)
     return set(re.findall(r"\w+", found[1])) if found else set()

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""A private RabbitMQ: a node with ports and data of its own, of the installed rabbitmq-server or of a root's.
+"""A private RabbitMQ: a node with its own ports and data, from the installed rabbitmq-server or a Debian root.
 
-Run by itself it keeps such a node up until Ctrl+C, on RabbitMQ's usual ports when they are free, so that the
-two scripts find it without any flag. Its queues are kept in .rabbitmq/ and are there again at the next start.
+As a command, it runs such a node until Ctrl+C, on RabbitMQ's usual ports if they are free, so that the two scripts
+find it without any flag. Its queues are kept in .rabbitmq/ and are there again at the next start.
 
     python3 tools/rabbitmq.py
-    python3 tools/rabbitmq.py --private            also beside a RabbitMQ that has those ports
+    python3 tools/rabbitmq.py --private            even if a RabbitMQ already uses those ports
     python3 tools/rabbitmq.py ctl list_queues      rabbitmqctl for the node that runs in another terminal
 
-Needs no root, no configuration, and nothing of the system's own RabbitMQ but its program files.
+Needs no root and no configuration. Of the installed RabbitMQ, it uses only the program files.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ import machine
 from needed_plugins import link_needed_plugins
 
 AMQP_PORT, MANAGEMENT_PORT = 5672, 15672
-# Below those that systems give to outgoing connections, one of which might take a port before its node does, or while
-# it restarts; and each process begins elsewhere.
+# Below the ports of outgoing connections: such a connection could take a port before its node starts, or while it
+# restarts. Each process begins with a different port.
 OTHER_PORTS = (20_000 + number % 12_000 for number in itertools.count(100 * os.getpid()))
 DATA = machine.PROJECT / ".rabbitmq"
-EPMD_PORT = "epmd_port"  # in the node's data, for rabbitmqctl from another terminal
+EPMD_PORT = "epmd_port"  # file in the node's data, for rabbitmqctl in another terminal
 STARTED_WITHIN = 90.0  # seconds; a loaded machine of two cores takes about ten
 STOPPED_WITHIN = 30.0  # seconds
 ANSWERS_WITHIN = 30.0  # seconds
@@ -71,13 +71,13 @@ def is_rabbitmq(host: str, port: int) -> bool:
 
 
 def version_at(host: str, port: int) -> str:
-    """Return the version of the RabbitMQ that answers there, as it tells of itself; empty if it does not."""
+    """Return the version that the RabbitMQ there reports; empty if there is none, or it reports none."""
     found = re.search(rb"\x07versionS....([\w.+-]+)", greeting(host, port), re.DOTALL)
     return found[1].decode() if found else ""
 
 
 def free_port(wanted: int = 0) -> int:
-    """Return the wanted port if it is free on every local address, else another one, reserved for this process."""
+    """Return the wanted port if it is free on every local address, else another one that this process reserves."""
     port = wanted or next(OTHER_PORTS)
     if wanted and is_open("localhost", wanted):  # on macOS others may bind it all the same
         return free_port()
@@ -91,10 +91,10 @@ def free_port(wanted: int = 0) -> int:
 
 
 def reserve(port: int) -> None:
-    """Have no other process get this port from free_port(), though a node takes some seconds to listen there.
+    """Reserve a port, so that free_port() gives it to no other process in the seconds before a node listens there.
 
     Raises:
-        OSError: another one has it.
+        OSError: another process has it.
     """
     sign = socket.socket(type=socket.SOCK_DGRAM)  # UDP, which leaves the TCP port to the node
     atexit.register(sign.close)
@@ -102,15 +102,15 @@ def reserve(port: int) -> None:
 
 
 class Node:
-    """One RabbitMQ node under this process: start(), then stop() or kill(), and start() again on the same data.
+    """One RabbitMQ node of this process: start(), then stop() or kill(), and start() again on the same data.
 
     Args:
-        data: folder for everything the node writes; made if need be.
+        data: folder for everything that the node writes; made if it is missing.
         amqp_port, management_port: 0 means any free one.
         name: the part of the node's name before `@localhost`.
-        config: further lines for rabbitmq.conf.
-        epmd_port: of an epmd that runs, for nodes of one cluster; 0 means one of the node's own, so that none is left
-            behind and no other node on the machine is disturbed.
+        config: more lines for rabbitmq.conf.
+        epmd_port: port of a running epmd, for nodes of one cluster. With 0 the node starts its own epmd, so that none
+            is left behind and no other node on the machine is disturbed.
     """
 
     def __init__(
@@ -134,8 +134,8 @@ class Node:
         self._has_own_epmd = not epmd_port
         self._epmd_port = epmd_port or free_port()
         self._distribution_port = free_port()
-        self.version = ""  # as the node tells when it is up
-        self._lock: BinaryIO | None = None  # held while the node runs, for its data can have one owner only
+        self.version = ""  # as the node reports it when it is up
+        self._lock: BinaryIO | None = None  # held while the node runs, because only one node can use its data
         self._epmd: subprocess.Popen[bytes] | None = None
         self._server: subprocess.Popen[bytes] | None = None
 
@@ -143,7 +143,7 @@ class Node:
         """Start the node and return when it answers on both its ports.
 
         Raises:
-            NodeError: it ended, or did not answer in time; or another one has this data.
+            NodeError: it ended, or did not answer in time; or another node uses this data.
             machine.SetupError: rabbitmq-server is not installed.
         """
         server = installation.command("rabbitmq-server")
@@ -156,7 +156,7 @@ class Node:
         if self._has_own_epmd:
             self._epmd = start_epmd(self._epmd_port)
         output = (self.data / "log" / "startup.log").open("ab")
-        # A session of its own, so that Ctrl+C in this terminal is ours to handle.
+        # Its own session, so that Ctrl+C in this terminal reaches only us.
         self._server = subprocess.Popen(
             server,
             env=self.environment(),
@@ -174,7 +174,7 @@ class Node:
             raise
 
     def stop(self) -> None:
-        """Shut the node down in good order, as a reboot of its machine would."""
+        """Shut the node down cleanly, as a reboot of its machine would."""
         if self._server is not None:
             self._server.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -194,7 +194,7 @@ class Node:
             self._lock = None
 
     def has_ended(self) -> bool:
-        """Tell whether the node is not running, stopped or by itself."""
+        """Tell whether the node is not running, for whatever reason."""
         return self._server is None or self._server.poll() is not None
 
     def ctl(self, *arguments: str) -> str:
@@ -203,7 +203,7 @@ class Node:
         return subprocess.check_output(rabbitmqctl, env=self.environment(), text=True, stderr=subprocess.STDOUT)
 
     def api(self, method: str, path: str, body: object = None) -> Any:
-        """Ask the admin panel's HTTP interface, and return what it answers.
+        """Call the admin panel's HTTP API, and return the answer.
 
         Raises:
             urllib.error.HTTPError: it refused.
@@ -218,7 +218,7 @@ class Node:
             with urllib.request.urlopen(request, timeout=ANSWERS_WITHIN) as answer:
                 return json.loads(answer.read() or "null")
         except urllib.error.HTTPError as error:
-            error.close()  # it is an open answer, too, and who catches it wants to know its code only
+            error.close()  # it is an open response, too, and callers need only its code
             raise
 
     def environment(self) -> dict[str, str]:
@@ -230,7 +230,7 @@ class Node:
             "ERL_CRASH_DUMP": str(self.data / "log" / "erl_crash.dump"),
             "ERL_EPMD_PORT": str(self._epmd_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
-            # Makes the script become the node, instead of a shell beside it that would be its parent.
+            # Makes the script become the node, instead of staying as its parent.
             "RUNNING_UNDER_SYSTEMD": "true",
             "RABBITMQ_NODENAME": self.name,
             "RABBITMQ_DIST_PORT": str(self._distribution_port),
@@ -242,7 +242,7 @@ class Node:
             "RABBITMQ_CONF_ENV_FILE": str(self.data / "none.sh"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.data / "enabled_plugins"),
             **({"RABBITMQ_PLUGINS_DIR": str(self._plugins)} if self._plugins.is_dir() else {}),
-            # Idle schedulers that spin would take the processor from the programs beside the node.
+            # Without these flags, idle schedulers spin and take CPU time from other programs.
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+sbwt none +sbwtdcpu none +sbwtdio none "
             "-kernel inet_dist_use_interface {127,0,0,1}",
         }
@@ -296,14 +296,14 @@ def is_open(host: str, port: int) -> bool:
 
 
 def is_there() -> bool:
-    """Tell whether a RabbitMQ answers on the usual port. Where there is none, install it, which may start one."""
+    """Tell whether a RabbitMQ answers on the usual port. If none does, install it first: that may start one."""
     if not is_rabbitmq("localhost", AMQP_PORT):
         installation.ensure_server()
     return is_rabbitmq("localhost", AMQP_PORT)
 
 
 def start_usual_node() -> Node:
-    """Start the node of this checkout, on RabbitMQ's usual ports where they are free, and return it."""
+    """Start the node of this checkout, on RabbitMQ's usual ports if they are free, and return it."""
     installation.ensure_server()
     machine.say("Starting a private RabbitMQ (about ten seconds) ...")
     node = Node(DATA, free_port(AMQP_PORT), free_port(MANAGEMENT_PORT))
@@ -313,7 +313,7 @@ def start_usual_node() -> Node:
 
 @contextlib.contextmanager
 def found_or_started() -> Iterator[str]:
-    """Give the URL of a RabbitMQ to use: AMQP_URL, one on localhost, or a private node for the time of the block."""
+    """Give the URL of a RabbitMQ: AMQP_URL, or one on localhost, or a private node that runs during the block."""
     if url := os.environ.get("AMQP_URL"):
         yield url
     elif is_there():
@@ -345,9 +345,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         usage="%(prog)s [--private] | ctl ARGUMENT ...",
         description="Run a private RabbitMQ until Ctrl+C, with its data in .rabbitmq/.",
-        epilog="With ctl, run rabbitmqctl for the one that runs in another terminal: ctl list_queues",
+        epilog="With ctl, run rabbitmqctl for the node in your other terminal: ctl list_queues",
     )
-    parser.add_argument("--private", action="store_true", help="also beside a RabbitMQ that is there already")
+    parser.add_argument("--private", action="store_true", help="start one even if a RabbitMQ already runs here")
     if not parser.parse_args().private and is_there():
         print(f"A RabbitMQ already answers on localhost:{AMQP_PORT}, and the scripts will use it.")
         print("To start one of your own beside it:  python3 tools/rabbitmq.py --private")

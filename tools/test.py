@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Checks everything: linter, format, types, and the tests against a RabbitMQ that they start themselves.
 
-    python3 tools/test.py                     all of it
+    python3 tools/test.py                     everything
     python3 tools/test.py -k prompt           arguments go to pytest
-    python3 tools/test.py --rabbitmq 4.3      on another RabbitMQ than the installed one
+    python3 tools/test.py --rabbitmq 4.3      with this RabbitMQ, instead of the installed one
 
-Sets up what is missing first. Leaves no process behind, and touches no RabbitMQ but its own.
+Installs what is missing first. Leaves no process behind, and touches no RabbitMQ but its own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import debian_root
 import installation
 import machine
 
-OLD_PIKA = "1.3.2"  # the oldest that is promised to work
+OLD_PIKA = "1.3.2"  # the oldest version that we support
 SCRIPTS = ("emitter_of_tasks.py", "listening_worker.py", "task_queue")
 CHECKS = (
     ["ruff", "check", *SCRIPTS, "docs", "tools", "tests", "screenshots"],
@@ -29,10 +29,10 @@ CHECKS = (
 
 
 def set_up() -> None:
-    """Install what the checks need, and go on in the virtual environment.
+    """Install what the checks need, and continue in the virtual environment.
 
     Raises:
-        machine.SetupError: something can't be installed without a question.
+        machine.SetupError: something can't be installed without asking.
     """
     installation.ensure_server()
     if shutil.which("amqp-publish") is None and shutil.which("apt-get"):

@@ -83,7 +83,7 @@ def words_for(queue: str, node: pika.connection.Parameters, other: Mapping[str, 
     lacking = {name: TIMES[name] for name in other if other[name] is None}
     said = (
         f" [*] Queue {printable(queue)} was declared by another program, or an older version of this one: "
-        f"{', '.join(other)} {'are' if len(other) > 1 else 'is'} not as we would have it. It is used as it is."
+        f"{', '.join(other)} {'differ' if len(other) > 1 else 'differs'} from our settings. The queue is used as it is."
     )
     if "x-delayed-retry-type" not in lacking:
         return said

@@ -101,7 +101,7 @@ class Source:
             raise SettingsError(f"{self.name} can't be read: {getattr(error, 'strerror', 'it is closed')}.") from None
         if log is not None and is_same_file(self._stream.fileno(), log):
             self._stream.close()
-            raise SettingsError("--log-file is the file with the tasks: every record would be one more of them.")
+            raise SettingsError("--log-file is the file with the tasks: every log record would become a task.")
 
     def messages(self) -> Iterator[Message]:
         """Yield the tasks as messages. Blank lines are skipped.

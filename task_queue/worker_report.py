@@ -12,8 +12,8 @@ def say_received(task: Task, has_taken_too_long: bool) -> None:
     say(f" [x] Received {printable(task.text)}{' (redelivered)' if task.redelivered else ''}")
     if has_taken_too_long:
         complain(
-            " [!] RabbitMQ has taken this task back before, because it took longer than --ack-timeout. That is no "
-            "failed try, so a task that always takes longer goes round for ever."
+            " [!] RabbitMQ has taken this task back before, because it took longer than --ack-timeout. This does "
+            "not count as a failed try, so a task that always takes longer goes round for ever."
         )
 
 

@@ -198,14 +198,14 @@ def show(log: Path) -> None:
     for record in done:
         shares[record["name"]].append(record)
 
-    print(f"\n{'worker':9} | {'tasks':>5} | {'at work':>7} | which, in the order it got them")
+    print(f"\n{'worker':9} | {'tasks':>5} | {'at work':>7} | which tasks, in the order received")
     for name in sorted(shares):
         busy = sum(record["seconds"] for record in shares[name])
         which = ", ".join(str(numbers[record["message_id"]]) for record in shares[name])
         print(f"{name:9} | {len(shares[name]):5} | {busy:5.1f} s | {which}")
 
     scale = TIMELINE_WIDTH / max(end - start, 0.001)
-    print(f"\nWho did what when (= is {1 / scale:.2f} s, {end - start:.1f} s in all):")
+    print(f"\nTimeline (each = is {1 / scale:.2f} s, {end - start:.1f} s in all):")
     for name in sorted(shares):
         row = [" "] * (TIMELINE_WIDTH + 1)
         for record in shares[name]:

@@ -148,7 +148,7 @@ class Node:
         """
         server = installation.command("rabbitmq-server")
         (self.data / "log").mkdir(parents=True, exist_ok=True)
-        busy = f"A RabbitMQ is running or starting on {self.data}: use that one, in a moment."
+        busy = f"A RabbitMQ is running or starting on {self.data}: wait a moment and use that one."
         self._lock = machine.locked(self.data / "lock", busy)
         self._write_settings()
         (self.data / EPMD_PORT).write_text(str(self._epmd_port))

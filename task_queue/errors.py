@@ -15,6 +15,10 @@ from task_queue.text import printable
 CERTIFICATE = (
     "name it in --url with ?ssl_options={'certfile': 'client.pem', 'keyfile': 'client.key', 'ca_certs': 'ca.pem'}"
 )
+WRONG_PORT = (
+    "Is it a TLS port? That needs amqps:// Or the admin panel's? AMQP has another one, 5672. "
+    "Or is RabbitMQ still starting?"
+)
 # A pattern for pika's innermost exception, our message, and whether it is final: trying again can't help.
 WORDS: list[tuple[str, str, bool]] = [
     ("^gaierror", "No machine named {host} is known: check the host in --url or AMQP_URL.", False),
@@ -125,7 +129,7 @@ def _facts(error: BaseException, node: pika.URLParameters, queue: str) -> dict[s
         # A server that wants a certificate may hang up before we have read its message.
         "other_port": f"\nPerhaps it wants a certificate of yours: {CERTIFICATE}"
         if node.ssl_options
-        else "\nIs RabbitMQ still starting? Is it a TLS port? That needs amqps:// Or the panel's? AMQP has another one, 5672.",
+        else f"\n{WRONG_PORT}",
         "start": "\nStart one with:  python3 tools/rabbitmq.py" if is_local else "",
         "allow": f"Allow it{permissions(node, user, queue)}",
         "trust": "If an authority of your own has signed it, say so:  export SSL_CERT_FILE=AUTHORITY.pem",

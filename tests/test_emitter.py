@@ -271,6 +271,7 @@ def test_an_emitter_that_waited_at_its_prompt_sends_at_once(scripts: Scripts) ->
     terminal.sendline("late")
     terminal.expect(" \\[x\\] Sent late\r\n")
     assert "lost" not in terminal.before
+    terminal.expect(PROMPT)
     terminal.sendeof()
     terminal.expect(pexpect.EOF)
 

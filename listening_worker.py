@@ -38,7 +38,8 @@ from task_queue.settings import PATIENCE, Range, add_settings, default_name, not
 from task_queue.signals import Signals, State
 from task_queue.task import Task
 from task_queue.terminal import complain, say
-from task_queue.work import Perform, reason_of, running, sleeping
+from task_queue.run_command import running
+from task_queue.work import Perform, reason_of, sleeping
 from task_queue.worker_report import say_failed, say_received, say_requeued
 
 ACK_TIMEOUT_HOURS = 24.0

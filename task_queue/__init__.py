@@ -6,7 +6,9 @@ except ModuleNotFoundError:
     import os
     import sys
 
-    _scripts = os.path.join(".venv", "Scripts" if os.name == "nt" else "bin")
+    from task_queue.system import WINDOWS
+
+    _scripts = os.path.join(".venv", "Scripts" if WINDOWS else "bin")
     _python = os.path.join(_scripts, "python")
     if os.path.isdir(_scripts):
         _words = f"It is in .venv, so start this with:  {_python} {sys.argv[0]}"

@@ -10,6 +10,8 @@ from typing import Any
 
 import pika
 
+from task_queue.system import WINDOWS
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -17,6 +19,9 @@ except ImportError:  # Windows
 
 PRIVATE_NODE = Path(__file__).resolve().parent.parent / ".rabbitmq"  # of tools/rabbitmq.py
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
+DOCKER = "docker run -d --name rabbitmq --hostname rabbitmq -p 5672:5672 -p 15672:15672 rabbitmq:4-management"
+# What ends the input at a terminal.
+END_OF_INPUT = "Ctrl+Z, then Enter," if WINDOWS else "Ctrl+D"
 
 
 def rabbitmqctl(node: pika.connection.Parameters, *arguments: str) -> str:
@@ -29,7 +34,19 @@ def rabbitmqctl(node: pika.connection.Parameters, *arguments: str) -> str:
     what = " ".join(arguments)
     if panel_port_of_private(node) is not None:
         return f":  python tools/rabbitmq.py ctl {what}"
+    if WINDOWS and node.host in LOCAL_HOSTS:
+        return f":  docker exec rabbitmq rabbitmqctl {what}  (without Docker: rabbitmqctl.bat {what})"
     return f" on RabbitMQ's machine:  sudo rabbitmqctl {what}  (in Docker: docker exec rabbitmq rabbitmqctl {what})"
+
+
+def start_rabbitmq() -> str:
+    """Return the command that starts a RabbitMQ on this machine."""
+    return f"{DOCKER}  (the next time: docker start rabbitmq)" if WINDOWS else "python3 tools/rabbitmq.py"
+
+
+def set_variable(name: str, value: str) -> str:
+    """Return the command that sets an environment variable for the programs that are started afterwards."""
+    return f"$env:{name} = '{value}'" if WINDOWS else f"export {name}={value}"
 
 
 def switch_panel_on() -> str:
@@ -45,7 +62,7 @@ def permissions(node: pika.connection.Parameters, user: str, queue: str) -> str:
     name = re.escape(queue)
     rights = [f"^{name}", rf"^({name}|amq\.default)", f"^{name}"]
     vhost = always_quoted(node.virtual_host)
-    return rabbitmqctl(node, "set_permissions -p", vhost, shlex.quote(user), *map(always_quoted, rights))
+    return rabbitmqctl(node, "set_permissions -p", vhost, quoted(user), *map(always_quoted, rights))
 
 
 def policy(node: pika.connection.Parameters, queue: str, wanted: Mapping[str, Any]) -> str:
@@ -59,8 +76,8 @@ def policy(node: pika.connection.Parameters, queue: str, wanted: Mapping[str, An
     # JSON, but without importing json: an import needs a file descriptor, and an error message must not need one.
     definition = str({name.removeprefix("x-"): value for name, value in wanted.items()}).replace("'", '"')
     parts = [f"times-{queue}", f"^{re.escape(queue)}$", definition]
-    vhost = shlex.quote(node.virtual_host)
-    return rabbitmqctl(node, "set_policy -p", vhost, "--apply-to queues", *map(shlex.quote, parts))
+    vhost = quoted(node.virtual_host)
+    return rabbitmqctl(node, "set_policy -p", vhost, "--apply-to queues", *map(quoted, parts))
 
 
 def panel_port_of_private(node: pika.connection.Parameters) -> int | None:
@@ -81,7 +98,13 @@ def panel_port_of_private(node: pika.connection.Parameters) -> int | None:
     return None
 
 
+def quoted(word: str) -> str:
+    """Return a word in quotes for a shell, if it needs them."""
+    if WINDOWS:  # PowerShell
+        return word if re.fullmatch(r"[\w./:-]+", word) else "'" + word.replace("'", "''") + "'"
+    return shlex.quote(word)
+
+
 def always_quoted(word: str) -> str:
     """Return a word in quotes for a shell, even if it does not need them."""
-    quoted = shlex.quote(word)
-    return quoted if quoted != word else f"'{word}'"
+    return quoted(word) if quoted(word) != word else f"'{word}'"

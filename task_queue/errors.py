@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import re
-import shlex
 
 import pika
 
-from task_queue.commands import LOCAL_HOSTS, always_quoted, permissions, policy, rabbitmqctl
+from task_queue.commands import (
+    LOCAL_HOSTS,
+    always_quoted,
+    permissions,
+    policy,
+    quoted,
+    rabbitmqctl,
+    set_variable,
+    start_rabbitmq,
+)
 from task_queue.failures import QueueError
 from task_queue.queues import LONGEST_TASK, Rules
 from task_queue.text import printable
@@ -113,10 +121,10 @@ def _facts(error: BaseException, node: pika.URLParameters, queue: str) -> dict[s
     refused = re.search(r"for queue '(.*?)' in vhost", repr(error))
     other_queue = refused[1] if refused else queue
     is_local = node.host in LOCAL_HOSTS
-    login = "Or set another password" + rabbitmqctl(node, "change_password", shlex.quote(user), "PASSWORD")
+    login = "Or set another password" + rabbitmqctl(node, "change_password", quoted(user), "PASSWORD")
     if user == "guest" and not is_local:
         login = "guest may log in on the same machine only. Add a user" + rabbitmqctl(node, "add_user NAME PASSWORD")
-    delete = rabbitmqctl(node, "-p", always_quoted(vhost), "delete_queue", shlex.quote(other_queue))
+    delete = rabbitmqctl(node, "-p", always_quoted(vhost), "delete_queue", quoted(other_queue))
     return {
         "host": printable(node.host),
         "at": printable(f"[{node.host}]:{node.port}" if ":" in node.host else f"{node.host}:{node.port}"),
@@ -130,9 +138,10 @@ def _facts(error: BaseException, node: pika.URLParameters, queue: str) -> dict[s
         "other_port": f"\nPerhaps it wants a certificate of yours: {CERTIFICATE}"
         if node.ssl_options
         else f"\n{WRONG_PORT}",
-        "start": "\nStart one with:  python3 tools/rabbitmq.py" if is_local else "",
+        "start": f"\nStart one with:  {start_rabbitmq()}" if is_local else "",
         "allow": f"Allow it{permissions(node, user, queue)}",
-        "trust": "If an authority of your own has signed it, say so:  export SSL_CERT_FILE=AUTHORITY.pem",
+        "trust": "If an authority of your own has signed it, say so:  "
+        + set_variable("SSL_CERT_FILE", "AUTHORITY.pem"),
         "add_vhost": "Add it" + rabbitmqctl(node, "add_vhost", always_quoted(vhost)),
         "delete": f"Take another one with --queue NAME, or, if nothing in it is needed, delete it{delete}",
     }

@@ -37,7 +37,7 @@ class EventLog:
             self._encode = json.JSONEncoder(default=str).encode
         try:
             # Non-blocking: so a named pipe without a reader is an error. For a full one we wait in _append().
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0)
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
             self.descriptor = os.open(path, flags, 0o666) if path is not None else None
         except OSError as error:
             raise SettingsError(f"The log file {printable(str(path))} can't be opened: {error.strerror}.") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 
+from task_queue.system import WINDOWS
 from task_queue.text import printable
 
 # A file's first bytes, what such a file is, and the command that converts it to text, if there is one.
@@ -24,6 +25,7 @@ SIGNATURES: list[tuple[bytes, str, str | None]] = [
     (b"%PDF-", "a PDF document", None),
 ]
 BY_HAND = 'Unpack it, or save it as text: a spreadsheet as "CSV UTF-8".'
+PIPED = "PowerShell sends UTF-8 after:  $OutputEncoding = [Text.UTF8Encoding]::new()"  # and else what is older
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".Z")
 
 
@@ -66,6 +68,8 @@ class Form:
         return f"Line {line} of {self.name} has carriage returns in it: are they the ends of lines? {command}"
 
     def _convert(self, command: str, line: int, reads_only_pipes: bool = False) -> str:
+        if WINDOWS:
+            return PIPED if self._path is None else BY_HAND
         go_on = f"| tail -n +{line} | python3 emitter_of_tasks.py" if line > 1 else "| python3 emitter_of_tasks.py"
         if self._path is None:
             return f"Convert it on the way:  ... | {command} {go_on}"

@@ -10,6 +10,7 @@ from collections import deque
 from typing import Any, TextIO
 
 from task_queue import terminal
+from task_queue.system import WINDOWS
 from task_queue.wakeup import call_main, callable_by_others
 
 CALLED_WITHIN = 0.1  # seconds; if the main thread has not printed by then, it is called again
@@ -111,8 +112,10 @@ def line_editor() -> Any:
 
 def rubber(line: str) -> str:
     """Return the escape codes that erase a line when the cursor is at its end; it may fill several rows."""
-    columns = shutil.get_terminal_size().columns
-    rows_above = max(0, sum(map(width_of, line)) - 1) // columns
+    width, columns = sum(map(width_of, line)), shutil.get_terminal_size().columns
+    if WINDOWS:  # an old console shows escape sequences as they are
+        return f"\r{' ' * min(width, columns - 1)}\r"
+    rows_above = max(0, width - 1) // columns
     return (f"\x1b[{rows_above}A" if rows_above else "") + "\r\x1b[J"
 
 

@@ -8,6 +8,7 @@ import time
 from task_queue.event_log import EventLog
 from task_queue.publisher import Publisher
 from task_queue.sources import Message, Source
+from task_queue.system import WINDOWS
 from task_queue.terminal import complain, is_terminal, say
 from task_queue.text import counted, printable, text_of
 from task_queue.window import Settled
@@ -54,9 +55,8 @@ class Report:
         """Say how many tasks of bulk input were sent."""
         if self._source is not None:
             seconds = time.monotonic() - self._started
-            margin = "" if self._next_progress == float("inf") else "\x1b[K"
-            rate = self.confirmed / seconds
-            say(f"{margin} [x] Sent {counted(self.confirmed)} in {seconds:.1f} s ({rate:,.0f}/s).")
+            text = f" [x] Sent {counted(self.confirmed)} in {seconds:.1f} s ({self.confirmed / seconds:,.0f}/s)."
+            say(text if self._next_progress == float("inf") else filling_the_row(text))
 
     def left(self, publisher: Publisher) -> None:
         """Say what was not confirmed: the line to go on from, or the tasks themselves."""
@@ -87,4 +87,9 @@ class Report:
         if self._source and self._source.size:
             part = min(1.0, self._source.bytes_read / self._source.size)  # a file may grow while it is read
             line += f", {part:.0%} of {self._source.name} read, {(now - self._started) * (1 / part - 1):.0f} s left"
-        say(f"{line}\x1b[K", end="\r")
+        say(filling_the_row(line), end="\r")
+
+
+def filling_the_row(line: str) -> str:
+    """Return a line with what removes the rest of a longer one in the same row of the terminal."""
+    return line.ljust(79) if WINDOWS else f"{line}\x1b[K"  # an old console shows escape sequences as they are

@@ -28,7 +28,9 @@ from task_queue.forked import install
 from task_queue.inherited import as_from_a_shell, check_children_can_be_waited_for
 from task_queue.wakeup import getsignal, send_again, write_there
 
-ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+# SIGBREAK is Windows' Ctrl+Break, the only signal that one process can send to another there.
+FINISHING_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGBREAK") if hasattr(signal, name)]
+ENDING_SIGNALS = [signal.SIGINT, *FINISHING_SIGNALS, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 ONE_BURST = 0.2  # seconds in which the same signal, or any signal after an interruption, is ignored
 
 State = enum.Enum("State", "RUN FINISH INTERRUPT OUT")  # see the table above
@@ -167,9 +169,9 @@ class Signals:
 
     def _change_state(self, number: int) -> None:
         is_same_burst = time.monotonic() - self._changed_at < ONE_BURST
-        if self.state == State.OUT or (is_same_burst and number == signal.SIGTERM and self.state == State.FINISH):
+        if self.state == State.OUT or (is_same_burst and number in FINISHING_SIGNALS and self.state == State.FINISH):
             return
-        finishes = self._sigterm_finishes and number == signal.SIGTERM and self.state == State.RUN
+        finishes = self._sigterm_finishes and number in FINISHING_SIGNALS and self.state == State.RUN
         if finishes:
             self._changed_at = time.monotonic()
         self._is_due = not finishes and not (self.state == State.INTERRUPT and is_same_burst)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import os
 import stat
 import sys
@@ -13,14 +14,19 @@ from typing import BinaryIO, NamedTuple, TextIO
 
 import pika
 
+from task_queue import outbox
+from task_queue.aside import Aside
+from task_queue.commands import END_OF_INPUT
 from task_queue.failures import InputError, SettingsError
 from task_queue.file_forms import Form
 from task_queue.prompt import Prompt
+from task_queue.system import WINDOWS
 from task_queue.terminal import complain, say
 
 NO_INPUT = (
     "No task is given. Give one as words, or a file with --file, or start this in a terminal and type tasks there."
 )
+SILENCE = 3.0  # seconds without a line until we say what we wait for
 LONGEST_LINE = 128 * 1024 * 1024  # bytes, so that no input fills the memory; RabbitMQ's limit for a message is lower
 
 
@@ -64,7 +70,10 @@ def typed_tasks(queue: str) -> Iterator[Message]:
     prompt = Prompt("Enter new task: ", has_history=True)
     while True:
         try:
-            if (text := prompt.ask()).strip():
+            text = prompt.ask()
+            if text == "\x04":  # Ctrl+D on Windows, where it is a character like any other
+                raise EOFError
+            if text.strip():
                 yield new_message(text)
         except UnicodeError:
             complain(" [!] That is not text in this terminal's encoding. Please type it again.")
@@ -93,7 +102,7 @@ class Source:
         self.name = self._form.name
         try:
             self._stream: BinaryIO = sys.stdin.buffer if name == "-" else open(name, "rb")  # noqa: SIM115
-            if hasattr(os, "set_blocking"):
+            with contextlib.suppress(OSError, AttributeError):  # Windows: for pipes only, and from Python 3.12 on
                 os.set_blocking(self._stream.fileno(), True)  # else an empty non-blocking pipe looks like an end
             if self._stream.seekable():
                 self.size, self.bytes_read = os.fstat(self._stream.fileno()).st_size, self._stream.tell()
@@ -110,11 +119,22 @@ class Source:
             InputError: a line is not UTF-8, not CSV, or can't be read.
         """
         after = 1
+        if not self._stream.seekable():
+            Aside(self._tell_if_nothing_comes, "silence").start()
         with self._stream:
             for first_line, text in self._csv_rows() if self._form.is_csv else self._plain_lines():
                 if text.strip():
                     yield new_message(text, first_line, after, self._line + 1)
                     after = self._line + 1
+
+    def _tell_if_nothing_comes(self) -> None:
+        # Some terminals and editors on Windows give us a pipe, though a person sits at its other end.
+        time.sleep(SILENCE)
+        if self._line == 0 and not self._stream.closed:
+            outbox.complain(
+                f" [*] Nothing comes from {self.name} yet. Tasks are read from there, one per line; "
+                f"{END_OF_INPUT} ends the input at a terminal."
+            )
 
     def _plain_lines(self) -> Iterator[tuple[int, str]]:
         for text in self._lines():
@@ -168,7 +188,9 @@ class Source:
 def is_nothing(stream: TextIO | None) -> bool:
     """Tell whether there is no standard input, for example because an editor or cron has started the program."""
     try:
-        return stream is None or os.path.samestat(os.fstat(stream.fileno()), os.stat(os.devnull))
+        is_there = stream is not None and os.fstat(stream.fileno())
+        # On Windows all that is no file looks the same here.
+        return not is_there or (not WINDOWS and os.path.samestat(is_there, os.stat(os.devnull)))
     except (OSError, ValueError):  # it is closed
         return True
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TextIO
 
 from task_queue.failures import Failure
+from task_queue.system import WINDOWS
 
 LOOK_EVERY = 0.1  # seconds between two checks of a blocked stream, such as a paused terminal
 PATIENCE = 0.5  # seconds that a program waits for such a stream when it is about to end
@@ -150,7 +151,7 @@ def _flush(stream: TextIO) -> None:
 def _descriptor(stream: TextIO) -> int | None:
     # Only of a file: not of an object in place of standard output, nor of Windows' console, which takes text.
     try:
-        return stream.fileno() if type(stream) is io.TextIOWrapper and os.name != "nt" else None
+        return stream.fileno() if type(stream) is io.TextIOWrapper and not WINDOWS else None
     except ValueError:  # it is a file in memory
         return None
 

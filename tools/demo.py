@@ -34,6 +34,9 @@ if TYPE_CHECKING:  # modules that need pika are imported later, when it is insta
 
 TASKS = Path(__file__).with_name("demo_tasks.csv")
 TIMELINE_WIDTH = 72  # characters
+# On Windows the only signal for another process is Ctrl+Break, which the scripts take for SIGTERM.
+AFTER_THE_TASK = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM)
+AT_ONCE = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGINT)
 ENDS_WITHIN = 30.0  # seconds, for a process that was asked to end
 
 Record = dict[str, Any]
@@ -48,7 +51,7 @@ class Cast:
 
     Args:
         url, queue: the queue that they share; passed in the environment, where no process list shows it.
-        log: the file that all of them log to.
+        log: the folder of their logs: one each, because on Windows several processes can't share one.
     """
 
     def __init__(self, url: str, queue: str, log: Path) -> None:
@@ -61,13 +64,14 @@ class Cast:
     def start(self, name: str, script: str, *arguments: str) -> subprocess.Popen[str]:
         """Start a script; its lines appear as they come."""
         process = subprocess.Popen(
-            [sys.executable, str(machine.PROJECT / script), "--log-file", str(self._log), *arguments],
+            [sys.executable, str(machine.PROJECT / script), "--log-file", str(self._log / name), *arguments],
             env=self._environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,  # so that Ctrl+C reaches only us
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same on Windows
         )
         reader = threading.Thread(target=self._relay, args=(name, process), daemon=True)
         reader.start()
@@ -85,10 +89,10 @@ class Cast:
             if process.poll() not in (None, 0):
                 raise DemoError(f"{name} ended with exit status {process.returncode}.")
 
-    def stop(self, how: signal.Signals) -> None:
-        """Ask every process to end (SIGTERM: after the task in hand; SIGINT: at once), and wait for it."""
+    def stop(self, at_once: bool) -> None:
+        """Ask every process to end, at once or after the task in hand, and wait for it."""
         for process in self._processes.values():
-            process.send_signal(how)
+            process.send_signal(AT_ONCE if at_once else AFTER_THE_TASK)
         for process in self._processes.values():
             try:
                 process.wait(ENDS_WITHIN)
@@ -124,19 +128,18 @@ def play(url: str, queue: str, file: Path, workers: int, log: Path) -> None:
             cast.check()
             time.sleep(0.05)
     except BaseException:
-        cast.stop(signal.SIGINT)
+        cast.stop(at_once=True)
         raise
-    cast.stop(signal.SIGTERM)
+    cast.stop(at_once=False)
     cast.check()
 
 
 def events(log: Path, *names: str) -> list[Record]:
-    """Return the records of these events."""
-    if not log.exists():
-        return []
-    text = log.read_text()
-    records = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]  # the last may be half written
-    return [record for record in records if record["event"] in names]
+    """Return the records of these events, in the order of their times."""
+    texts = [file.read_text() for file in log.iterdir()]
+    whole = [text[: text.rfind("\n") + 1] for text in texts]  # the last line may be incomplete
+    records = [json.loads(line) for text in whole for line in text.splitlines()]
+    return sorted((record for record in records if record["event"] in names), key=when)
 
 
 @contextlib.contextmanager
@@ -240,7 +243,7 @@ def check(log: Path) -> None:
 def demonstrate(file: Path, workers: int) -> None:
     """Play, show and check."""
     with rabbitmq.found_or_started() as url, tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "events.jsonl"
+        log = Path(folder)
         with own_queue(url) as queue:
             play(url, queue, file, workers, log)
         show(log)

@@ -16,6 +16,12 @@ SERVER_SCRIPTS = (
     "/usr/local/opt/rabbitmq/sbin/rabbitmq-server",
     "/opt/rabbitmq/sbin/rabbitmq-server",
 )
+ON_WINDOWS = """No RabbitMQ answers on this machine. Start one with Docker (the next time: docker start rabbitmq):
+
+    docker run -d --name rabbitmq --hostname rabbitmq -p 5672:5672 -p 15672:15672 rabbitmq:4-management
+
+Or, if RabbitMQ is installed, in a PowerShell of an administrator:  Start-Service RabbitMQ
+Then type this command again."""
 
 
 def find_server(root: Path = Path("/")) -> Path | None:
@@ -32,6 +38,8 @@ def ensure_server() -> Path:
     Raises:
         machine.SetupError: it is missing and can't be installed without asking; the text has the command.
     """
+    if machine.WINDOWS:
+        raise machine.SetupError(ON_WINDOWS)
     if release := debian_root.chosen():
         script = find_server(debian_root.ensure_root(release))
     else:

@@ -19,7 +19,8 @@ except ImportError:  # Windows
 
 PROJECT = Path(__file__).resolve().parent.parent
 VENV = PROJECT / ".venv"
-VENV_PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+WINDOWS = os.name == "nt"
+VENV_PYTHON = VENV / ("Scripts/python.exe" if WINDOWS else "bin/python")
 
 # How each package manager installs without asking, and the names of RabbitMQ's packages there.
 # Debian's is tested in every release of this project; the others follow their documentation.
@@ -28,7 +29,7 @@ PACKAGE_MANAGERS = {
     "dnf": ["dnf install -q -y"],
     "zypper": ["zypper --non-interactive --quiet install"],
     "pacman": ["pacman -S --noconfirm --needed"],
-    "brew": ["brew install --quiet"],
+    "brew": ["brew install"],
 }
 OTHER_NAMES = {("pacman", "rabbitmq-server"): "rabbitmq", ("brew", "rabbitmq-server"): "rabbitmq"}
 
@@ -70,13 +71,13 @@ def install(*packages: str) -> None:
             [*sudo, *command.split()],
             env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=None if manager == "brew" else subprocess.PIPE,  # it takes minutes, and says what it does
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
         )
         if done.returncode != 0:
-            raise SetupError(f"`{command}` failed:\n{done.stdout[-2000:]}")
+            raise SetupError(f"`{command}` failed:\n{(done.stdout or '')[-2000:]}")
 
 
 def is_root() -> bool:
@@ -131,7 +132,12 @@ def run_in_venv(*requirements: str) -> None:
     """
     ensure_venv(*requirements)
     if Path(sys.prefix).resolve() != VENV.resolve():
-        os.execv(VENV_PYTHON, [str(VENV_PYTHON), *sys.argv])
+        command = [str(VENV_PYTHON), *sys.argv]
+        if not WINDOWS:
+            os.execv(VENV_PYTHON, command)
+        # There execv() would return to the prompt at once. Ctrl+C reaches both, and is for the other one.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        sys.exit(subprocess.run(command).returncode)
 
 
 def clean_environment() -> dict[str, str]:

@@ -1,0 +1,165 @@
+"""The work of a worker with --run: a command for each task."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shlex
+import signal
+import subprocess
+from typing import Any
+
+from task_queue import signals
+from task_queue.aside import Aside
+from task_queue.failures import SettingsError, WorkerError
+from task_queue.system import WINDOWS
+from task_queue.task import Task
+from task_queue.text import printable
+from task_queue.work import CommandFailed, Perform
+
+LONG_ARGUMENT = 32 * 1024  # bytes; Linux and Windows allow arguments of this length, unless the environment is large
+LOOK_EVERY = 0.2  # seconds between two looks whether a command has ended, on Windows
+COMMAND_GRACE = 5.0  # seconds from SIGTERM to SIGKILL for a command that Ctrl+C ends
+
+
+def running(command: str) -> Perform:
+    """Return work that runs a command without a shell: `{}` is replaced by the task, inside a single argument.
+
+    Raises:
+        SettingsError: there is no such command.
+    """
+    words = words_of(command)
+
+    def perform(task: Task) -> None:
+        process = None
+        try:
+            with signals.in_force().held():  # else a command that is just starting could not be ended
+                process = started(words, task.body)
+                feed(process, task.body)
+            wait_for(process)
+        except BaseException:
+            if process is not None:
+                end_command(process)
+            raise
+        check_status(words[0], process.returncode)
+
+    return perform
+
+
+def words_of(command: str) -> list[str]:
+    """Return the program and its arguments.
+
+    Raises:
+        SettingsError: it is not a command, or there is no such program.
+    """
+    lexer = shlex.shlex(command, posix=True, punctuation_chars=False)
+    lexer.whitespace_split, lexer.commenters = True, ""
+    if WINDOWS:
+        lexer.escape = ""  # C:\\tools\\resize.exe is a program
+    try:
+        words = [*lexer]
+    except ValueError as error:
+        raise SettingsError(f"--run '{printable(command)}' is not a command: {error}.") from None
+    if not words:
+        raise SettingsError("--run needs a command.")
+    import shutil  # only here: it imports three compression modules, and there may be many workers
+
+    program = shutil.which(words[0])
+    if program is None:
+        raise SettingsError(f"--run: there is no command {printable(words[0])} here that may be executed.")
+    if WINDOWS:
+        words[0] = program  # Windows would look for .exe only, and in other folders
+        if program.lower().endswith((".bat", ".cmd")) and any("{}" in word for word in words):
+            # cmd.exe would read the task as a part of the command line, whatever quotes are around it. Source:
+            # https://docs.python.org/3/library/subprocess.html#security-considerations
+            raise SettingsError(f"--run: {printable(program)} is a batch file, and can't get the task as {{}} safely.")
+    return words
+
+
+def started(words: list[str], body: bytes) -> subprocess.Popen[bytes]:
+    """Start a command for a task.
+
+    Raises:
+        CommandFailed: the task can't be passed as an argument.
+        WorkerError: the command can't be started, whatever the task is.
+    """
+    arguments = [os.fsencode(word).replace(b"{}", body) for word in words]
+    try:
+        # Its own session: Ctrl+C reaches the command only through us, and then with all its children.
+        return subprocess.Popen(
+            arguments,
+            stdin=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same on Windows
+        )
+    except UnicodeDecodeError:
+        raise CommandFailed("the task is not text, as an argument of a command has to be on Windows") from None
+    except ValueError:
+        raise CommandFailed("the task has a NUL character, which no argument of a command can have") from None
+    except OSError as error:
+        if error.errno == errno.E2BIG and len(body) > LONG_ARGUMENT and any("{}" in word for word in words):
+            raise CommandFailed(f"the task is too long for an argument of a command ({len(body):,} bytes)") from None
+        raise WorkerError(f"--run: {printable(words[0])} can't be started: {error.strerror}.") from None
+
+
+def feed(process: subprocess.Popen[bytes], body: bytes) -> None:
+    """Write a task to the standard input of its command, as far as the command reads it.
+
+    In a thread, because the reader may be a process that the command leaves behind, and we do not wait for that.
+
+    Raises:
+        WorkerError: no thread can be started.
+    """
+    pipe: Any = process.stdin
+
+    def write() -> None:
+        rest = memoryview(body)
+        with contextlib.suppress(OSError), pipe:
+            while rest:
+                rest = rest[pipe.write(rest) :]
+
+    try:
+        Aside(write).start()
+    except RuntimeError as error:
+        pipe.close()
+        raise WorkerError(f"--run: {error}.") from None
+
+
+def wait_for(process: subprocess.Popen[bytes]) -> None:
+    """Wait until a command ends."""
+    if not WINDOWS:
+        process.wait()
+    while process.returncode is None:  # nothing interrupts a wait without a timeout there
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(LOOK_EVERY)
+
+
+def check_status(program: str, status: int) -> None:
+    """Raise CommandFailed if a command did not end with exit status 0."""
+    if status < 0:
+        name = signal.Signals(-status).name if -status in [*signal.Signals] else f"signal {-status}"
+        raise CommandFailed(f"{program} was killed by {name}")
+    if status > 0:
+        raise CommandFailed(f"{program} ended with exit status {status}")
+
+
+def end_command(process: subprocess.Popen[bytes]) -> None:
+    """End a command with its children: SIGTERM first; after a while, or a second Ctrl+C, SIGKILL."""
+
+    def signal_all(name: str) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if WINDOWS:  # it has no process groups, and no signals
+                subprocess.run(["taskkill", "/T", "/F", "/PID", str(process.pid)], capture_output=True)
+            else:
+                os.killpg(process.pid, getattr(signal, name))
+
+    try:
+        signal_all("SIGTERM")
+        process.wait(COMMAND_GRACE)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        pass
+    finally:
+        signal_all("SIGKILL")
+        process.wait()

@@ -1,0 +1,256 @@
+"""Windows, as far as Linux can show it: the scripts on a Python that lacks what it lacks there, and says what it says.
+
+The real console, its keys and its processes are not tested here.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import installation
+import pytest
+from harness import PROJECT, Run, Scripts, copy_project, eventually
+from machine import clean_environment
+
+from task_queue.commands import DOCKER
+
+# Put into force before anything else is imported. Ctrl+Break is SIGUSR1 here.
+SHIM = """
+import os, select, signal, stat, sys
+
+for name in ("killpg", "fork", "register_at_fork", "O_NONBLOCK"):
+    delattr(os, name)
+for name in ("SIGHUP", "SIGCHLD", "SIGURG", "pthread_kill", "pthread_sigmask"):
+    delattr(signal, name)
+signal.SIGBREAK = signal.CTRL_BREAK_EVENT = signal.SIGUSR1
+for name in ("fcntl", "readline", "termios", "resource"):
+    sys.modules[name] = None
+
+set_blocking, select_ = os.set_blocking, select.select
+
+def for_pipes_only(descriptor, blocking):  # from Python 3.12 on; before, there is none
+    if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+        raise OSError(22, "Invalid argument")
+    set_blocking(descriptor, blocking)
+
+def for_sockets_only(*lists):
+    for each in (descriptor for descriptors in lists[:3] for descriptor in descriptors):
+        if not stat.S_ISSOCK(os.fstat(each if isinstance(each, int) else each.fileno()).st_mode):
+            raise OSError(10038, "An operation was attempted on something that is not a socket")
+    return select_(*lists)
+
+os.set_blocking, select.select = for_pipes_only, for_sockets_only
+sys.path.insert(0, PROJECT)
+try:
+    import task_queue.system
+    task_queue.system.WINDOWS = True
+except SystemExit:  # no pika
+    pass
+"""
+TASKKILL = '#!/bin/sh\nkill -9 "-$4"\n'  # /T /F /PID NUMBER
+
+
+def write_shim(folder: Path, project: Path = PROJECT) -> dict[str, str]:
+    """Return the environment of a Python as on Windows."""
+    (folder / "shim").mkdir()
+    (folder / "shim" / "sitecustomize.py").write_text(SHIM.replace("PROJECT", repr(str(project))))
+    (folder / "shim" / "taskkill").write_text(TASKKILL)
+    (folder / "shim" / "taskkill").chmod(0o755)
+    return {"PYTHONPATH": str(folder / "shim"), "PATH": f"{folder / 'shim'}:{os.environ['PATH']}"}
+
+
+@pytest.fixture
+def windows(scripts: Scripts) -> Scripts:
+    """The scripts, on a Python as on Windows."""
+    scripts.environment.update(write_shim(scripts.folder))
+    return scripts
+
+
+# ---- Tasks come in
+
+
+@pytest.mark.parametrize("name", ["tasks.txt", "tasks.csv"])
+def test_a_file_is_read(windows: Scripts, name: str) -> None:
+    (windows.folder / name).write_bytes(b"one\r\ntwo\r\n")
+    assert "Sent 2 tasks" in windows.emit("--file", name).out
+    assert windows.broker.bodies(windows.queue) == ["one", "two"]
+
+
+def test_tasks_are_read_from_a_pipe_and_from_a_file_as_standard_input(windows: Scripts) -> None:
+    emitter = windows.emitter(stdin=(pipe := os.pipe())[0])
+    os.close(pipe[0])
+    os.write(pipe[1], b"one\n")
+    os.close(pipe[1])
+    assert "Sent 1 task" in emitter.ends().out
+    assert "Sent 2 tasks" in windows.emit(stdin=b"two\nthree\n").out
+
+
+def test_the_prompt_takes_tasks_until_the_end_of_input(windows: Scripts) -> None:
+    terminal = windows.at_terminal("emitter_of_tasks.py")
+    terminal.expect_exact("y or n: ")
+    terminal.sendline("n")
+    terminal.expect_exact("Enter new task: ")
+    terminal.sendline("one")
+    terminal.expect_exact(" [x] Sent one")
+    terminal.expect_exact("Enter new task: ")
+    terminal.send("\x16\x04\r")  # Ctrl+D as a character, as it comes there
+    eventually(lambda: not terminal.isalive(), "it ends")
+    assert terminal.exitstatus == 0
+    assert windows.broker.bodies(windows.queue) == ["one"]
+    assert "\x1b" not in terminal.before
+
+
+def test_progress_needs_no_escape_sequences(windows: Scripts) -> None:
+    (windows.folder / "many.txt").write_text("task\n" * 5000)
+    terminal = windows.at_terminal("emitter_of_tasks.py", "--file", "many.txt")
+    terminal.expect(r"Sent 5,000 tasks in [\d.]+ s \([\d,]+/s\)\. *\r\n")
+    assert "\x1b" not in terminal.before + terminal.after
+
+
+# ---- Work
+
+
+def test_a_burst_does_what_is_there(windows: Scripts) -> None:
+    windows.emit(stdin=b"one.\ntwo\n")
+    worker = windows.work("--log-file", windows.log)
+    assert worker.lines.count(" [x] Done.") == 2
+    assert len(windows.events("done")) == 2
+
+
+def test_ctrl_c_ends_a_command_with_its_children(windows: Scripts) -> None:
+    windows.emit("task")
+    worker = windows.worker("--run", "sh -c 'sh -c \"echo $$ > child; exec sleep 60\"; exit 1'")
+    eventually(lambda: (windows.folder / "child").exists() and (windows.folder / "child").read_text(), "it runs")
+    worker.send(signal.SIGINT)
+    worker.ends(within=5)
+    assert "Not finished, so it goes back to the queue: task" in worker.out
+    child = int((windows.folder / "child").read_text())
+    eventually(lambda: not Path(f"/proc/{child}").exists(), "its child is killed")
+
+
+def test_ctrl_break_lets_a_worker_finish_its_task(windows: Scripts) -> None:
+    windows.emit("task..")
+    worker = windows.worker()
+    worker.shows("1 of 2")
+    worker.send(signal.SIGUSR1)
+    worker.ends()
+    assert worker.lines[-2:] == [" [x] Done.", " [*] Stopped."]
+
+
+@pytest.mark.parametrize("name", ["work.bat", "work.CMD"])
+def test_a_batch_file_gets_no_task_as_an_argument(windows: Scripts, name: str) -> None:
+    """cmd.exe would run what is in it."""
+    batch = windows.folder / "shim" / name
+    batch.write_text("#!/bin/sh\ncat\n")
+    batch.chmod(0o755)
+    run = windows.start("listening_worker.py", "--run", f"{name} {{}}").ends(2)
+    assert run.err == f" [!] --run: {batch} is a batch file, and can't get the task as {{}} safely.\n"
+    windows.emit("task")
+    assert "task [x] Done." in windows.work("--run", name).out  # on its standard input it is harmless
+
+
+def test_backslashes_belong_to_the_name_of_a_program(windows: Scripts) -> None:
+    run = windows.start("listening_worker.py", "--run", r"C:\tools\resize.exe '{}'").ends(2)
+    assert r"there is no command C:\\tools\\resize.exe here" in run.err.replace("\\", "\\\\")
+
+
+def test_a_task_that_is_no_text_is_no_argument(windows: Scripts) -> None:
+    windows.emit("first")
+    windows.broker.publish(windows.queue, b"nul\0")
+    worker = windows.start("listening_worker.py", "--max-tasks", 2, "--run", "echo {}").ends()
+    assert "Failed (try 1 of 21): the task has a NUL character" in worker.out
+
+
+# ---- Words
+
+
+def test_messages_hold_commands_that_can_be_typed_there(windows: Scripts) -> None:
+    refused = windows.emit("task", "--url", "amqp://localhost:1", status=1)
+    assert f"Start one with:  {DOCKER}  (the next time: docker start rabbitmq)" in refused.err
+    vhost = windows.emit("task", "--url", windows.broker.url.replace("%2F", "it's"), status=1)
+    assert "Add it:  docker exec rabbitmq rabbitmqctl add_vhost 'it''s'  (without Docker: rabbitmqctl.bat" in vhost.err
+    file = windows.folder / "tasks.csv"
+    file.write_bytes("größe\n".encode("utf-16"))
+    assert 'save it as text: a spreadsheet as "CSV UTF-8"' in windows.emit("--file", file, status=1).err
+    assert "$OutputEncoding = [Text.UTF8Encoding]::new()" in windows.emit(stdin=b"caf\xe9\n", status=1).err
+
+
+@pytest.mark.parametrize("key", ["Ctrl+Z, then Enter,"])
+def test_silence_on_standard_input_is_told(windows: Scripts, key: str) -> None:
+    """Some terminals give a program a pipe."""
+    reads, writes = os.pipe()
+    emitter = windows.emitter(stdin=reads)
+    emitter.shows(f"Nothing comes from standard input yet. Tasks are read from there, one per line; {key} ends")
+    os.write(writes, b"task\n")
+    os.close(writes)
+    os.close(reads)
+    emitter.ends()
+
+
+# ---- The tools
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A copy of the project whose tools and virtual environment are as on Windows."""
+    target = tmp_path / "copy"
+    copy_project(target)
+    tool = target / "tools" / "machine.py"
+    assert 'WINDOWS = os.name == "nt"\n' in tool.read_text()
+    tool.write_text(tool.read_text().replace('WINDOWS = os.name == "nt"\n', "WINDOWS = True\n"))
+    (target / ".venv").unlink()
+    (target / ".venv" / "Scripts").mkdir(parents=True)
+    (target / ".venv" / "Scripts" / "python.exe").symlink_to(Path(sys.executable).resolve())
+    (target / ".venv" / "lib").symlink_to(PROJECT / ".venv" / "lib")
+    for file in (PROJECT / ".venv").iterdir():
+        if file.is_file():
+            shutil.copy(file, target / ".venv")
+    return target
+
+
+def run_tool(copy: Path, *arguments: str, **environment: str) -> Run:
+    shim = write_shim(copy, copy)
+    command = [str(Path(sys.executable).resolve()), str(copy / "tools" / arguments[0]), *arguments[1:]]
+    return Run(command, copy, {**clean_environment(), **shim, **environment})
+
+
+def test_the_demo_shows_its_table(copy: Path, scripts: Scripts) -> None:
+    (copy / "two tasks.txt").write_text("one.\ntwo\n")
+    demo = run_tool(copy, "demo.py", "--file", "two tasks.txt", AMQP_URL=scripts.broker.url).ends()
+    assert demo.err == ""
+    assert demo.out.count(" [*] Stopped.") == 2
+    assert demo.lines[-1] == "All 2 tasks were sent, received and done exactly once. Nothing is left in the queue."
+
+
+@pytest.mark.parametrize(
+    ("tool", "words"),
+    [("rabbitmq.py", installation.ON_WINDOWS), ("test.py", "On Windows, run this in WSL:  python3 tools/test.py")],
+)
+def test_a_tool_that_can_not_work_there_says_what_does(copy: Path, tool: str, words: str) -> None:
+    text = (copy / "tools" / "rabbitmq.py").read_text()
+    (copy / "tools" / "rabbitmq.py").write_text(text.replace("MANAGEMENT_PORT = 5672, 15672", "MANAGEMENT_PORT = 1, 1"))
+    run = run_tool(copy, tool).ends(1)
+    assert words in run.err
+    assert DOCKER in installation.ON_WINDOWS
+
+
+def test_a_silent_pipe_is_told_everywhere_and_a_talking_one_is_not(scripts: Scripts) -> None:
+    reads, writes = os.pipe()
+    emitter = scripts.emitter(stdin=reads)
+    emitter.shows("one per line; Ctrl+D ends the input at a terminal.")
+    os.write(writes, b"task\n")
+    second_reads, second_writes = os.pipe()
+    os.write(second_writes, b"task\n")
+    second = scripts.emitter("--verbose", stdin=second_reads)
+    second.shows("Sent task")
+    since = time.monotonic()
+    eventually(lambda: time.monotonic() > since + 3.5, "longer than the silence that is told")
+    for descriptor in (reads, writes, second_reads, second_writes):
+        os.close(descriptor)
+    emitter.ends()
+    assert second.ends().err == ""

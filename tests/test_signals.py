@@ -46,7 +46,8 @@ def blocked_in_threads(pid: int) -> dict[int, set[int]]:
 def check_only_main_gets_signals(run: Run, threads: int) -> None:
     blocked = blocked_in_threads(run.process.pid)
     assert blocked.pop(run.process.pid) == set()
-    assert [*blocked.values()] == [set(ENDING)] * threads
+    assert len(blocked) >= threads
+    assert all(signals == set(ENDING) for signals in blocked.values())
 
 
 def test_signals_come_to_the_main_thread_alone(scripts: Scripts) -> None:

@@ -143,6 +143,8 @@ def send(messages: Iterator[Message], publisher: Publisher, signals: Signals, wa
                 for message in messages:
                     publisher.publish(message)
                     if wait_for_each:
+                        if publisher.connection.channel is None:
+                            say(" [*] RabbitMQ is away. The task is sent when it is back.")
                         publisher.wait()
             except InputError:
                 publisher.wait()

@@ -16,6 +16,7 @@ class Relay:
     Args:
         port: of the broker, on this machine.
         host: the address, of this machine too, at which scripts find the relay.
+        at: the port at which they find it; 0 for any.
 
     Attributes:
         url: where scripts reach the broker through the relay.
@@ -26,9 +27,9 @@ class Relay:
         replaced: a word of the broker's, and another one of its length that is passed on in its place.
     """
 
-    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
+    def __init__(self, port: int, host: str = "127.0.0.1", at: int = 0) -> None:
         self._port = port
-        self._listener = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        self._listener = socket.create_server((host, at), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
         at = f"[{host}]" if ":" in host else host
         self.url = f"amqp://guest:guest@{at}:{self._listener.getsockname()[1]}/%2F"
         self.sockets: list[socket.socket] = []

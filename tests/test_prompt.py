@@ -250,3 +250,15 @@ def test_a_message_goes_where_standard_error_goes(scripts: Scripts, relay: Relay
         terminal.sendline("task")
         terminal.expect_exact(" [x] Sent task")
         assert "Reconnecting" not in terminal.before
+
+
+def test_a_task_that_is_typed_while_rabbitmq_is_away_is_told_of_and_sent_later(scripts: Scripts, relay: Relay) -> None:
+    screen = Screen(scripts, "--no-admin", AMQP_URL=relay.url)
+    screen.ends_with(PROMPT)
+    port = int(relay.url.split(":")[-1].split("/")[0])
+    relay.close()
+    screen.shows("it is lost", lambda lines: " [*] Reconnecting ..." in lines and lines[-1:] == [PROMPT])
+    screen.types("task\r")
+    screen.shows("it is told", lambda lines: " [*] RabbitMQ is away. The task is sent when it is back." in lines)
+    with contextlib.closing(Relay(scripts.broker.node.amqp_port, at=port)):
+        screen.ends_with(" [x] Sent task", PROMPT)

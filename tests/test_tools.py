@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import installation
 import pytest
 from harness import Broker, Run, copy_project, eventually
 from machine import clean_environment, is_root
@@ -144,12 +145,18 @@ def test_a_private_rabbitmq_serves_the_scripts_and_keeps_their_tasks(copy: Path,
         assert b"RabbitMQ Management" in panel.read()
     said = run_tool(copy, "rabbitmq.py").ends().out
     assert "A RabbitMQ already answers" in said
-    assert "python3 tools/rabbitmq.py --private" in said
+    assert "It is this folder's." in said
     sent = script_in(copy, f"amqp://localhost:{amqp_port}", "emitter_of_tasks.py", "--admin", "hello.")
     assert f"admin panel: http://localhost:{management_port}/#/queues" in sent.stdout
-    private.send(signal.SIGINT)
-    private.ends(within=60)
+    private.send(signal.SIGKILL)  # what it runs has the data still
+    private.ends(-signal.SIGKILL)
+    assert "running or starting on" in run_tool(copy, "rabbitmq.py", "--private").ends(1).err
+    said = run_tool(copy, "rabbitmq.py").ends().out
+    (stop,) = re.findall("If its terminal is gone, stop it with:  python3 tools/(.*)", said)
+    run_tool(copy, *stop.split()).ends(within=60)
     assert not is_rabbitmq("localhost", amqp_port)
+    epmd_port = (copy / ".rabbitmq" / "epmd_port").read_text()
+    subprocess.run(installation.epmd_command("-port", epmd_port, "-kill"), check=True, capture_output=True)
 
     set_usual_ports(copy, broker.node.amqp_port, broker.node.management_port)
     private = run_tool(copy, "rabbitmq.py", "--private")
@@ -163,8 +170,9 @@ def test_a_private_rabbitmq_serves_the_scripts_and_keeps_their_tasks(copy: Path,
     run_tool(copy, "rabbitmq.py", "ctl", "no_such_command").ends(64)
     done = script_in(copy, url, "listening_worker.py", "--burst", "--seconds-per-dot", "0")
     assert " [x] Received hello.\n     . 1 of 1\n [x] Done.\n" in done.stdout
-    private.send(signal.SIGINT)
+    private.send(signal.SIGQUIT)  # Ctrl+\\, which the README teaches for a worker
     private.ends(within=60)
+    assert "Stopping RabbitMQ" in private.out
 
 
 def test_a_release_of_rabbitmq_that_is_not_known_is_a_mistake_in_usage(copy: Path) -> None:

@@ -164,7 +164,7 @@ def run_main(main: Callable[[], int]) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"):
         # Ignored signals stay ignored, as after nohup.
         if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:
             signal.signal(getattr(signal, name), interrupt)

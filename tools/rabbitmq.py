@@ -42,9 +42,11 @@ AMQP_PORT, MANAGEMENT_PORT = 5672, 15672
 # restarts. Each process begins with a different port.
 OTHER_PORTS = (20_000 + number % 12_000 for number in itertools.count(100 * os.getpid()))
 DATA = machine.PROJECT / ".rabbitmq"
+CONFIG = DATA / "rabbitmq.conf"
 EPMD_PORT = "epmd_port"  # file in the node's data, for rabbitmqctl in another terminal
 STARTED_WITHIN = 90.0  # seconds; a loaded machine of two cores takes about ten
 STOPPED_WITHIN = 30.0  # seconds
+UNLOCKED_WITHIN = 1.0  # seconds
 ANSWERS_WITHIN = 30.0  # seconds
 
 
@@ -76,18 +78,26 @@ def version_at(host: str, port: int) -> str:
     return found[1].decode() if found else ""
 
 
-def free_port(wanted: int = 0) -> int:
-    """Return the wanted port if it is free on every local address, else another one that this process reserves."""
-    port = wanted or next(OTHER_PORTS)
-    if wanted and is_open("localhost", wanted):  # on macOS others may bind it all the same
-        return free_port()
+def free_port(*wanted: int) -> int:
+    """Return the first of these ports that is free on every local address, else another, reserved for this process."""
+    for port in wanted:
+        if port and not is_open("localhost", port) and can_be_bound(port):  # macOS lets two programs bind one
+            return port
+    while True:
+        port = next(OTHER_PORTS)
+        with contextlib.suppress(OSError):
+            if can_be_bound(port):
+                reserve(port)
+                return port
+
+
+def can_be_bound(port: int) -> bool:
+    """Tell whether a server may listen at a port of every local address."""
     with contextlib.suppress(OSError), socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("", port))
-        if not wanted:
-            reserve(port)
-        return port
-    return free_port()
+        return True
+    return False
 
 
 def reserve(port: int) -> None:
@@ -148,8 +158,7 @@ class Node:
         """
         server = installation.command("rabbitmq-server")
         (self.data / "log").mkdir(parents=True, exist_ok=True)
-        busy = f"A RabbitMQ is running or starting on {self.data}: wait a moment and use that one."
-        self._lock = machine.locked(self.data / "lock", busy)
+        self._lock = self._lock_data()
         self._write_settings()
         (self.data / EPMD_PORT).write_text(str(self._epmd_port))
         link_needed_plugins(*installation.plugins(), self._plugins)
@@ -161,6 +170,7 @@ class Node:
             server,
             env=self.environment(),
             start_new_session=True,
+            pass_fds=[self._lock.fileno()] if self._lock else [],  # should we be killed, it still has the data
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -247,6 +257,14 @@ class Node:
             "-kernel inet_dist_use_interface {127,0,0,1}",
         }
 
+    def _lock_data(self) -> BinaryIO | None:
+        busy = f"A RabbitMQ is running or starting on {self.data}: wait a moment and use that one."
+        for _ in range(int(UNLOCKED_WITHIN / 0.1)):  # a helper of the node before may take a moment to end
+            with contextlib.suppress(machine.CommandError):
+                return machine.locked(self.data / "lock", busy)
+            time.sleep(0.1)
+        return machine.locked(self.data / "lock", busy)
+
     def _write_settings(self) -> None:
         (self.data / "enabled_plugins").write_text("[rabbitmq_management].\n")
         (self.data / "rabbitmq.conf").write_text(
@@ -302,11 +320,21 @@ def is_there() -> bool:
     return is_rabbitmq("localhost", AMQP_PORT)
 
 
+def ports_of_last_time() -> tuple[int, int]:
+    """Return the ports that this checkout's node had, so that addresses which people have typed stay good; or 0, 0."""
+    with contextlib.suppress(OSError):
+        line = r"^(?:listeners\.tcp\.local|management\.tcp\.port) = (?:\S+:)?(\d+)$"
+        amqp_port, management_port = re.findall(line, CONFIG.read_text(), re.MULTILINE)
+        return int(amqp_port), int(management_port)
+    return 0, 0
+
+
 def start_usual_node() -> Node:
     """Start the node of this checkout, on RabbitMQ's usual ports if they are free, and return it."""
     installation.ensure_server()
     machine.say("Starting a private RabbitMQ (about ten seconds) ...")
-    node = Node(DATA, free_port(AMQP_PORT), free_port(MANAGEMENT_PORT))
+    amqp_port, management_port = ports_of_last_time()
+    node = Node(DATA, free_port(AMQP_PORT, amqp_port), free_port(MANAGEMENT_PORT, management_port))
     node.start()
     return node
 
@@ -333,7 +361,7 @@ def ctl(arguments: list[str]) -> int:
         NodeError: it does not run.
     """
     if not machine.is_locked(DATA / "lock"):
-        raise NodeError("No RabbitMQ of this folder is running. Start it in another terminal:  tools/rabbitmq.py")
+        raise NodeError("No RabbitMQ of this folder is running. Start it:  python3 tools/rabbitmq.py")
     node = Node(DATA, epmd_port=int((DATA / EPMD_PORT).read_text()))
     return subprocess.run(installation.command("rabbitmqctl", *arguments), env=node.environment()).returncode
 
@@ -350,7 +378,10 @@ def main() -> int:
     parser.add_argument("--private", action="store_true", help="start one even if a RabbitMQ already runs here")
     if not parser.parse_args().private and is_there():
         print(f"A RabbitMQ already answers on localhost:{AMQP_PORT}, and the scripts will use it.")
-        print("To start one of your own beside it:  python3 tools/rabbitmq.py --private")
+        if machine.is_locked(DATA / "lock"):
+            print("It is this folder's. If its terminal is gone, stop it with:  python3 tools/rabbitmq.py ctl shutdown")
+        else:
+            print("To start one of your own beside it:  python3 tools/rabbitmq.py --private")
         return 0
     node = start_usual_node()
     try:

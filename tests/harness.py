@@ -36,6 +36,7 @@ CONFIG = (  # of every node of the tests
     "management.sample_retention_policies.basic.minute = 1\n"
     "management.sample_retention_policies.detailed.minute = 1\n"
 )
+SILENT_QUEUE = 0.8  # seconds
 DEADLINE = 20.0  # seconds for whatever should happen at once; generous, for a loaded machine
 
 
@@ -133,10 +134,15 @@ class Broker:
 
     def counts(self, queue: str) -> tuple[int, int]:
         """Return how many messages wait in a queue, and how many consumers it has, as of now."""
-        try:
-            return self._on_channel(lambda channel: counts_on(channel, queue))
-        except pika.exceptions.ChannelClosedByBroker:
-            return 0, 0
+        while True:
+            began = time.monotonic()
+            try:
+                counts = self._on_channel(lambda channel: counts_on(channel, queue))
+            except pika.exceptions.ChannelClosedByBroker:
+                return 0, 0
+            # Of a queue that does not answer in a second, RabbitMQ says that it has none of either.
+            if counts != (0, 0) or time.monotonic() - began < SILENT_QUEUE:
+                return counts
 
     def _on_channel(self, do: Callable[[BlockingChannel], Any]) -> Any:
         """Do something on the connection, and again on a new one if that was closed, or its node, meanwhile."""

@@ -134,7 +134,8 @@ class Broker:
 
     def counts(self, queue: str) -> tuple[int, int]:
         """Return how many messages wait in a queue, and how many consumers it has, as of now."""
-        while True:
+        counts = 0, 0
+        for _ in range(5):
             began = time.monotonic()
             try:
                 counts = self._on_channel(lambda channel: counts_on(channel, queue))
@@ -142,7 +143,8 @@ class Broker:
                 return 0, 0
             # Of a queue that does not answer in a second, RabbitMQ says that it has none of either.
             if counts != (0, 0) or time.monotonic() - began < SILENT_QUEUE:
-                return counts
+                break
+        return counts
 
     def _on_channel(self, do: Callable[[BlockingChannel], Any]) -> Any:
         """Do something on the connection, and again on a new one if that was closed, or its node, meanwhile."""

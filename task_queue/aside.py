@@ -9,6 +9,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+from task_queue.system import WINDOWS
+
 
 class Aside(threading.Thread):
     """A daemon thread that blocks all signals.
@@ -31,7 +33,7 @@ class Aside(threading.Thread):
             RuntimeError: no thread can be started.
         """
         with contextlib.ExitStack() as undo:
-            if hasattr(signal, "pthread_sigmask"):  # not on Windows
+            if not WINDOWS:
                 # The mask is read before it is changed, because either call may raise KeyboardInterrupt.
                 undo.callback(signal.pthread_sigmask, signal.SIG_SETMASK, signal.pthread_sigmask(signal.SIG_BLOCK, []))
                 signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())

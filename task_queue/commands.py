@@ -82,7 +82,7 @@ def policy(node: pika.connection.Parameters, queue: str, wanted: Mapping[str, An
 
 def panel_port_of_private(node: pika.connection.Parameters) -> int | None:
     """Return the port of the admin panel if this is the RabbitMQ that tools/rabbitmq.py runs, else None."""
-    if fcntl is None or node.host not in LOCAL_HOSTS:
+    if WINDOWS or node.host not in LOCAL_HOSTS:
         return None
     try:
         config = (PRIVATE_NODE / "rabbitmq.conf").read_text()

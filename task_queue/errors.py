@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 
 import pika
 
@@ -22,6 +23,12 @@ from task_queue.text import printable
 
 CERTIFICATE = (
     "name it in --url with ?ssl_options={'certfile': 'client.pem', 'keyfile': 'client.key', 'ca_certs': 'ca.pem'}"
+)
+# https://docs.python.org/3/using/mac.html
+MACOS_CERTIFICATES = (
+    "\nPython from python.org knows no authorities before you run its Install Certificates.command."
+    if sys.platform == "darwin"
+    else ""
 )
 WRONG_PORT = (
     "Is it a TLS port? That needs amqps:// Or the admin panel's? AMQP has another one, 5672. "
@@ -141,7 +148,8 @@ def _facts(error: BaseException, node: pika.URLParameters, queue: str) -> dict[s
         "start": f"\nStart one with:  {start_rabbitmq()}" if is_local else "",
         "allow": f"Allow it{permissions(node, user, queue)}",
         "trust": "If an authority of your own has signed it, say so:  "
-        + set_variable("SSL_CERT_FILE", "AUTHORITY.pem"),
+        + set_variable("SSL_CERT_FILE", "AUTHORITY.pem")
+        + MACOS_CERTIFICATES,
         "add_vhost": "Add it" + rabbitmqctl(node, "add_vhost", always_quoted(vhost)),
         "delete": f"Take another one with --queue NAME, or, if nothing in it is needed, delete it{delete}",
     }

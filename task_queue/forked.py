@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from task_queue.system import WINDOWS
+
 _before: dict[int, Any] = {}  # the handlers that were there before ours
 
 
@@ -43,5 +45,5 @@ def _undo_in_child() -> None:
             signal.signal(number, found)
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows
+if not WINDOWS:
     os.register_at_fork(after_in_child=_undo_in_child)

@@ -8,6 +8,8 @@ import signal
 import sys
 from collections.abc import Iterator
 
+from task_queue.system import WINDOWS
+
 
 @contextlib.contextmanager
 def as_from_a_shell() -> Iterator[None]:
@@ -16,7 +18,7 @@ def as_from_a_shell() -> Iterator[None]:
     If SIGCHLD is ignored, a child's exit status is lost, and Python reports 0 instead, which means success.
     """
     with contextlib.ExitStack() as undo:
-        if hasattr(signal, "pthread_sigmask"):  # not on Windows
+        if not WINDOWS:
             if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
                 undo.callback(signal.signal, signal.SIGCHLD, signal.signal(signal.SIGCHLD, signal.SIG_DFL))
             undo.callback(signal.pthread_sigmask, signal.SIG_SETMASK, signal.pthread_sigmask(signal.SIG_SETMASK, []))
@@ -25,7 +27,7 @@ def as_from_a_shell() -> Iterator[None]:
 
 def check_children_can_be_waited_for() -> None:
     """Raise RuntimeError if SIGCHLD is ignored: only the main thread can undo that, as in as_from_a_shell()."""
-    if hasattr(signal, "SIGCHLD") and signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
+    if not WINDOWS and signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
         raise RuntimeError(
             "SIGCHLD is ignored, so a command that fails would look like success. "
             "Call  signal.signal(signal.SIGCHLD, signal.SIG_DFL)  in the main thread first."

@@ -64,6 +64,8 @@ class Loop:
         self._bell = socket.socketpair()  # a byte from the second to the first ends the step, in any thread
         for end in self._bell:
             end.setblocking(False)
+            if end.family == socket.AF_INET:  # on Windows it goes over TCP, which would gather such small pieces
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             self.ioloop = self._new_ioloop()
         except OSError:

@@ -102,6 +102,8 @@ class Prompt:
 
 def line_editor() -> Any:
     """Return readline, which gives input() line editing; None if Python does not have it, as on Windows."""
+    if WINDOWS:
+        return None
     try:
         import readline  # only here: most runs ask nothing, and start faster without it
     except ImportError:

@@ -54,7 +54,7 @@ class Report:
     def total(self) -> None:
         """Say how many tasks of bulk input were sent."""
         if self._source is not None:
-            seconds = time.monotonic() - self._started
+            seconds = self._seconds()
             text = f" [x] Sent {counted(self.confirmed)} in {seconds:.1f} s ({self.confirmed / seconds:,.0f}/s)."
             say(text if self._next_progress == float("inf") else filling_the_row(text))
 
@@ -69,6 +69,9 @@ class Report:
         line = min([next_line, *(message.line for message in pending if message.line)])
         complain(f" [!] {counted(self.confirmed)} confirmed. Go on from line {line} of {self._source.name}.")
 
+    def _seconds(self) -> float:
+        return max(time.monotonic() - self._started, 0.001)  # the clock may tick 16 ms at a time
+
     def _note(self, event: str, message: Message, **more: str) -> None:
         where = {"line": message.line, "after": message.after, "next_line": message.next_line}
         self._log.note(event, message.properties.message_id, message.body, **where, **more)
@@ -81,12 +84,12 @@ class Report:
             self._show_progress()
 
     def _show_progress(self) -> None:
-        now = time.monotonic()
-        self._next_progress = now + PROGRESS_EVERY
-        line = f" {self.confirmed:,} sent, {self.confirmed / (now - self._started):,.0f}/s"
+        self._next_progress = time.monotonic() + PROGRESS_EVERY
+        seconds = self._seconds()
+        line = f" {self.confirmed:,} sent, {self.confirmed / seconds:,.0f}/s"
         if self._source and self._source.size:
             part = min(1.0, self._source.bytes_read / self._source.size)  # a file may grow while it is read
-            line += f", {part:.0%} of {self._source.name} read, {(now - self._started) * (1 / part - 1):.0f} s left"
+            line += f", {part:.0%} of {self._source.name} read, {seconds * (1 / part - 1):.0f} s left"
         say(filling_the_row(line), end="\r")
 
 

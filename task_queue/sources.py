@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import contextlib
 import os
 import stat
 import sys
@@ -102,7 +101,7 @@ class Source:
         self.name = self._form.name
         try:
             self._stream: BinaryIO = sys.stdin.buffer if name == "-" else open(name, "rb")  # noqa: SIM115
-            with contextlib.suppress(OSError, AttributeError):  # Windows: for pipes only, and from Python 3.12 on
+            if not WINDOWS:
                 os.set_blocking(self._stream.fileno(), True)  # else an empty non-blocking pipe looks like an end
             if self._stream.seekable():
                 self.size, self.bytes_read = os.fstat(self._stream.fileno()).st_size, self._stream.tell()

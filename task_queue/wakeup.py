@@ -7,6 +7,8 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
+from task_queue.system import WINDOWS
+
 try:  # signal.getsignal() converts each answer to an enum, which takes longer than all our other work for a short task
     from _signal import getsignal  # type: ignore[import-not-found]
 except ImportError:  # not CPython
@@ -36,7 +38,7 @@ def send_again(number: int, handler: Callable[..., object]) -> None:
         handler: ours; if another one is in force, nothing is sent.
     """
     main = threading.main_thread().ident
-    if main is not None and hasattr(signal, "pthread_kill") and getsignal(number) == handler:  # not on Windows
+    if not WINDOWS and main is not None and getsignal(number) == handler:
         signal.pthread_kill(main, number)
 
 
@@ -52,7 +54,7 @@ def callable_by_others(answer: Callable[[], None]) -> Iterator[None]:
 def call_main() -> bool:
     """Wake the main thread, whatever it waits for; return whether that is possible here."""
     main = threading.main_thread().ident
-    if CALL is None or main is None:
-        return False
-    signal.pthread_kill(main, CALL)
-    return True
+    if not WINDOWS and CALL is not None and main is not None:
+        signal.pthread_kill(main, CALL)
+        return True
+    return False

@@ -45,7 +45,7 @@ def test_a_failed_task_is_tried_again(scripts: Scripts) -> None:
     scripts.emit("task")
     flag = scripts.folder / "flag"
     worker = scripts.work("--run", f"sh -c 'test -e {flag} || ! touch {flag}'")
-    assert " [!] Failed (try 1 of 21): sh ended with exit status 1" in worker.lines
+    assert " [!] Failed (try 1 of 21): sh ended with exit status 1" in worker.out
     assert worker.lines[-3:] == [" [x] Received task (redelivered)", " [x] Done.", " [*] Stopped."]
 
 

@@ -21,17 +21,20 @@ from task_queue.commands import DOCKER
 
 # Put into force before anything else is imported. Ctrl+Break is SIGUSR1 here.
 SHIM = """
-import os, select, signal, stat, sys
+import os, select, signal, socket, stat, subprocess, sys, time
 
-for name in ("killpg", "fork", "register_at_fork", "O_NONBLOCK"):
-    delattr(os, name)
-for name in ("SIGHUP", "SIGCHLD", "SIGURG", "pthread_kill", "pthread_sigmask"):
-    delattr(signal, name)
-signal.SIGBREAK = signal.CTRL_BREAK_EVENT = signal.SIGUSR1
+for module, names in (
+    (os, ("killpg", "fork", "register_at_fork", "setsid", "O_NONBLOCK")),
+    (signal, ("SIGHUP", "SIGCHLD", "SIGURG", "pthread_kill", "pthread_sigmask")),
+    (select, ("epoll", "poll")),
+):
+    for name in names:
+        delattr(module, name)
 for name in ("fcntl", "readline", "termios", "resource"):
     sys.modules[name] = None
+signal.SIGBREAK = signal.CTRL_BREAK_EVENT = signal.SIGUSR1
 
-set_blocking, select_ = os.set_blocking, select.select
+set_blocking, select_, monotonic = os.set_blocking, select.select, time.monotonic
 
 def for_pipes_only(descriptor, blocking):  # from Python 3.12 on; before, there is none
     if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
@@ -39,12 +42,27 @@ def for_pipes_only(descriptor, blocking):  # from Python 3.12 on; before, there 
     set_blocking(descriptor, blocking)
 
 def for_sockets_only(*lists):
+    if not any(lists[:3]):
+        raise OSError(10022, "An invalid argument was supplied")
     for each in (descriptor for descriptors in lists[:3] for descriptor in descriptors):
         if not stat.S_ISSOCK(os.fstat(each if isinstance(each, int) else each.fileno()).st_mode):
             raise OSError(10038, "An operation was attempted on something that is not a socket")
     return select_(*lists)
 
-os.set_blocking, select.select = for_pipes_only, for_sockets_only
+def socketpair():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        one = socket.create_connection(server.getsockname())
+        return one, server.accept()[0]
+
+def send_signal(process, number):
+    if number not in (signal.SIGTERM, signal.CTRL_BREAK_EVENT):
+        raise ValueError(f"Unsupported signal: {number}")
+    if process.poll() is None:
+        os.kill(process.pid, signal.SIGKILL if number == signal.SIGTERM else number)
+
+os.set_blocking, select.select, socket.socketpair = for_pipes_only, for_sockets_only, socketpair
+time.monotonic = lambda: monotonic() // 0.0156 * 0.0156
+subprocess.Popen.send_signal = send_signal
 sys.path.insert(0, PROJECT)
 try:
     import task_queue.system
@@ -61,7 +79,8 @@ def write_shim(folder: Path, project: Path = PROJECT) -> dict[str, str]:
     (folder / "shim" / "sitecustomize.py").write_text(SHIM.replace("PROJECT", repr(str(project))))
     (folder / "shim" / "taskkill").write_text(TASKKILL)
     (folder / "shim" / "taskkill").chmod(0o755)
-    return {"PYTHONPATH": str(folder / "shim"), "PATH": f"{folder / 'shim'}:{os.environ['PATH']}"}
+    path = f"{folder / 'shim'}:{os.environ['PATH']}"
+    return {"PYTHONPATH": str(folder / "shim"), "PATH": path, "PYTHONIOENCODING": "cp1252"}
 
 
 @pytest.fixture
@@ -167,6 +186,11 @@ def test_a_task_that_is_no_text_is_no_argument(windows: Scripts) -> None:
 
 
 # ---- Words
+
+
+def test_what_the_console_can_not_show_is_escaped(windows: Scripts) -> None:
+    windows.emit(stdin="größe 日本\n".encode())
+    assert r" [x] Received größe \u65e5\u672c" in windows.work().out_file.read_text("cp1252")
 
 
 def test_messages_hold_commands_that_can_be_typed_there(windows: Scripts) -> None:

@@ -285,7 +285,7 @@ def test_a_command_that_is_not_there_is_said_before_a_task_is_taken(scripts: Scr
 def test_a_failed_command_is_a_failed_task(scripts: Scripts, command: str, why: str) -> None:
     scripts.emit("task")
     worker = scripts.start("listening_worker.py", "--max-tasks", 1, "--run", command, "--log-file", scripts.log).ends()
-    assert f" [!] Failed (try 1 of 21): {why}" in worker.lines
+    assert f" [!] Failed (try 1 of 21): {why}" in worker.out
     assert scripts.events("failed")[0]["error"] == why
     eventually(lambda: scripts.broker.bodies(scripts.queue) == ["task"], "it is tried again")
 
@@ -428,8 +428,8 @@ def test_ten_lines_of_python_are_a_worker(scripts: Scripts) -> None:
     scripts.emit(stdin=b"good\nbad\nugly\n")
     run = scripts.program(program)
     for number in (1, 2):
-        assert f" [!] Failed (try {number} of 21): ValueError: no good (work.py, line 5)" in run.lines
-    assert " [!] Failed (try 1 of 21): SystemExit: 3 (work.py, line 7)" in run.lines
+        assert f" [!] Failed (try {number} of 21): ValueError: no good (work.py, line 5)" in run.out
+    assert " [!] Failed (try 1 of 21): SystemExit: 3 (work.py, line 7)" in run.out
     assert "bytes bad True 2 True" in run.lines
     assert run.out.count("Done.") == 3
     assert {event["name"] for event in scripts.events()} == {"mine"}
@@ -474,8 +474,8 @@ def test_a_task_may_start_processes_and_raise_anything(scripts: Scripts) -> None
     )
     scripts.emit("Größe")
     run = scripts.program(program, PYTHONIOENCODING="ascii")
-    assert " [!] Failed (try 1 of 21): CancelledError:  (work.py, line 8)" in run.lines
-    assert " [!] Failed (try 2 of 21): Mute: and why can't be said (work.py, line 10)" in run.lines
+    assert " [!] Failed (try 1 of 21): CancelledError:  (work.py, line 8)" in run.out
+    assert " [!] Failed (try 2 of 21): Mute: and why can't be said (work.py, line 10)" in run.out
     assert run.lines.count("[1, 2]") == 1
     assert r" [x] Received Gr\xf6\xdfe" in run.lines
     assert run.lines[-1] == "the end"

@@ -99,7 +99,7 @@ def locked(file: Path, busy: str) -> BinaryIO | None:
     Raises:
         CommandError: another process has locked it; the text is `busy`.
     """
-    if fcntl is None:
+    if WINDOWS:
         return None
     lock = file.open("ab")
     try:
@@ -150,7 +150,7 @@ def let_children_hear_signals() -> None:
 
     We do so after nohup, or a shell's `&`. Unlike SIG_IGN, a handler that does nothing is not inherited.
     """
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"):
         if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is signal.SIG_IGN:
             signal.signal(getattr(signal, name), lambda *_: None)
 

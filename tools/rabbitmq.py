@@ -196,7 +196,8 @@ class Node:
         for process in (self._server, self._epmd):
             if process is not None:
                 with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
+                    if not machine.WINDOWS:  # where no node is started
+                        os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         self._server = self._epmd = None
         if self._lock is not None:

@@ -25,6 +25,8 @@ CHECKS = (
     ["ruff", "check", *SCRIPTS, "docs", "tools", "tests", "screenshots"],
     ["ruff", "format", "--check", *SCRIPTS, "docs", "tools", "tests", "screenshots"],
     ["mypy", *SCRIPTS, "tools", "screenshots"],
+    ["mypy", "--platform", "darwin", *SCRIPTS, "tools"],
+    ["mypy", "--platform", "win32", "--always-true", "WINDOWS", *SCRIPTS, "tools"],
 )
 
 

@@ -49,6 +49,7 @@ NOT_RUN = {  # by the test that runs all commands, and why not
     r"python3 (tests/faults|tests/benchmarks|screenshots)/.*": "these have tests of their own, too",
     r"python docs/plain_pika/.*": "test_the_idea_in_plain_pika_works",
     r"python my_worker\.py": "test_the_function_of_the_readme_is_a_worker",
+    r".* \.\.\.": "stands for many, in the table for PowerShell",
     r"kill .*": "test_the_worker_that_the_readme_kills_is_anna",
     r"rabbitmqctl (add_user|set_permissions) .*": "test_the_user_of_the_documents_may_do_what_the_scripts_do",
     r"rabbitmqctl set_policy .*": "test_the_policies_of_the_versions_are_taken",
@@ -123,7 +124,7 @@ def test_what_is_not_run_is_there_and_is_a_short_list() -> None:
     """A command that nobody types any more has no reason not to be run."""
     assert {reason_not_run(command) for command in commands(ALL)} - {None} == NOT_RUN.keys()
     for command in commands(ALL):
-        for name in re.findall(r"[\w/]+\.(?:py|txt)(?![\w.])", command):
+        for name in re.findall(r"[\w/]+\.(?:py|txt)(?![\w.])", command.replace("\\", "/")):
             assert (PROJECT / name).exists() or name in ("done.txt", "my_worker.py"), command
 
 
@@ -307,7 +308,7 @@ def test_the_private_rabbitmq_says_what_is_shown() -> None:
 
 
 def test_the_worker_that_the_readme_kills_is_anna(scripts: Scripts) -> None:
-    (command,) = (command for command in commands(README) if command.startswith("kill"))
+    (command,) = (command for command in commands(README) if command.startswith("kill -9 $"))
     name = new_queue_name()  # other tests have an anna, too
     worker = scripts.worker("--name", name)
     subprocess.run(["sh"], input=command.replace("anna", name), text=True, check=True)
@@ -418,6 +419,15 @@ def test_the_lines_for_a_killed_emitter_find_where_to_continue(scripts: Scripts)
     assert scripts.program(find.replace("emitter.jsonl", "/dev/null")).lines == ["continue from line 1"]
 
 
+def test_the_function_of_the_readme_may_start_processes_as_on_windows(scripts: Scripts) -> None:
+    """They run the program again: macOS and Windows start all processes like that."""
+    program = python_block("README.md", 'name="my-worker"').replace("listen(perform", "listen(perform, burst=True")
+    spawn = "import multiprocessing\n    with multiprocessing.get_context('spawn').Pool(1) as pool:\n        "
+    program = program.replace('print(f"working', spawn + 'print(pool.map(len, [task.text]), f"working')
+    scripts.emit("three")
+    assert "[5] working on 'three'" in scripts.program(program).lines
+
+
 def test_the_deposits_are_made_once_each_though_workers_die(scripts: Scripts) -> None:
     program = scripts.folder / "bank.py"
     program.write_text(python_block("guarantees.md", "bank.db"))
@@ -498,7 +508,7 @@ def test_every_documented_number_is_that_of_the_code() -> None:
 def test_the_uneven_tasks_of_the_picture_are_those_of_the_command() -> None:
     pictures = (PROJECT / "screenshots" / "take_screenshots.py").read_text()
     dots = list(map(int, re.search(r"^UNEVEN = \((.*?)\)", pictures, re.MULTILINE)[1].split(",")))  # type: ignore[index]
-    told = f"have {', '.join(map(str, dots[:-1]))} and {dots[-1]} dots, and a dot takes 0.25 s here"
+    told = f"have {', '.join(map(str, dots[:-1]))} and {dots[-1]} dots of 0.25 s"
     plain = re.sub(r"\s+", " ", README)
     assert told in plain
     assert pictures.count("0.25") == 2

@@ -45,7 +45,7 @@ class Prompt:
             self._is_asked = True
             terminal.print_for_others(self._hand_over)
             try:
-                return self._input()
+                typed = self._input()
             except UnicodeError:
                 raise
             except (OSError, RuntimeError, ValueError) as error:  # standard input or output is closed
@@ -54,6 +54,9 @@ class Prompt:
                 terminal.print_for_others(None)
                 self._is_asked = self._is_open = False
                 self._print_waiting()
+        if typed == "\x04":  # Ctrl+D on Windows, where it is a character like any other
+            raise EOFError
+        return typed
 
     def edit_no_more(self) -> None:
         """Switch line editing off: readline keeps a part of bytes that are not text, and adds it to the next answer."""

@@ -69,10 +69,7 @@ def typed_tasks(queue: str) -> Iterator[Message]:
     prompt = Prompt("Enter new task: ", has_history=True)
     while True:
         try:
-            text = prompt.ask()
-            if text == "\x04":  # Ctrl+D on Windows, where it is a character like any other
-                raise EOFError
-            if text.strip():
+            if (text := prompt.ask()).strip():
                 yield new_message(text)
         except UnicodeError:
             complain(" [!] That is not text in this terminal's encoding. Please type it again.")

@@ -124,6 +124,14 @@ def test_the_prompt_takes_tasks_until_the_end_of_input(windows: Scripts) -> None
     assert "\x1b" not in terminal.before
 
 
+def test_ctrl_d_ends_the_question_too(windows: Scripts) -> None:
+    terminal = windows.at_terminal("emitter_of_tasks.py")
+    terminal.expect_exact("y or n: ")
+    terminal.send("\x16\x04\r")
+    eventually(lambda: not terminal.isalive(), "it ends")
+    assert terminal.exitstatus == 0
+
+
 def test_progress_needs_no_escape_sequences(windows: Scripts) -> None:
     (windows.folder / "many.txt").write_text("task\n" * 5000)
     terminal = windows.at_terminal("emitter_of_tasks.py", "--file", "many.txt")

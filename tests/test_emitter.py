@@ -3,17 +3,19 @@
 import contextlib
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 import uuid
+from pathlib import Path
 
 import pexpect
 import pika
 import pytest
-from harness import Scripts, eventually, fill, waits_in
+from harness import PROJECT, Scripts, eventually, fill, waits_in
 from relay import Relay
 
 PROMPT = "Enter new task: "
@@ -301,6 +303,28 @@ def test_a_panel_that_does_not_answer_is_explained(scripts: Scripts) -> None:
 
 def test_no_question_is_asked_when_nobody_is_there(scripts: Scripts) -> None:
     assert scripts.emit("task").out == " [x] Sent task\n"
+
+
+def test_a_missing_pika_is_said_with_what_installs_it(tmp_path: Path) -> None:
+    for name in ("emitter_of_tasks.py", "listening_worker.py"):
+        shutil.copy(PROJECT / name, tmp_path)
+    shutil.copytree(PROJECT / "task_queue", tmp_path / "task_queue")
+
+    def said_by(script: str) -> str:
+        command = [sys.executable, "-S", script]  # without the packages that were installed
+        run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert (run.returncode, run.stdout) == (1, "")
+        return run.stderr
+
+    assert said_by("emitter_of_tasks.py").splitlines() == [
+        " [!] The Python package pika is missing. python3 tools/demo.py  installs it, with all that is needed, and "
+        "shows a demo. By hand:",
+        "python3 -m venv .venv",
+        ".venv/bin/python -m pip install -r requirements.txt",
+    ]
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    there = "It is in .venv, so start this with:  .venv/bin/python listening_worker.py\n"
+    assert said_by("listening_worker.py").endswith(there)
 
 
 # ---- Ends

@@ -238,10 +238,9 @@ def copy(tmp_path: Path) -> Path:
     (target / ".venv").unlink()
     (target / ".venv" / "Scripts").mkdir(parents=True)
     (target / ".venv" / "Scripts" / "python.exe").symlink_to(Path(sys.executable).resolve())
-    (target / ".venv" / "lib").symlink_to(PROJECT / ".venv" / "lib")
-    for file in (PROJECT / ".venv").iterdir():
-        if file.is_file():
-            shutil.copy(file, target / ".venv")
+    (target / ".venv" / "lib").symlink_to(Path(sys.prefix) / "lib")
+    for file in [*(PROJECT / ".venv").glob("installed-*"), Path(sys.prefix) / "pyvenv.cfg"]:
+        shutil.copy(file, target / ".venv")
     return target
 
 

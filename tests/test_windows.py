@@ -24,7 +24,7 @@ SHIM = """
 import os, select, signal, socket, stat, subprocess, sys, time
 
 for module, names in (
-    (os, ("killpg", "fork", "register_at_fork", "setsid", "O_NONBLOCK")),
+    (os, ("killpg", "fork", "register_at_fork", "setsid")),
     (signal, ("SIGHUP", "SIGCHLD", "SIGURG", "pthread_kill", "pthread_sigmask")),
     (select, ("epoll", "poll")),
 ):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
-import unicodedata
 from collections import deque
 from typing import Any, TextIO
 
@@ -30,8 +28,10 @@ class Prompt:
         self._is_open = False  # asked, and the person can see it and type
         self._waiting: deque[tuple[str, TextIO]] = deque()  # lines from other threads
         self._readline: Any = None
-        if terminal.is_terminal(sys.stdin) and terminal.is_terminal(sys.stdout):
+        self._redrawing: Redrawing | None = None
+        if sys.stderr and terminal.is_terminal(sys.stdin) and terminal.is_terminal(sys.stdout):  # or input() has none
             self._readline = line_editor()
+            self._redrawing = Redrawing.by(self._readline)
 
     def ask(self) -> str:
         """Return what is typed.
@@ -89,13 +89,19 @@ class Prompt:
         self._print_waiting()  # the question is over
 
     def _print_above(self) -> None:
-        if self._is_open and self._waiting:
-            typed = self._readline.get_line_buffer() if self._readline is not None else ""
-            if is_shown := terminal.is_terminal(sys.stdout):
-                terminal.say(rubber(self._text + typed), end="")
+        if not (self._is_open and self._waiting):
+            return
+        if self._redrawing is not None and self._readline is not None:
+            self._redrawing.erase()
+            self._print_waiting()
+            self._redrawing.draw()
+        else:
+            is_shown = terminal.is_terminal(sys.stdout)
+            if is_shown:
+                terminal.say(f"\r{' ' * len(self._text)}\r", end="")  # an old console of Windows knows no escape codes
             self._print_waiting()
             if is_shown:
-                terminal.say(self._text + typed, end="")
+                terminal.say(self._text + (self._readline.get_line_buffer() if self._readline else ""), end="")
 
     def _print_waiting(self) -> None:
         while self._waiting:
@@ -115,17 +121,35 @@ def line_editor() -> Any:
     return readline
 
 
-def rubber(line: str) -> str:
-    """Return the escape codes that erase a line when the cursor is at its end; it may fill several rows."""
-    width, columns = sum(map(width_of, line)), shutil.get_terminal_size().columns
-    if WINDOWS:  # an old console shows escape sequences as they are
-        return f"\r{' ' * min(width, columns - 1)}\r"
-    rows_above = max(0, width - 1) // columns
-    return (f"\x1b[{rows_above}A" if rows_above else "") + "\r\x1b[J"
+class Redrawing:
+    """What readline itself can do with the line that is being edited, and Python's module does not offer.
 
+    Only readline knows where on the screen the line begins, and where its cursor is. Source:
+    https://tiswww.case.edu/php/chet/readline/readline.html#Redisplay
+    """
 
-def width_of(character: str) -> int:
-    """Return how many columns a character takes on a terminal."""
-    if unicodedata.combining(character):
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+    def __init__(self, library: Any) -> None:
+        self._clear, self._update, self._flush = (
+            library.rl_clear_visible_line,
+            library.rl_forced_update_display,
+            library.fflush,
+        )
+
+    @classmethod
+    def by(cls, readline: Any) -> Redrawing | None:
+        """Return it for the module, or None where that has another library behind it, as on macOS."""
+        try:
+            import ctypes
+
+            return cls(ctypes.PyDLL(readline.__file__))
+        except (ImportError, OSError, AttributeError):
+            return None
+
+    def erase(self) -> None:
+        """Erase the line, however many rows it fills, and leave the cursor where it began."""
+        self._clear()
+        self._flush(None)
+
+    def draw(self) -> None:
+        """Draw the line at the cursor."""
+        self._update()

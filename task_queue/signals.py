@@ -45,7 +45,7 @@ class Signals:
         sigterm_finishes: the first SIGTERM lets the program finish the task in hand.
     """
 
-    has_ended = False  # at least once in this process
+    ended_at = float("-inf")  # on the monotonic clock: the last time that one ended in this process
 
     def __init__(self, sigterm_finishes: bool = False) -> None:
         self.state = State.RUN
@@ -77,7 +77,7 @@ class Signals:
         return self
 
     def __exit__(self, *_: object) -> None:
-        Signals.has_ended = True
+        Signals.ended_at = time.monotonic()
         self._undo.close()
 
     @property

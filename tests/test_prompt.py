@@ -218,6 +218,39 @@ def test_a_message_is_shown_above_the_prompt_and_what_was_typed(
     assert scripts.broker.bodies(scripts.queue) == [f"{typed} is whole"]
 
 
+@pytest.mark.parametrize("columns", [200, 30])
+def test_a_message_leaves_the_cursor_where_it_was(scripts: Scripts, relay: Relay, columns: int) -> None:
+    screen = Screen(scripts, "--no-admin", columns=columns, AMQP_URL=relay.url)
+    screen.shows("the prompt", lambda lines: lines[-1:] == [PROMPT])
+    screen.types("delete everything and all the rest")
+    screen.types("\x01" + "\x1b[C" * 7)  # to the beginning, and seven steps to the right
+    relay.cut()
+    screen.shows("it is told", lambda lines: "again." in "".join(lines))
+    screen.types("NOT ")
+    typed = "delete NOT everything and all the rest"
+
+    def is_shown(lines: list[str]) -> bool:
+        return typed.replace(" ", "") in "".join(lines).replace(" ", "")
+
+    lines = screen.shows("what will be sent is what is shown", is_shown)
+    assert "".join(lines).count(PROMPT) == 1
+    assert "CTRL+C" in "".join(lines)  # in the row above
+    screen.types("\r")
+    screen.shows("it is sent", lambda lines: lines[-1:] == [PROMPT] and "Sent" in "".join(lines))
+    assert scripts.broker.bodies(scripts.queue) == [typed]
+
+
+def test_without_standard_error_there_is_a_prompt_all_the_same(scripts: Scripts) -> None:
+    shell = f"exec {' '.join(scripts.command('emitter_of_tasks.py'))} 2>&-"
+    terminal = pexpect.spawn("sh", ["-c", shell], env=scripts.environment, encoding="utf-8")
+    with contextlib.closing(terminal):
+        terminal.expect_exact(QUESTION)
+        terminal.sendline("n")
+        terminal.expect_exact(PROMPT)
+        terminal.sendline("task")
+        terminal.expect_exact(" [x] Sent task")
+
+
 def test_without_readline_the_prompt_comes_back_too(scripts: Scripts, relay: Relay) -> None:
     screen = Screen(scripts, "--no-admin", AMQP_URL=relay.url, **without_readline(scripts))
     screen.ends_with(PROMPT)

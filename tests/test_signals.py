@@ -340,3 +340,46 @@ def test_not_even_when_the_suite_was_told_to_ignore_them(tmp_path: Path) -> None
     options = ["-n0", "-pno:cacheprovider", f"--basetemp={tmp_path}/again"]
     with ignored(*ENDING):
         assert subprocess.run([sys.executable, "-m", "pytest", *options, same], cwd=PROJECT).returncode == 0
+
+
+# ---- A program of one's own that ends by run()
+
+GOES_ON = """
+import sys, threading, time
+from listening_worker import listen, run
+
+def perform(task):
+    pass
+
+def main():
+    listen(perform, burst=True)
+    if "code" in sys.argv:
+        print("goes on", flush=True)
+        time.sleep(60)
+
+if "thread" in sys.argv:
+    threading.Thread(target=lambda: [print("goes on", flush=True), time.sleep(60)]).start()
+try:
+    run(main)
+except SystemExit:
+    if "again" not in sys.argv:
+        raise
+    print("goes on", flush=True)
+    run(lambda: listen(perform))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("way", ["code", "thread", "again"])
+def test_a_program_that_goes_on_after_its_worker_hears_signals(
+    at_server: Scripts, server: Server, way: str, number: signal.Signals
+) -> None:
+    (at_server.folder / "work.py").write_text(GOES_ON)
+    run = at_server.start_command(at_server.command(str(at_server.folder / "work.py"), way), cwd=at_server.folder)
+    run.shows("goes on")
+    run.shows("Stopped." if way != "again" else "To exit press CTRL+C")
+    since = time.monotonic()
+    eventually(lambda: time.monotonic() > since + 0.6, "longer than a signal that belongs to the worker may be late")
+    run.send(number)
+    interrupted = 130 if number == signal.SIGINT else -number
+    assert run.process.wait(10) == {"again": 0, "thread": -number, "code": interrupted}[way]

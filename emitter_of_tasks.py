@@ -39,7 +39,7 @@ from task_queue.settings import PATIENCE, add_settings, default_name, not_empty,
 from task_queue.signals import Signals
 from task_queue.sources import Message, Source, new_message, typed_tasks
 from task_queue.terminal import is_terminal, say, tell
-from task_queue.text import counted
+from task_queue.text import counted, printable
 
 LAST_CONFIRMS = 1.0  # seconds to wait for the last publisher confirms after Ctrl+C
 
@@ -58,7 +58,7 @@ def settings() -> argparse.Namespace:
     flag("--verbose", action="store_true", help="also print each task of a file or pipe")
     admin_help = "open (or do not open) RabbitMQ's admin panel, without asking"
     flag("--admin", action=argparse.BooleanOptionalAction, help=admin_help)
-    flag("--admin-url", type=not_empty, metavar="URL", help="the panel's address (default: http://HOST:15672/#/queues)")
+    flag("--admin-url", type=http_url, metavar="URL", help="the panel's address (default: http://HOST:15672/#/queues)")
     options, words = split_at_dashes(sys.argv[1:])
     chosen = parser.parse_intermixed_args(options)
     chosen.words += words
@@ -73,6 +73,13 @@ def settings() -> argparse.Namespace:
     if chosen.admin is None and not (chosen.asks and is_terminal(sys.stdout)):
         chosen.admin = False
     return chosen
+
+
+def http_url(text: str) -> str:
+    """Read a flag's value that is an address for the browser."""
+    if not re.match("https?://[^/]", text):
+        raise argparse.ArgumentTypeError(f"{printable(text)} does not begin with http:// or https:// and a machine")
+    return text
 
 
 def split_at_dashes(arguments: list[str]) -> tuple[list[str], list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import re
 import socket
 from urllib.parse import urlsplit
 
@@ -51,7 +52,8 @@ def open_panel(url: str, node: pika.URLParameters) -> None:
     import webbrowser  # only here: it takes long to load
 
     login = " (user guest, password guest)" if node.credentials == GUEST else ""
-    say(f" [*] RabbitMQ's admin panel: {printable(url)}{login}")
+    shown = re.sub("//[^/@]*@", "//", url)  # without a password
+    say(f" [*] RabbitMQ's admin panel: {printable(shown)}{login}")
     if not answers(url):
         complain(f" [!] Nothing answers there. Switch it on, {switch_panel_on()}")
     if not webbrowser.open(url):

@@ -127,10 +127,8 @@ class Source:
         # Some terminals and editors on Windows give us a pipe, though a person sits at its other end.
         time.sleep(SILENCE)
         if self._line == 0 and not self._stream.closed:
-            outbox.complain(
-                f" [*] Nothing comes from {self.name} yet. Tasks are read from there, one per line; "
-                f"{END_OF_INPUT} ends the input at a terminal."
-            )
+            how = f" {END_OF_INPUT} ends them." if WINDOWS else ""
+            outbox.complain(f" [*] Nothing comes from {self.name} yet. Tasks are read from there, one per line.{how}")
 
     def _plain_lines(self) -> Iterator[tuple[int, str]]:
         for text in self._lines():

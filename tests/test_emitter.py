@@ -301,6 +301,18 @@ def test_a_panel_that_does_not_answer_is_explained(scripts: Scripts) -> None:
     assert "open that address in yours" in run.out
 
 
+@pytest.mark.parametrize("url", ["nonsense", "file:///etc/passwd", "javascript:alert(1)", "http://", ""])
+def test_an_address_that_is_none_of_a_panel_is_wrong_usage(scripts: Scripts, url: str) -> None:
+    run = scripts.emit("--admin", "--admin-url", url, "task", status=2)
+    assert "argument --admin-url: " in run.err
+    assert scripts.broker.counts(scripts.queue)[0] == 0
+
+
+def test_a_password_in_the_address_of_the_panel_is_not_shown(scripts: Scripts) -> None:
+    url = scripts.broker.node.admin_url.replace("http://", "http://user:se-cret@")
+    assert "se-cret" not in scripts.emit("--admin", "--admin-url", url, "task", env={"BROWSER": "true"}).out
+
+
 def test_no_question_is_asked_when_nobody_is_there(scripts: Scripts) -> None:
     assert scripts.emit("task").out == " [x] Sent task\n"
 

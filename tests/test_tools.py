@@ -11,7 +11,6 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-import installation
 import pytest
 from harness import Broker, Run, copy_project, eventually
 from machine import clean_environment, is_root
@@ -155,8 +154,7 @@ def test_a_private_rabbitmq_serves_the_scripts_and_keeps_their_tasks(copy: Path,
     (stop,) = re.findall("If its terminal is gone, stop it with:  python3 tools/(.*)", said)
     run_tool(copy, *stop.split()).ends(within=60)
     assert not is_rabbitmq("localhost", amqp_port)
-    epmd_port = (copy / ".rabbitmq" / "epmd_port").read_text()
-    subprocess.run(installation.epmd_command("-port", epmd_port, "-kill"), check=True, capture_output=True)
+    eventually(lambda: processes_of(copy) == [], "nothing is left of it")
 
     set_usual_ports(copy, broker.node.amqp_port, broker.node.management_port)
     private = run_tool(copy, "rabbitmq.py", "--private")

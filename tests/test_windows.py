@@ -217,7 +217,7 @@ def test_silence_on_standard_input_is_told(windows: Scripts, key: str) -> None:
     """Some terminals give a program a pipe."""
     reads, writes = os.pipe()
     emitter = windows.emitter(stdin=reads)
-    emitter.shows(f"Nothing comes from standard input yet. Tasks are read from there, one per line; {key} ends")
+    emitter.shows(f"Nothing comes from standard input yet. Tasks are read from there, one per line. {key} ends them.")
     os.write(writes, b"task\n")
     os.close(writes)
     os.close(reads)
@@ -273,7 +273,7 @@ def test_a_tool_that_can_not_work_there_says_what_does(copy: Path, tool: str, wo
 def test_a_silent_pipe_is_told_everywhere_and_a_talking_one_is_not(scripts: Scripts) -> None:
     reads, writes = os.pipe()
     emitter = scripts.emitter(stdin=reads)
-    emitter.shows("one per line; Ctrl+D ends the input at a terminal.")
+    emitter.shows("Nothing comes from standard input yet. Tasks are read from there, one per line.\n")
     os.write(writes, b"task\n")
     second_reads, second_writes = os.pipe()
     os.write(second_writes, b"task\n")

@@ -185,11 +185,13 @@ class Node:
 
     def stop(self) -> None:
         """Shut the node down cleanly, as a reboot of its machine would."""
-        if self._server is not None:
-            self._server.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._server.wait(STOPPED_WITHIN)
-        self.kill()
+        try:
+            if self._server is not None:
+                self._server.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._server.wait(STOPPED_WITHIN)
+        finally:  # also after a second Ctrl+C
+            self.kill()
 
     def kill(self) -> None:
         """End the node at once with SIGKILL, as a power cut would."""
@@ -363,8 +365,12 @@ def ctl(arguments: list[str]) -> int:
     """
     if not machine.is_locked(DATA / "lock"):
         raise NodeError("No RabbitMQ of this folder is running. Start it:  python3 tools/rabbitmq.py")
-    node = Node(DATA, epmd_port=int((DATA / EPMD_PORT).read_text()))
-    return subprocess.run(installation.command("rabbitmqctl", *arguments), env=node.environment()).returncode
+    epmd_port = (DATA / EPMD_PORT).read_text()
+    node = Node(DATA, epmd_port=int(epmd_port))
+    status = subprocess.run(installation.command("rabbitmqctl", *arguments), env=node.environment()).returncode
+    if not machine.is_locked(DATA / "lock"):  # it was to shut down, and nobody else ends its port mapper
+        subprocess.run(installation.epmd_command("-port", epmd_port, "-kill"), capture_output=True)
+    return status
 
 
 def main() -> int:
@@ -384,6 +390,11 @@ def main() -> int:
         else:
             print("To start one of your own beside it:  python3 tools/rabbitmq.py --private")
         return 0
+    if machine.is_locked(DATA / "lock"):
+        raise NodeError(
+            f"A RabbitMQ is running or starting on {DATA}: use that one, at amqp://localhost:{ports_of_last_time()[0]}\n"
+            "If its terminal is gone, stop it with:  python3 tools/rabbitmq.py ctl shutdown"
+        )
     node = start_usual_node()
     try:
         print(f"RabbitMQ {node.version} is up.  Admin panel: {node.admin_url}  (user guest, password guest)")

@@ -6,12 +6,14 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
 from task_queue.system import WINDOWS
 
 _before: dict[int, Any] = {}  # the handlers that were there before ours
+_of_this_thread = threading.local()
 
 
 def install(number: int, handler: Callable[..., object]) -> None:
@@ -38,12 +40,36 @@ def end_child(error: BaseException | None) -> None:
     os._exit(code if isinstance(code, int) else int(code is not None))
 
 
-def _undo_in_child() -> None:
-    for number, found in _before.items():
-        if is_ours(signal.getsignal(number)):
-            signal.set_wakeup_fd(-1)
-            signal.signal(number, found)
+def around_forks(hold: Callable[[], None] | None, release_soon: Callable[[], None] | None) -> tuple[Any, Any]:
+    """Have this thread call these before and after it forks a process: what is raised in between, Python drops.
+
+    Returns what was called before.
+    """
+    before = getattr(_of_this_thread, "around", (None, None))
+    _of_this_thread.around = (hold, release_soon)
+    return before
 
 
-if not WINDOWS:
-    os.register_at_fork(after_in_child=_undo_in_child)
+if not WINDOWS:  # which can't fork
+
+    def _block() -> None:
+        # A signal that reaches the child before its handlers are back, Python forgets.
+        hold, _ = getattr(_of_this_thread, "around", (None, None))
+        if hold is not None:
+            hold()
+        _of_this_thread.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _before)
+
+    def _unblock() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, _of_this_thread.mask)
+        _, release_soon = getattr(_of_this_thread, "around", (None, None))
+        if release_soon is not None:
+            release_soon()
+
+    def _undo_in_child() -> None:
+        for number, found in _before.items():
+            if is_ours(signal.getsignal(number)):
+                signal.set_wakeup_fd(-1)
+                signal.signal(number, found)
+        signal.pthread_sigmask(signal.SIG_SETMASK, _of_this_thread.mask)
+
+    os.register_at_fork(before=_block, after_in_parent=_unblock, after_in_child=_undo_in_child)

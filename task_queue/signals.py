@@ -24,9 +24,9 @@ from typing import Any
 
 from task_queue import terminal
 from task_queue.aside import Aside
-from task_queue.forked import install
+from task_queue.forked import around_forks, install
 from task_queue.inherited import as_from_a_shell, check_children_can_be_waited_for
-from task_queue.wakeup import getsignal, send_again, write_there
+from task_queue.wakeup import getsignal, send_again, send_again_soon, write_there
 
 # SIGBREAK is Windows' Ctrl+Break, the only signal that one process can send to another there.
 FINISHING_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGBREAK") if hasattr(signal, name)]
@@ -72,6 +72,7 @@ class Signals:
                     self._undo.callback(signal.signal, number, found)
                     install(number, self._on_signal)
             self._undo.enter_context(as_from_a_shell())
+            self._undo.callback(around_forks, *around_forks(self.hold, self._release_soon))
         else:
             check_children_can_be_waited_for()
         return self
@@ -112,6 +113,11 @@ class Signals:
         """Undo hold(), and raise the KeyboardInterrupt that was delayed."""
         self._held -= 1
         self._interrupt_if_due()
+
+    def _release_soon(self) -> None:
+        self._held -= 1
+        if self.interrupts and not self._held:
+            send_again_soon(signal.SIGINT, self._on_signal)
 
     def leave(self) -> None:
         """Note that the program is on its way out."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 
+from task_queue.aside import Aside
 from task_queue.system import WINDOWS
 
 try:  # signal.getsignal() converts each answer to an enum, which takes longer than all our other work for a short task
@@ -14,8 +16,10 @@ try:  # signal.getsignal() converts each answer to an enum, which takes longer t
 except ImportError:  # not CPython
     from signal import getsignal
 
-__all__ = ["call_main", "callable_by_others", "getsignal", "send_again", "write_there"]
+__all__ = ["call_main", "callable_by_others", "getsignal", "send_again", "send_again_soon", "write_there"]
 
+SOON = 0.02  # seconds
+_is_sending = threading.Lock()  # held from send_again_soon() until it sends
 # Nothing else sends this signal, except a socket with "out-of-band" data; by default it is ignored. Not on Windows.
 CALL = getattr(signal, "SIGURG", None)
 
@@ -40,6 +44,18 @@ def send_again(number: int, handler: Callable[..., object]) -> None:
     main = threading.main_thread().ident
     if not WINDOWS and main is not None and getsignal(number) == handler:
         signal.pthread_kill(main, number)
+
+
+def send_again_soon(number: int, handler: Callable[..., object]) -> None:
+    """The same, but not before the main thread is back from what it is doing."""
+
+    def send() -> None:
+        time.sleep(SOON)
+        _is_sending.release()
+        send_again(number, handler)
+
+    if _is_sending.acquire(blocking=False):
+        Aside(send).start()
 
 
 @contextlib.contextmanager

@@ -342,6 +342,32 @@ def test_not_even_when_the_suite_was_told_to_ignore_them(tmp_path: Path) -> None
         assert subprocess.run([sys.executable, "-m", "pytest", *options, same], cwd=PROJECT).returncode == 0
 
 
+FORKS_ALL_THE_TIME = """
+import os
+from listening_worker import listen
+
+def perform(task):
+    print("forks", flush=True)
+    while True:
+        if (child := os.fork()) == 0:
+            os._exit(0)
+        os.waitpid(child, 0)
+
+listen(perform)
+"""
+
+
+@pytest.mark.parametrize("attempt", range(3))
+def test_ctrl_c_counts_while_a_task_forks(at_server: Scripts, server: Server, attempt: int) -> None:
+    (at_server.folder / "work.py").write_text(FORKS_ALL_THE_TIME)
+    server.put(b"task")
+    worker = at_server.start_command(at_server.command(str(at_server.folder / "work.py")))
+    worker.shows("forks")
+    worker.send(signal.SIGINT)
+    worker.ends(within=5)
+    assert "Not finished, so it goes back to the queue: task" in worker.out
+
+
 # ---- A program of one's own that ends by run()
 
 GOES_ON = """

@@ -674,7 +674,11 @@ def any_bytes(stage: Stage) -> None:
     assert sorted(done) == sorted(stage.tasks)
     assert worker.err == ""
     raw = {
-        c for c in worker.out_file.read_bytes().decode() if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+        c
+        for c in worker.out_file.read_bytes().decode()
+        if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")
+        or c in "\u061c\u200e\u200f"
+        or unicodedata.bidirectional(c) in ("LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI")
     }
     assert raw <= {"\n"}, raw
     assert stage.broker.counts(stage.queue)[0] == stage.broker.counts(stage.dead_letters)[0] == 0

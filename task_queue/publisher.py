@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,13 +18,14 @@ from task_queue.failures import QueueError
 from task_queue.settings import Settings
 from task_queue.signals import State
 from task_queue.sources import Message
-from task_queue.terminal import PATIENCE
+from task_queue.terminal import PATIENCE, takes_more
 from task_queue.window import Settled, Window
 
 WINDOW = 1000  # messages; a larger window is hardly faster, and has more to send again after a lost connection
 REFILL = 250  # messages that must be settled before a full window gets new ones; with 500 RabbitMQ would sit idle
 WINDOW_BYTES = 16 * 1024 * 1024  # so that large messages do not fill the memory
 SILENCE = 10.0  # seconds without a confirm until we say that we wait, as for a queue that has lost most of its nodes
+SLOW_LOG = 2.0  # seconds that the outbox's thread may take to write the log on a loaded machine
 FULL_PAUSE = 1.0  # seconds until we send again what a full queue has refused
 FULL_PAUSES = 5  # such pauses until we try another connection
 
@@ -95,8 +97,10 @@ class Publisher:
     def tell_settled(self) -> None:
         """Report the messages that were settled since the last call."""
         signals = self.connection.loop.signals
+        deadline = time.monotonic() + SLOW_LOG
         while not self._telling.acquire(timeout=PATIENCE):
-            if signals.state == State.OUT:  # the outbox can't print them either, and the program is ending
+            is_blocked = time.monotonic() > deadline or not takes_more(sys.stdout or -1)
+            if signals.state == State.OUT and is_blocked:  # the outbox can't report either, and nobody waits for it now
                 return
         try:
             with signals.held():

@@ -33,12 +33,12 @@ from task_queue.failures import WorkerError
 from task_queue.forked import end_child
 from task_queue.functions import OnlyBegun, check_function, check_result
 from task_queue.inherited import open_standard_streams, refuse_second_run
+from task_queue.run_command import running
 from task_queue.script import run
 from task_queue.settings import PATIENCE, Range, add_settings, default_name, not_empty, settings_for
 from task_queue.signals import Signals, State
 from task_queue.task import Task
 from task_queue.terminal import complain, say
-from task_queue.run_command import running
 from task_queue.work import Perform, reason_of, sleeping
 from task_queue.worker_report import say_failed, say_received, say_requeued
 

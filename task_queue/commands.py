@@ -20,7 +20,6 @@ except ImportError:  # Windows
 PRIVATE_NODE = Path(__file__).resolve().parent.parent / ".rabbitmq"  # of tools/rabbitmq.py
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 DOCKER = "docker run -d --name rabbitmq --hostname rabbitmq -p 5672:5672 -p 15672:15672 rabbitmq:4-management"
-END_OF_INPUT = "Ctrl+Z, then Enter," if WINDOWS else "Ctrl+D"  # at a terminal
 
 
 def rabbitmqctl(node: pika.connection.Parameters, *arguments: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 
 import pika
 
@@ -85,7 +86,12 @@ def in_words(error: BaseException, node: pika.URLParameters, queue: str, rules: 
         return str(error), False
     names = f"{type(error).__name__} {error!r} port {node.port}"
     sentence, is_final = next((words, final) for pattern, words, final in WORDS if re.search(pattern, names))
-    return sentence.format(**_facts(error, node, queue), more_time=_more_time(node, queue, rules)), is_final
+    facts = _facts(error, node, queue)
+    # Only those that are needed: to look whether the private RabbitMQ runs reads files, and losses come in rows.
+    hints = {
+        name: hint() for name, hint in _hints(node, queue, facts["queue"], rules).items() if f"{{{name}}}" in sentence
+    }
+    return sentence.format(**facts, **hints), is_final
 
 
 def root_cause(error: BaseException) -> BaseException:
@@ -121,35 +127,44 @@ def _more_time(node: pika.URLParameters, queue: str, rules: Rules) -> str:
     return f"Give tasks more time in rabbitmq.conf:  consumer_timeout = {LONGEST_TASK}"
 
 
+def _login(node: pika.URLParameters, user: str) -> str:
+    if user == "guest" and node.host not in LOCAL_HOSTS:
+        return "guest may log in on the same machine only. Add a user" + rabbitmqctl(node, "add_user NAME PASSWORD")
+    return "Or set another password" + rabbitmqctl(node, "change_password", quoted(user), "PASSWORD")
+
+
+def _hints(node: pika.URLParameters, queue: str, other_queue: str, rules: Rules) -> dict[str, Callable[[], str]]:
+    user, vhost = printable(getattr(node.credentials, "username", "")), always_quoted(printable(node.virtual_host))
+    return {
+        "login": lambda: _login(node, user),
+        "allow": lambda: f"Allow it{permissions(node, user, queue)}",
+        "add_vhost": lambda: "Add it" + rabbitmqctl(node, "add_vhost", vhost),
+        "delete": lambda: (
+            "Take another one with --queue NAME, or, if nothing in it is needed, delete it"
+            + rabbitmqctl(node, "-p", vhost, "delete_queue", quoted(other_queue))
+        ),
+        "more_time": lambda: _more_time(node, queue, rules),
+    }
+
+
 def _facts(error: BaseException, node: pika.URLParameters, queue: str) -> dict[str, str]:
     # RabbitMQ's own words, which only some of pika's exceptions have in their text: (403) 'ACCESS_REFUSED - ...'
     reply = re.search(r"\(\d{3}\) (['\"])(.*?)\1['\",)]*$", repr(error))
-    user, vhost = printable(getattr(node.credentials, "username", "")), printable(node.virtual_host)
     refused = re.search(r"for queue '(.*?)' in vhost", repr(error))
-    other_queue = refused[1] if refused else queue
-    is_local = node.host in LOCAL_HOSTS
-    login = "Or set another password" + rabbitmqctl(node, "change_password", quoted(user), "PASSWORD")
-    if user == "guest" and not is_local:
-        login = "guest may log in on the same machine only. Add a user" + rabbitmqctl(node, "add_user NAME PASSWORD")
-    delete = rabbitmqctl(node, "-p", always_quoted(vhost), "delete_queue", quoted(other_queue))
     return {
         "host": printable(node.host),
         "at": printable(f"[{node.host}]:{node.port}" if ":" in node.host else f"{node.host}:{node.port}"),
-        "user": user,
-        "vhost": vhost,
-        "queue": other_queue,
+        "user": printable(getattr(node.credentials, "username", "")),
+        "vhost": printable(node.virtual_host),
+        "queue": refused[1] if refused else queue,
         "why": printable(reply[2].replace("\\'", "'") if reply else str(error) or type(error).__name__),
-        "login": login,
         "certificate": CERTIFICATE,
         # A server that wants a certificate may hang up before we have read its message.
         "other_port": f"\nPerhaps it wants a certificate of yours: {CERTIFICATE}"
         if node.ssl_options
         else f"\n{WRONG_PORT}",
-        "start": f"\nStart one with:  {start_rabbitmq()}" if is_local else "",
-        "allow": f"Allow it{permissions(node, user, queue)}",
+        "start": f"\nStart one with:  {start_rabbitmq()}" if node.host in LOCAL_HOSTS else "",
         "trust": "If an authority of your own has signed it, say so:  "
         + set_variable("SSL_CERT_FILE", "AUTHORITY.pem")
         + MACOS_CERTIFICATES,
-        "add_vhost": "Add it" + rabbitmqctl(node, "add_vhost", always_quoted(vhost)),
-        "delete": f"Take another one with --queue NAME, or, if nothing in it is needed, delete it{delete}",
     }

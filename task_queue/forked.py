@@ -13,7 +13,14 @@ from typing import Any
 from task_queue.system import WINDOWS
 
 _before: dict[int, Any] = {}  # the handlers that were there before ours
-_of_this_thread = threading.local()
+
+
+class _Thread(threading.local):
+    around: tuple[Any, Any] = (None, None)  # what is called before and after a fork
+    mask: set[int]  # the signals that were blocked before it
+
+
+_this_thread = _Thread()
 
 
 def install(number: int, handler: Callable[..., object]) -> None:
@@ -45,8 +52,7 @@ def around_forks(hold: Callable[[], None] | None, release_soon: Callable[[], Non
 
     Returns what was called before.
     """
-    before = getattr(_of_this_thread, "around", (None, None))
-    _of_this_thread.around = (hold, release_soon)
+    before, _this_thread.around = _this_thread.around, (hold, release_soon)
     return before
 
 
@@ -54,14 +60,14 @@ if not WINDOWS:  # which can't fork
 
     def _block() -> None:
         # A signal that reaches the child before its handlers are back, Python forgets.
-        hold, _ = getattr(_of_this_thread, "around", (None, None))
+        hold, _ = _this_thread.around
         if hold is not None:
             hold()
-        _of_this_thread.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _before)
+        _this_thread.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _before)
 
     def _unblock() -> None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, _of_this_thread.mask)
-        _, release_soon = getattr(_of_this_thread, "around", (None, None))
+        signal.pthread_sigmask(signal.SIG_SETMASK, _this_thread.mask)
+        _, release_soon = _this_thread.around
         if release_soon is not None:
             release_soon()
 
@@ -70,6 +76,6 @@ if not WINDOWS:  # which can't fork
             if is_ours(signal.getsignal(number)):
                 signal.set_wakeup_fd(-1)
                 signal.signal(number, found)
-        signal.pthread_sigmask(signal.SIG_SETMASK, _of_this_thread.mask)
+        signal.pthread_sigmask(signal.SIG_SETMASK, _this_thread.mask)
 
     os.register_at_fork(before=_block, after_in_parent=_unblock, after_in_child=_undo_in_child)

@@ -60,7 +60,7 @@ class Prompt:
 
     def edit_no_more(self) -> None:
         """Switch line editing off: readline keeps a part of bytes that are not text, and adds it to the next answer."""
-        self._readline = None
+        self._readline = self._redrawing = None
 
     def _input(self) -> str:
         if self._readline is None:
@@ -91,7 +91,7 @@ class Prompt:
     def _print_above(self) -> None:
         if not (self._is_open and self._waiting):
             return
-        if self._redrawing is not None and self._readline is not None:
+        if self._redrawing is not None:
             self._redrawing.erase()
             self._print_waiting()
             self._redrawing.draw()

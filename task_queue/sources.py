@@ -15,7 +15,6 @@ import pika
 
 from task_queue import outbox
 from task_queue.aside import Aside
-from task_queue.commands import END_OF_INPUT
 from task_queue.failures import InputError, SettingsError
 from task_queue.file_forms import Form
 from task_queue.prompt import Prompt
@@ -127,7 +126,7 @@ class Source:
         # Some terminals and editors on Windows give us a pipe, though a person sits at its other end.
         time.sleep(SILENCE)
         if self._line == 0 and not self._stream.closed:
-            how = f" {END_OF_INPUT} ends them." if WINDOWS else ""
+            how = " Ctrl+Z, then Enter, ends them." if WINDOWS else ""
             outbox.complain(f" [*] Nothing comes from {self.name} yet. Tasks are read from there, one per line.{how}")
 
     def _plain_lines(self) -> Iterator[tuple[int, str]]:

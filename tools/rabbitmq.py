@@ -318,8 +318,9 @@ def is_open(host: str, port: int) -> bool:
 
 def is_there() -> bool:
     """Tell whether a RabbitMQ answers on the usual port. If none does, install it first: that may start one."""
-    if not is_rabbitmq("localhost", AMQP_PORT):
-        installation.ensure_server()
+    if is_rabbitmq("localhost", AMQP_PORT):
+        return True
+    installation.ensure_server()
     return is_rabbitmq("localhost", AMQP_PORT)
 
 

@@ -10,12 +10,14 @@ except ModuleNotFoundError:
 
     _scripts = os.path.join(".venv", "Scripts" if WINDOWS else "bin")
     _python = os.path.join(_scripts, "python")
+    _system_python = "py" if WINDOWS else "python3"  # python3 opens the Store there
     if os.path.isdir(_scripts):
         _words = f"It is in .venv, so start this with:  {_python} {sys.argv[0]}"
     else:
         _words = (
-            "python3 tools/demo.py  installs it, with all that is needed, and shows a demo. By hand:\n"
-            f"python3 -m venv .venv\n{_python} -m pip install -r requirements.txt"
+            f"{_system_python} {os.path.join('tools', 'demo.py')}  installs it, with all that is needed, "
+            "and shows a demo. By hand:\n"
+            f"{_system_python} -m venv .venv\n{_python} -m pip install -r requirements.txt"
         )
     raise SystemExit(f" [!] The Python package pika is missing. {_words}") from None
 

@@ -64,15 +64,24 @@ def permissions(node: pika.connection.Parameters, user: str, queue: str) -> str:
 
 
 def policy(node: pika.connection.Parameters, queue: str, wanted: Mapping[str, Any]) -> str:
-    """Return the command that sets a policy in place of arguments that a queue was not declared with.
+    """Return how to set a policy in place of arguments that a queue was not declared with.
+
+    It is a command, but not on Windows: versions of PowerShell differ in how they pass on the double quotes of JSON.
 
     Args:
         node: where the queue is.
         queue: its name.
         wanted: the missing arguments.
     """
+    settings = {name.removeprefix("x-"): value for name, value in wanted.items()}
+    if WINDOWS:
+        definition = ", ".join(f"{name} = {value}" for name, value in settings.items())
+        return (
+            f" in the admin panel, under Admin, Policies:  virtual host {node.virtual_host}, name times-{queue}, "
+            f"pattern ^{re.escape(queue)}$, apply to queues, definition {definition}"
+        )
     # JSON, but without importing json: an import needs a file descriptor, and an error message must not need one.
-    definition = str({name.removeprefix("x-"): value for name, value in wanted.items()}).replace("'", '"')
+    definition = str(settings).replace("'", '"')
     parts = [f"times-{queue}", f"^{re.escape(queue)}$", definition]
     vhost = quoted(node.virtual_host)
     return rabbitmqctl(node, "set_policy -p", vhost, "--apply-to queues", *map(quoted, parts))

@@ -6,22 +6,26 @@ The real console, its keys and its processes are not tested here.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import installation
+import pika
 import pytest
 from harness import PROJECT, Run, Scripts, copy_project, eventually
 from machine import clean_environment
 
+from task_queue import commands
 from task_queue.commands import DOCKER
 
 # Put into force before anything else is imported. Ctrl+Break is SIGUSR1 here.
 SHIM = """
-import os, select, signal, socket, stat, subprocess, sys, time
+import os, select, signal, socket, stat, subprocess, sys, time, types
 
 for module, names in (
     (os, ("killpg", "fork", "register_at_fork", "setsid")),
@@ -59,24 +63,21 @@ def send_signal(process, number):
         raise ValueError(f"Unsupported signal: {number}")
     if process.poll() is None:
         os.kill(process.pid, signal.SIGKILL if number == signal.SIGTERM else number)
+    if number == signal.SIGTERM and process.wait() == -signal.SIGKILL:
+        process.returncode = 1  # TerminateProcess
 
 os.set_blocking, select.select, socket.socketpair = for_pipes_only, for_sockets_only, socketpair
 time.monotonic = lambda: monotonic() // 0.0156 * 0.0156
 subprocess.Popen.send_signal = send_signal
-sys.path.insert(0, PROJECT)
-try:
-    import task_queue.system
-    task_queue.system.WINDOWS = True
-except SystemExit:  # no pika
-    pass
+sys.modules["task_queue.system"] = types.SimpleNamespace(WINDOWS=True)
 """
 TASKKILL = '#!/bin/sh\nkill -9 "-$4"\n'  # /T /F /PID NUMBER
 
 
-def write_shim(folder: Path, project: Path = PROJECT) -> dict[str, str]:
+def write_shim(folder: Path) -> dict[str, str]:
     """Return the environment of a Python as on Windows."""
     (folder / "shim").mkdir()
-    (folder / "shim" / "sitecustomize.py").write_text(SHIM.replace("PROJECT", repr(str(project))))
+    (folder / "shim" / "sitecustomize.py").write_text(SHIM)
     (folder / "shim" / "taskkill").write_text(TASKKILL)
     (folder / "shim" / "taskkill").chmod(0o755)
     path = f"{folder / 'shim'}:{os.environ['PATH']}"
@@ -186,6 +187,17 @@ def test_backslashes_belong_to_the_name_of_a_program(windows: Scripts) -> None:
     assert r"there is no command C:\\tools\\resize.exe here" in run.err.replace("\\", "\\\\")
 
 
+def test_the_command_for_a_task_that_readme_shows(windows: Scripts) -> None:
+    command = re.search(r"`--run (\".+?\")`", readme := (PROJECT / "README.md").read_text())
+    assert command and ".venv\\Scripts\\python -c" in command[1], readme
+    python = windows.folder / "shim" / ".venv\\Scripts\\python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    windows.emit("some task")
+    worker = windows.work("--run", command[1].strip('"'))
+    assert worker.lines[1:4] == [" [x] Received some task", "some task", " [x] Done."]
+
+
 def test_a_task_that_is_no_text_is_no_argument(windows: Scripts) -> None:
     windows.emit("first")
     windows.broker.publish(windows.queue, b"nul\0")
@@ -210,6 +222,27 @@ def test_messages_hold_commands_that_can_be_typed_there(windows: Scripts) -> Non
     file.write_bytes("größe\n".encode("utf-16"))
     assert 'save it as text: a spreadsheet as "CSV UTF-8"' in windows.emit("--file", file, status=1).err
     assert "$OutputEncoding = [Text.UTF8Encoding]::new()" in windows.emit(stdin=b"caf\xe9\n", status=1).err
+
+
+def test_a_policy_is_set_without_quotes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that JSON needs are lost in PowerShell 5.1 and kept in 7.3."""
+    monkeypatch.setattr(commands, "WINDOWS", True)
+    told = commands.policy(
+        pika.ConnectionParameters(), "my tasks", {"x-consumer-timeout": 1000, "x-delayed-retry-min": 5}
+    )
+    assert told == (
+        " in the admin panel, under Admin, Policies:  virtual host /, name times-my tasks, "
+        r"pattern ^my\ tasks$, apply to queues, definition consumer-timeout = 1000, delayed-retry-min = 5"
+    )
+
+
+def test_a_missing_pika_is_said_with_commands_for_windows(tmp_path: Path) -> None:
+    shim = write_shim(tmp_path)
+    environment = {**clean_environment(), **shim, "PYTHONPATH": f"{shim['PYTHONPATH']}:{PROJECT}"}
+    command = [sys.executable, "-S", "-c", "import sitecustomize, task_queue"]  # -S: without pika, and without site
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert "By hand:\npy -m venv .venv\n.venv/Scripts/python -m pip install -r requirements.txt\n" in run.stderr
 
 
 @pytest.mark.parametrize("key", ["Ctrl+Z, then Enter,"])
@@ -245,7 +278,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 def run_tool(copy: Path, *arguments: str, **environment: str) -> Run:
-    shim = write_shim(copy, copy)
+    shim = write_shim(copy)
     command = [str(Path(sys.executable).resolve()), str(copy / "tools" / arguments[0]), *arguments[1:]]
     return Run(command, copy, {**clean_environment(), **shim, **environment})
 

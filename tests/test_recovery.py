@@ -76,8 +76,10 @@ def test_reconnecting_goes_round_the_nodes(scripts: Scripts, relay: Relay) -> No
         def serves(node: Relay, other: Relay) -> None:
             nonlocal tasks
             tasks += 1
-            scripts.broker.publish(scripts.queue, b"task %d" % tasks)
-            worker.shows(f"Received task {tasks}\n [x] Done.")  # the one before may be done again: was its ack cut off?
+            scripts.broker.publish(scripts.queue, f"task {tasks}".encode())
+            # The one before may be done again, because its ack was cut off; so may this one be handed out again.
+            task = f"task {tasks}"
+            eventually(lambda: "Done." in worker.out.partition(f"Received {task}")[2], f"{task} is done")
             assert node.sockets
             assert not other.sockets
 

@@ -37,7 +37,8 @@ from task_queue.report import Report
 from task_queue.script import run
 from task_queue.settings import PATIENCE, add_settings, default_name, not_empty, settings_for
 from task_queue.signals import Signals
-from task_queue.sources import Message, Source, new_message, typed_tasks
+from task_queue.message import Message, new_message
+from task_queue.sources import Source, typed_tasks
 from task_queue.terminal import is_terminal, say, tell
 from task_queue.text import counted, printable
 
@@ -104,7 +105,7 @@ def main() -> int:
         if source is not None:
             messages = source.messages()
         else:
-            messages = typed_tasks(where.queue) if chosen.asks else iter([new_message(chosen.task)])
+            messages = typed_tasks(where.queue) if chosen.asks else iter([new_message(chosen.task.encode())])
         return emit(preceded_by(offer, messages), publisher, report, signals, wait_for_each=chosen.asks)
 
 

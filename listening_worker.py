@@ -93,6 +93,7 @@ def listen(
             while taken != max_tasks and (task := consumer.next()):
                 taken += 1
                 handle(task, perform, consumer, log, signals, last=taken == max_tasks)
+                del task  # a large one must not be in memory when the next one comes
         outbox.flush()
         say(" [*] Stopped.")
 

@@ -17,9 +17,10 @@ from task_queue.errors import largest_size
 from task_queue.failures import QueueError
 from task_queue.settings import Settings
 from task_queue.signals import State
-from task_queue.sources import Message
+from task_queue.message import Encoder, Message
 from task_queue.terminal import PATIENCE, takes_more
 from task_queue.window import Settled, Window
+from task_queue.wire import write
 
 WINDOW = 1000  # messages; a larger window is hardly faster, and has more to send again after a lost connection
 REFILL = 250  # messages that must be settled before a full window gets new ones; with 500 RabbitMQ would sit idle
@@ -38,12 +39,14 @@ class Publisher:
         tell: called with settled messages, without pika's lock, in this thread or the outbox's.
 
     Attributes:
-        last: the message that was published last.
+        next_line: of the message that was published last.
     """
+
+    _encoder: Encoder  # for the current channel
 
     def __init__(self, settings: Settings, tell: Callable[[list[Settled]], None]) -> None:
         self.connection = Connection(settings, self._on_ready, self._on_lost, self._tell_in_background)
-        self.last: Message | None = None
+        self.next_line: int | None = None
         self._window = Window()
         self._tell = tell
         self._telling = threading.Lock()
@@ -59,7 +62,7 @@ class Publisher:
         """
         window = self._window
         with self.connection.loop:
-            self.last = message
+            self.next_line = message.next_line
             window.messages_in += 1
             window.bytes_in += len(message.body)
             window.unsent.append(message)
@@ -140,13 +143,13 @@ class Publisher:
                 continue
             window.unconfirmed[window.next_tag] = message
             window.next_tag += 1
-            # mandatory: without it, RabbitMQ confirms a message for a queue that is gone.
-            channel.basic_publish("", self.connection.queue, message.body, message.properties, mandatory=True)
+            write(channel, self._encoder.frames(message))
 
     def _on_ready(self, channel: Channel) -> None:
         gone = QueueError(f"Queue {self.connection.queue} is gone; it will be declared again.")
         channel.add_on_return_callback(lambda *_: self.connection.lose(gone))
         channel.confirm_delivery(self._on_confirm)
+        self._encoder = Encoder(channel, self.connection.queue)
         self._window.begin_anew()
         self._holds_off = False
         self._send()

@@ -7,10 +7,11 @@ import time
 
 from task_queue.event_log import EventLog
 from task_queue.publisher import Publisher
-from task_queue.sources import Message, Source
+from task_queue.message import Message
+from task_queue.sources import Source
 from task_queue.system import WINDOWS
 from task_queue.terminal import complain, is_terminal, say
-from task_queue.text import counted, printable, text_of
+from task_queue.text import counted, printable, shown, text_of
 from task_queue.window import Settled
 
 PROGRESS_EVERY = 0.2  # seconds
@@ -46,7 +47,7 @@ class Report:
             else:
                 self.refused += 1
                 task = f"Line {message.line} of {self._source.name}" if self._source else "The task"
-                begin = printable(text_of(message.body)[:40])
+                begin = printable(text_of(message.body[:160])[:40])
                 complain(f" [!] {task} is not sent: {refused}. It begins with: {begin}")
                 self._note("refused", message, error=refused)
         self._log.write()  # all at once: writing one by one makes bulk input a third slower
@@ -63,9 +64,9 @@ class Report:
         pending = publisher.pending()
         if self._source is None:
             for message in pending:
-                complain(f" [!] Not confirmed: {printable(text_of(message.body))}")
+                complain(f" [!] Not confirmed: {shown(message.body)}")
             return
-        next_line = (publisher.last and publisher.last.next_line) or 1
+        next_line = publisher.next_line or 1
         line = min([next_line, *(message.line for message in pending if message.line)])
         complain(f" [!] {counted(self.confirmed)} confirmed. Go on from line {line} of {self._source.name}.")
 
@@ -74,12 +75,12 @@ class Report:
 
     def _note(self, event: str, message: Message, **more: str) -> None:
         where = {"line": message.line, "after": message.after, "next_line": message.next_line}
-        self._log.note(event, message.properties.message_id, message.body, **where, **more)
+        self._log.note(event, message.message_id, message.body, **where, **more)
 
     def _show_confirmed(self, message: Message) -> None:
         if self._one_by_one:
             self._log.write()  # of the tasks before, because a blocked terminal may hold this one up
-            say(f" [x] Sent {printable(text_of(message.body))}")
+            say(f" [x] Sent {shown(message.body)}")
         elif time.monotonic() >= self._next_progress:
             self._show_progress()
 

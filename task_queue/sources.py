@@ -1,4 +1,4 @@
-"""Where an emitter's tasks come from, and how each becomes a message."""
+"""Where an emitter's tasks come from: a file, a pipe, or a person at the prompt."""
 
 from __future__ import annotations
 
@@ -7,55 +7,26 @@ import os
 import stat
 import sys
 import time
-import uuid
+from collections import deque
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple, TextIO
-
-import pika
+from operator import methodcaller
+from typing import BinaryIO, TextIO
 
 from task_queue import outbox
 from task_queue.aside import Aside
 from task_queue.failures import InputError, SettingsError
 from task_queue.file_forms import Form
+from task_queue.message import Message, new_message
 from task_queue.prompt import Prompt
 from task_queue.system import WINDOWS
 from task_queue.terminal import complain, say
+from task_queue.text import PIECE, is_blank, pieces_of
 
 NO_INPUT = (
     "No task is given. Give one as words, or a file with --file, or start this in a terminal and type tasks there."
 )
 SILENCE = 3.0  # seconds without a line until we say what we wait for
 LONGEST_LINE = 128 * 1024 * 1024  # bytes, so that no input fills the memory; RabbitMQ's limit for a message is lower
-
-
-class Message(NamedTuple):
-    """One task to send.
-
-    Attributes:
-        body: its text in UTF-8.
-        properties: the message_id stays the same when it is sent again.
-        line: where it begins in a file or a pipe, counted from 1; None for a task that was typed.
-        after: the line after the previous task, which may be blank.
-        next_line: the line after this task.
-    """
-
-    body: bytes
-    properties: pika.BasicProperties
-    line: int | None = None
-    after: int | None = None
-    next_line: int | None = None
-
-
-def new_message(text: str, line: int | None = None, after: int | None = None, next_line: int | None = None) -> Message:
-    """Return a task as a persistent message."""
-    properties = pika.BasicProperties(
-        content_type="text/plain",
-        content_encoding="utf-8",
-        delivery_mode=pika.DeliveryMode.Persistent.value,
-        message_id=str(uuid.uuid4()),
-        timestamp=int(time.time()),
-    )
-    return Message(text.encode(), properties, line, after, next_line)
 
 
 def typed_tasks(queue: str) -> Iterator[Message]:
@@ -69,7 +40,7 @@ def typed_tasks(queue: str) -> Iterator[Message]:
     while True:
         try:
             if (text := prompt.ask()).strip():
-                yield new_message(text)
+                yield new_message(text.encode())
         except UnicodeError:
             complain(" [!] That is not text in this terminal's encoding. Please type it again.")
             prompt.edit_no_more()
@@ -117,9 +88,9 @@ class Source:
         if not self._stream.seekable():
             Aside(self._tell_if_nothing_comes, "silence").start()
         with self._stream:
-            for first_line, text in self._csv_rows() if self._form.is_csv else self._plain_lines():
-                if text.strip():
-                    yield new_message(text, first_line, after, self._line + 1)
+            for first_line, body in self._csv_rows() if self._form.is_csv else self._plain_lines():
+                if not is_blank(body):
+                    yield new_message(body, first_line, after, self._line + 1)
                     after = self._line + 1
 
     def _tell_if_nothing_comes(self) -> None:
@@ -129,45 +100,47 @@ class Source:
             how = " Ctrl+Z, then Enter, ends them." if WINDOWS else ""
             outbox.complain(f" [*] Nothing comes from {self.name} yet. Tasks are read from there, one per line.{how}")
 
-    def _plain_lines(self) -> Iterator[tuple[int, str]]:
-        for text in self._lines():
-            text = text.rstrip("\r\n")
-            if "\r" in text:
+    def _plain_lines(self) -> Iterator[tuple[int, bytes]]:
+        for body in map(methodcaller("rstrip", b"\r\n"), self._lines()):  # no variable keeps a second copy
+            if b"\r" in body:
                 raise InputError(self._form.with_carriage_returns(self._line))
-            yield self._line, text
+            yield self._line, body
 
-    def _csv_rows(self) -> Iterator[tuple[int, str]]:
+    def _csv_rows(self) -> Iterator[tuple[int, bytes]]:
         import csv  # only here: most runs send one task, and start faster without it
 
         csv.field_size_limit(LONGEST_LINE)
         first_line = 1
         try:
-            for cells in csv.reader(self._lines(), strict=True):
-                yield first_line, " ".join(cells)
+            for cells in csv.reader(map(bytes.decode, self._lines()), strict=True):
+                yield first_line, " ".join(cells).encode()
                 first_line = self._line + 1
         except csv.Error as error:
             if "new-line character" in str(error):
                 raise InputError(self._form.with_carriage_returns(self._line)) from None
             raise InputError(f"Line {first_line} of {self.name} is not CSV: {error}.") from None
 
-    def _lines(self) -> Iterator[str]:
-        # Decoded one by one, so that all lines before a bad one are sent and the bad one is named.
-        raw = b""
+    def _lines(self) -> Iterator[bytes]:
         try:
-            while raw := self._stream.readline(LONGEST_LINE + 1):
-                self.bytes_read += len(raw)
-                self._line += 1
-                if self._line == 1 or len(raw) > LONGEST_LINE or b"\0" in raw:
-                    self._check(raw)
-                yield raw.removeprefix(codecs.BOM_UTF8).decode()  # at any line, because files may have been joined
-        except UnicodeDecodeError:
-            raise InputError(self._form.undecodable(self._line, raw)) from None
+            yield from iter(self._read_line, b"")
         except OSError as error:
             raise InputError(f"Line {self._line + 1} of {self.name} can't be read: {error.strerror}.") from None
         except MemoryError:
             raise InputError(f"Line {self._line + 1} of {self.name} is too long for the memory here.") from None
         if self.bytes_read < self.size and os.fstat(self._stream.fileno()).st_size < self.size:
             raise InputError(f"{self.name} was cut off while it was read: it ends behind line {self._line} now.")
+
+    def _read_line(self) -> bytes:
+        if raw := self._stream.readline(LONGEST_LINE + 1):
+            self.bytes_read += len(raw)
+            self._line += 1
+            if self._line == 1 or len(raw) > LONGEST_LINE or b"\0" in raw:
+                self._check(raw)
+            try:
+                deque(pieces_of(raw), maxlen=0) if len(raw) > PIECE else raw.decode()
+            except UnicodeDecodeError:  # the lines before it are sent
+                raise InputError(self._form.undecodable(self._line, raw)) from None
+        return raw.removeprefix(codecs.BOM_UTF8)  # of any line, because files may have been joined
 
     def _check(self, raw: bytes) -> None:
         if self._line == 1 and (why := self._form.whole(raw)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Optional
 
-from task_queue.sources import Message
+from task_queue.message import Message
 
 # A message and why RabbitMQ refuses it for good; None if it is confirmed.
 Settled = tuple[Message, Optional[str]]

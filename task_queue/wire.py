@@ -7,11 +7,13 @@ improvement is lost. Tested with pika 1.3.2, 1.4.4 and its main branch of 2026-1
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from typing import Any
 
 import pika
 import pika.channel
 import pika.frame
+from pika.exceptions import ChannelWrongStateError
 from pika.frame import Header
 from pika.spec import FRAME_HEADER, FRAME_HEADER_SIZE, BasicProperties
 
@@ -109,6 +111,17 @@ class HandingBackChannel(pika.channel.Channel):
                 self.basic_nack(method_frame.method.delivery_tag)
         else:
             super()._on_deliver(method_frame, header_frame, body)  # type: ignore[misc]
+
+
+def write(channel: pika.channel.Channel, frames: Iterable[bytes]) -> None:
+    """Send frames that are encoded already.
+
+    Raises:
+        ChannelWrongStateError: the channel is closed.
+    """
+    if not channel.is_open:
+        raise ChannelWrongStateError("Channel is closed.")
+    channel.connection._output_marshaled_frames(frames)  # type: ignore[attr-defined]
 
 
 def is_decodable(data: bytes) -> bool:

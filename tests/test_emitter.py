@@ -512,19 +512,60 @@ def test_a_log_on_a_full_disk_costs_no_task(scripts: Scripts) -> None:
 # ---- Memory
 
 
-def test_a_large_file_takes_no_more_memory_than_a_small_one(scripts: Scripts) -> None:
+def peak_memory(scripts: Scripts, *command: object) -> int:
+    """Run a script to its end, and return the largest resident memory that it had, in kB."""
     measure = (
         "import os, resource, subprocess, sys\n"
         "subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)\n"
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     )
+    of_script = [sys.executable, "-c", measure, *scripts.command(*map(str, command))]
+    return int(subprocess.check_output(of_script, env=scripts.environment))
+
+
+def test_a_large_file_takes_no_more_memory_than_a_small_one(scripts: Scripts) -> None:
     peaks = []
     for number in (5_000, 60_000):
         file = scripts.folder / f"{number}.txt"
         file.write_text("a task of some forty bytes, as many are\n" * number)
-        command = [sys.executable, "-c", measure, *scripts.command("emitter_of_tasks.py", "--file", file)]
-        peaks.append(int(subprocess.check_output(command, env=scripts.environment)))
+        peaks.append(peak_memory(scripts, "emitter_of_tasks.py", "--file", file))
     assert peaks[1] < peaks[0] * 1.1
+
+
+@pytest.mark.parametrize("first", ["x", "é"])
+@pytest.mark.parametrize("last", ["x", "👍"])  # one such makes each character of a Python string take four bytes
+def test_a_large_task_is_in_memory_once_beside_what_pika_makes_of_it(scripts: Scripts, first: str, last: str) -> None:
+    peaks, size = [], 12_000  # kB
+    for length in (1, size * 1000 // len(first.encode())):
+        file = scripts.folder / f"{length}.txt"
+        file.write_text(f"{first * length}{last}\n")
+        peaks.append(peak_memory(scripts, "emitter_of_tasks.py", "--file", file))
+        scripts.emit("--file", file)  # a second one, because the first must not be there any more when it comes
+        peaks.append(peak_memory(scripts, "listening_worker.py", "--burst"))
+    small_emitter, small_worker, emitter, worker = peaks
+    assert emitter - small_emitter < 2.2 * size
+    assert worker - small_worker < 2.2 * size
+
+
+def test_the_ids_of_a_forked_process_are_others_than_those_of_its_parent(scripts: Scripts) -> None:
+    program = scripts.program(
+        "import os\nfrom task_queue.message import new_id\n"
+        "print(new_id(), flush=True)\n"
+        "if child := os.fork():\n    os.waitpid(child, 0)\n"
+        "print(*(new_id() for _ in range(100)), flush=True)\n"
+    )
+    ids = [uuid.UUID(each) for each in program.ends().out.split()]
+    assert len({*ids}) == 201
+    assert {each.version for each in ids} == {4}
+
+
+def test_a_task_of_any_size_arrives_whole(scripts: Scripts) -> None:
+    """Around the largest piece of a body that is in one frame, which is 8 bytes less than a frame."""
+    tasks = ["x" * size for size in (1, 4087, 4088, 4089, 8175, 8176, 8177, 50_000)]
+    file = scripts.folder / "tasks.txt"
+    file.write_text("\n".join(tasks))
+    scripts.emit("--file", file, "--url", f"{scripts.broker.url}?frame_max=4096")
+    assert scripts.broker.bodies(scripts.queue) == tasks
 
 
 def test_what_is_confirmed_after_ctrl_c_is_in_the_log(scripts: Scripts, relay: Relay) -> None:

@@ -64,12 +64,12 @@ import time
 from listening_worker import listen
 from task_queue.publisher import Publisher
 from task_queue.settings import settings_for
-from task_queue.sources import new_message
+from task_queue.message import new_message
 
 def perform(task):
     publisher = Publisher(settings_for(None, "results", "results", 0.0), tell=lambda batch: print("told", len(batch)))
     publisher.connection.open()
-    publisher.publish(new_message("result"))
+    publisher.publish(new_message(b"result"))
     publisher.wait()
     print("began", flush=True)
     time.sleep(1)

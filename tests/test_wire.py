@@ -186,7 +186,7 @@ def test_a_task_that_is_not_in_hand_yet_when_its_connection_is_lost_is_done_once
 
 INTERRUPTING = """
 import os, signal, socket
-import pika.frame
+import pika.adapters.base_connection
 
 def interrupting(do):
     def does(self, *arguments):
@@ -203,7 +203,9 @@ interrupted = []
 """
 
 
-@pytest.mark.parametrize("place", ["socket.socket.send", "pika.frame.Body.marshal"])
+@pytest.mark.parametrize(
+    "place", ["socket.socket.send", "pika.adapters.base_connection.BaseConnection._adapter_emit_data"]
+)
 def test_ctrl_c_within_a_publish_waits_until_pika_is_in_order_again(
     at_server: Scripts, server: Server, place: str
 ) -> None:

@@ -232,6 +232,15 @@ def test_a_long_task_is_cut_on_the_terminal_only(scripts: Scripts) -> None:
     assert scripts.events("done")[0]["task"] == "x" * 100_000
 
 
+def test_of_a_very_long_task_only_the_beginning_is_decoded_for_the_terminal(scripts: Scripts) -> None:
+    sent = scripts.emit("--verbose", stdin="日".encode() * 100_000).lines[0]
+    scripts.broker.publish(scripts.queue, b"\xff" * 200_000)
+    assert sent == f" [x] Sent {'日' * 500} ... (300,000 bytes)"
+    received = scripts.work().lines
+    assert received[1] == f" [x] Received {'日' * 500} ... (300,000 bytes)"  # with no half of a character at the cut
+    assert received[3] == " [x] Received " + r"\xff" * 125 + " ... (200,000 bytes)"
+
+
 def test_a_terminal_that_knows_only_ascii_gets_escapes(scripts: Scripts) -> None:
     run = scripts.emit("Größe", env={"PYTHONIOENCODING": "ascii"})
     assert run.lines == [r" [x] Sent Gr\xf6\xdfe"]

@@ -561,10 +561,10 @@ def test_the_ids_of_a_forked_process_are_others_than_those_of_its_parent(scripts
 
 def test_a_task_of_any_size_arrives_whole(scripts: Scripts) -> None:
     """Around the largest piece of a body that is in one frame, which is 8 bytes less than a frame."""
-    tasks = ["x" * size for size in (1, 4087, 4088, 4089, 8175, 8176, 8177, 50_000)]
+    tasks = ["x" * size for size in (1, 8183, 8184, 8185, 16_367, 16_368, 16_369, 50_000)]
     file = scripts.folder / "tasks.txt"
     file.write_text("\n".join(tasks))
-    scripts.emit("--file", file, "--url", f"{scripts.broker.url}?frame_max=4096")
+    scripts.emit("--file", file, "--url", f"{scripts.broker.url}?frame_max=8192")
     assert scripts.broker.bodies(scripts.queue) == tasks
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import re
 import signal
@@ -67,6 +68,13 @@ class Bench(Scripts):
         }
         self.environment.pop("PYTHONDONTWRITEBYTECODE", None)  # or all but pika would be compiled anew each time
 
+    def at(self, queue: str) -> Bench:
+        """Return the same for another queue."""
+        other = copy.copy(self)
+        other.queue = queue
+        other.environment = {**self.environment, "TASK_QUEUE": queue, "BENCH_QUEUE": queue}
+        return other
+
     def command(self, script: str, *arguments: object) -> list[str]:
         """Return the command of a script, or of a peer: without `-W error`, which nobody types."""
         file = self._project / script if (self._project / script).exists() else PEERS / script
@@ -87,18 +95,22 @@ class Bench(Scripts):
         return file
 
     @contextlib.contextmanager
-    def new_queue(self, is_declared: bool = True) -> Iterator[str]:
-        """Give a queue with the emitter's arguments, or the name of one that a peer declares in its own way."""
-        self.queue = new_queue_name()
-        self.environment = {**self.environment, "TASK_QUEUE": self.queue, "BENCH_QUEUE": self.queue}
+    def new_queue(self, is_declared: bool = True, keeps_others: bool = False) -> Iterator[str]:
+        """Give a queue with the emitter's arguments, or the name of one that a peer declares in its own way.
+
+        All others go with it, unless it keeps them.
+        """
+        self.queue = queue_name = new_queue_name()
+        self.environment = self.at(queue_name).environment
         if is_declared:
             self.emit("--file", os.devnull)
         time.sleep(QUIET)
         try:
-            yield self.queue
+            yield queue_name
         finally:
             # All of them, because Celery and dramatiq declare many more for themselves.
-            self.broker.drop(*(queue["name"] for queue in self.broker.api("GET", "queues/%2F?columns=name")))
+            names = [queue["name"] for queue in self.broker.api("GET", "queues/%2F?columns=name")]
+            self.broker.drop(*(name for name in names if not keeps_others or name.startswith(queue_name)))
 
     def seconds(self, command: list[str]) -> float:
         """Run a process to its end, and return how long it took, from its start."""
@@ -141,14 +153,16 @@ class Bench(Scripts):
         (properties.headers or {}).pop("x-delivery-count", None)
         return Message(properties, body)
 
-    def fill(self, message: Message, number: int) -> None:
-        """Put so many of its like into the queue."""
+    def fill(self, message: Message, number: int, queue: str = "", waits: bool = True) -> None:
+        """Put so many of its like into the queue, or into another one."""
+        queue = queue or self.queue
         with self.channel() as channel:
             for _ in range(number):
                 properties, body = message.with_new_id()
-                channel.basic_publish("", self.queue, body, properties)
+                channel.basic_publish("", queue, body, properties)
             # Not confirmed, which would take half a minute, so counted before the connection is closed.
-            eventually(lambda: counts_on(channel, self.queue)[0] == number, f"{number} messages in {self.queue}")
+            if waits:
+                eventually(lambda: counts_on(channel, queue)[0] == number, f"{number} messages in {queue}", DONE_WITHIN)
 
     def wait_for_workers(self, number: int) -> None:
         """Wait until so many workers have subscribed."""
@@ -204,6 +218,12 @@ def median(results: Results, name: str) -> float:
 def ratio(results: Results, name: str, to: str) -> float:
     """Return the middle one of the rounds' ratios of a contender to another: only within a round are they alike."""
     return statistics.median(mine / other for mine, other in zip(results[name], results[to]))
+
+
+def spread(results: Results, name: str, to: str, digits: int = 3) -> str:
+    """Return the smallest and the largest of the rounds' ratios."""
+    ratios = [mine / other for mine, other in zip(results[name], results[to])]
+    return f"{min(ratios):.{digits}f} to {max(ratios):.{digits}f}"
 
 
 def table(columns: list[str], rows: list[list[str]]) -> str:

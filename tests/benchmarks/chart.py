@@ -7,9 +7,10 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("Agg")
-from bench import Results, median
+from bench import Results, median, ratio
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from measurements import BARE, C
 
 OURS, OTHERS, IDEAL = "#e8590c", "#868e96", "#ced4da"
 
@@ -20,23 +21,26 @@ def draw(figures: dict[str, Results], file: Path) -> None:
     picture, (publishers, workers, scale, uneven) = pyplot.subplots(
         4, figsize=(11, 13), height_ratios=[11, 11, 4, 3], layout="constrained", facecolor="white"
     )
-    bars(publishers, "Publishing, all confirmed: tasks a second (more is better)", figures["publishers"])
-    bars(workers, "One worker, tasks that are no work: tasks a second (more is better)", figures["workers"])
+    bars(publishers, "Publishing, beside a C program: ratio, and tasks a second", figures["publishers"], C)
+    bars(
+        workers, "One worker, empty tasks, beside a bare callback: ratio, and tasks a second", figures["workers"], BARE
+    )
     crowd(scale, figures["scale"])
-    bars(uneven, "Uneven tasks, 4 workers: time (less is better)", figures["uneven"], "{:.2f}", best_first=False)
+    bars(uneven, "Uneven tasks, 4 workers: time, to the best possible (less is better)", figures["uneven"])
     picture.savefig(file, metadata={"Date": None}, bbox_inches="tight", pad_inches=0.25)
 
 
-def bars(axes: Axes, title: str, results: Results, form: str = "{:,.0f}", best_first: bool = True) -> None:
-    """Draw a bar for each contender, ours in colour."""
-    middle = {name: median(results, name) for name in results}
-    names = sorted(middle, key=lambda name: middle[name], reverse=best_first)
+def bars(axes: Axes, title: str, results: Results, to: str | None = None) -> None:
+    """Draw a bar for each contender, ours in colour: its ratio to one of them, as in the tables."""
+    shown = {name: ratio(results, name, to) if to else median(results, name) for name in results}
+    names = sorted(shown, key=lambda name: shown[name], reverse=to is not None)
+    labels = [f"{shown[name]:.2f}" + (f"  ({median(results, name):,.0f}/s)" if to else "") for name in names]
     is_ours = [name.startswith(("emitter", "listening", "prefetch 1")) for name in names]
-    drawn = axes.barh(names, [middle[name] for name in names], color=[OURS if ours else OTHERS for ours in is_ours])
-    axes.bar_label(drawn, [form.format(middle[name]) for name in names], padding=4)
+    drawn = axes.barh(names, [shown[name] for name in names], color=[OURS if ours else OTHERS for ours in is_ours])
+    axes.bar_label(drawn, labels, padding=4)
     axes.set_title(title, loc="left", fontweight="bold")
     axes.invert_yaxis()
-    axes.margins(x=0.15)
+    axes.margins(x=0.2)
     axes.xaxis.set_visible(False)
     axes.spines["bottom"].set_visible(False)
 

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from bench import PEERS, Bench, Results, in_turn, median, peak_memory, ratio, table
+from bench import PEERS, Bench, Results, in_turn, median, peak_memory, ratio, spread, table
 from cluster import Cluster
 from harness import eventually, records_in
 from stage import Stage
@@ -107,11 +107,17 @@ def publishers(bench: Bench, runs: int, tasks: int) -> Outcome:
     gives_up = "gives up when its connection is lost"
     lacks = {C: gives_up, CORKED_C: gives_up, **{name: each.lacks for name, each in PUBLISHERS.items()}}
     rows = [
-        [name, f"{median(found, name):,.0f}", f"{ratio(found, name, C):.3f}", lacks.get(name, "")]
+        [
+            name,
+            f"{median(found, name):,.0f}",
+            f"{ratio(found, name, C):.3f}",
+            spread(found, name, C),
+            lacks.get(name, ""),
+        ]
         for name in sorted(found, key=lambda name: -median(found, name))
     ]
     return Outcome(
-        table(["publisher", "tasks/s", "to C", "what it does not promise"], rows)
+        table(["publisher", "tasks/s", "to C", "spread", "what it does not promise"], rows)
         + f"\n\nTo one confirm at a time: {EMITTER} {ratio(found, EMITTER, ONE_AT_A_TIME):.1f}. "
         f"With a log: {ratio(found, f'{EMITTER} with --log-file', EMITTER):.2f} of its speed without.",
         found,
@@ -135,8 +141,11 @@ def one_task(bench: Bench, runs: int, _tasks: int) -> Outcome:
                 "import pika": lambda: seconds([sys.executable, "-c", "import pika"]),
             },
         )
-    rows = [[name, f"{median(found, name):.0f} ms", f"{ratio(found, name, bare):.2f}"] for name in found]
-    return Outcome(table(["one task", "whole process", "to the bare script"], rows), found)
+    rows = [
+        [name, f"{median(found, name):.0f} ms", f"{ratio(found, name, bare):.2f}", spread(found, name, bare, 2)]
+        for name in found
+    ]
+    return Outcome(table(["one task", "whole process", "to the bare script", "spread"], rows), found)
 
 
 # ---- Workers
@@ -222,13 +231,14 @@ def compare_workers(bench: Bench, runs: int, tasks: int, crowd: int) -> Outcome:
             name,
             f"{median(found, name):,.0f}",
             f"{ratio(found, name, BARE):.2f}",
+            spread(found, name, BARE, 2),
             f"{median(memory, name):.0f} MB",
             lacks.get(name, ""),
         ]
         for name in sorted(found, key=lambda name: -median(found, name))
     ]
     kind = "one worker" if crowd == 1 else f"{crowd} workers"
-    columns = [kind, "tasks/s", "to bare", "memory of one", "what it does not promise"]
+    columns = [kind, "tasks/s", "to bare", "spread", "memory of one", "what it does not promise"]
     return Outcome(table(columns, rows), found)
 
 
@@ -255,12 +265,13 @@ def latency(bench: Bench, runs: int, tasks: int) -> Outcome:
             name,
             f"{median(found, name):.2f} ms",
             f"{ratio(found, name, BARE):.2f}",
+            spread(found, name, BARE, 2),
             f"{median(worst, name):.2f} ms",
             f"{ratio(worst, name, BARE):.2f}",
         ]
         for name in found
     ]
-    return Outcome(table(["publish to start of work", "median", "to bare", "99 %", "to bare"], rows), found)
+    return Outcome(table(["publish to start of work", "median", "to bare", "spread", "99 %", "to bare"], rows), found)
 
 
 def latencies(bench: Bench, script: str, number: int, dice: random.Random) -> list[float]:
@@ -295,10 +306,15 @@ def scale(bench: Bench, runs: int, _tasks: int) -> Outcome:
 
     found = in_turn(runs, {f"{crowd}": (lambda crowd=crowd: excess(crowd)) for crowd in CROWDS})
     rows = [
-        [name, f"{int(name) / SECONDS_PER_DOT / median(found, name):,.0f}", f"{median(found, name):.3f}"]
+        [
+            name,
+            f"{int(name) / SECONDS_PER_DOT / median(found, name):,.0f}",
+            f"{median(found, name):.3f}",
+            f"{min(found[name]):.3f} to {max(found[name]):.3f}",
+        ]
         for name in found
     ]
-    return Outcome(table(["workers", "tasks/s", "time, to tasks x seconds / workers"], rows), found)
+    return Outcome(table(["workers", "tasks/s", "time, to tasks x seconds / workers", "spread"], rows), found)
 
 
 def uneven(bench: Bench, runs: int, _tasks: int) -> Outcome:
@@ -379,10 +395,11 @@ def cluster(bench: Bench, runs: int, tasks: int) -> Outcome:
             f"{median(found, f'{role}, one node'):,.0f}",
             f"{median(found, f'{role}, three nodes'):,.0f}",
             f"{ratio(found, f'{role}, three nodes', f'{role}, one node'):.2f}",
+            spread(found, f"{role}, three nodes", f"{role}, one node", 2),
         ]
         for role in ("emitter", "worker")
     ]
-    return Outcome(table(["tasks/s", "one node", "three nodes", "ratio"], rows), found)
+    return Outcome(table(["tasks/s", "one node", "three nodes", "ratio", "spread"], rows), found)
 
 
 MEASUREMENTS: dict[str, Callable[[Bench, int, int], Outcome]] = {

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Measures the emitter and the worker beside their peers, on a RabbitMQ of its own, and draws a picture of it.
 
-    python3 tests/benchmarks/run.py                       everything, about half an hour: results.md and results.svg
+    python3 tests/benchmarks/run.py                       everything, about an hour: results.md and results.svg
+    python3 tests/benchmarks/run.py --rabbitmq 4.3        the same on this RabbitMQ: results-4.3.md and results-4.3.svg
     python3 tests/benchmarks/run.py --only latency        one measurement, told on the terminal only
     python3 tests/benchmarks/run.py --runs 3 --tasks 5000 fewer rounds, of fewer tasks
 
@@ -24,6 +25,7 @@ HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parent.parent
 sys.path[:0] = [str(PROJECT), *(str(PROJECT / name) for name in ("tools", "tests", "tests/faults"))]
 
+import debian_root  # noqa: E402
 import installation  # noqa: E402
 import machine  # noqa: E402
 import rabbitmq  # noqa: E402
@@ -33,8 +35,14 @@ if TYPE_CHECKING:
 
 RUNS, TASKS = 5, 50_000
 AMONG_PEERS = ("publishers", "workers", "two_workers")
-WITH_PIKA_ALONE = ("one_task", "latency", "scale", "uneven", "cluster")
-NAMES = (*AMONG_PEERS, *WITH_PIKA_ALONE)
+WITH_C, WITH_ALL = ("long_file",), ("makespans",)
+WITH_PIKA_ALONE = (
+    *("one_task", "latency", "scale", "uneven", "cluster"),
+    *("dead_letters", "large", "depth", "many_queues", "crowd"),
+)
+NAMES = (*AMONG_PEERS, *WITH_C, *WITH_PIKA_ALONE, *WITH_ALL)
+# RabbitMQ 4 takes 16 MB by default, and a large task here is 100 MB.
+CONFIG = "max_message_size = 134217728\n"
 
 
 def set_up(only: str | None) -> None:
@@ -45,9 +53,11 @@ def set_up(only: str | None) -> None:
     """
     installation.ensure_server()
     requirements = ["requirements.txt", "tests/requirements.txt"]
-    if only is None or only in AMONG_PEERS:
+    if only is None or only in (*AMONG_PEERS, *WITH_C, *WITH_ALL):
         if shutil.which("apt-get") and not (shutil.which("amqp-consume") and has_c_library()):
             machine.install("gcc", "libc6-dev", "librabbitmq-dev", "amqp-tools")
+        if shutil.which("apt-get") and not shutil.which("redis-server"):
+            machine.install("redis-server")
         requirements.append("tests/benchmarks/requirements.txt")
     machine.run_in_venv(*requirements)
 
@@ -57,42 +67,45 @@ def has_c_library() -> bool:
     return bool(shutil.which("cc")) and Path("/usr/include/amqp.h").exists()
 
 
-def about(runs: int, tasks: int) -> str:
+def about(runs: int, tasks: int, server: str) -> str:
     """Return on what was measured, with which versions."""
     from importlib.metadata import version
 
-    packages = ("pika", "aio-pika", "celery", "kombu", "dramatiq")
+    packages = ("pika", "aio-pika", "celery", "kombu", "dramatiq", "rq")
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
     return (
-        f"{runs} rounds in turn, of {tasks:,} tasks of 40 bytes for the fast ones; middle figures, and middle ratios "
-        "within a round. "
-        f"{os.cpu_count()} processors, with RabbitMQ beside the scripts; quorum queues, persistent messages; "
+        f"{runs} rounds in turn, of {tasks:,} tasks of 40 bytes for the fast ones. Times and rates are the median of "
+        "the rounds. A ratio is taken within each round; shown are the median of the rounds' ratios and their spread, "
+        f"from the smallest to the largest. {os.cpu_count()} processors, with RabbitMQ {server} beside the scripts; quorum "
+        "queues, persistent messages; "
         f"Python {platform.python_version()}, {versions}."
     )
 
 
-def measure(names: list[str], runs: int, tasks: int) -> tuple[str, dict[str, Results]]:
-    """Run these measurements; return their tables, and their figures."""
+def measure(names: list[str], runs: int, tasks: int) -> tuple[str, dict[str, Results], str]:
+    """Run these measurements; return their tables, their figures, and RabbitMQ's version."""
     # Only here, because they need what is installed by then.
     from bench import Bench
     from harness import Broker
+    from loads import MEASUREMENTS as LOADS
     from measurements import MEASUREMENTS
 
     machine.let_children_hear_signals()
     tables, figures = [], {}
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
-        node = rabbitmq.Node(Path(folder) / "node")
+        node = rabbitmq.Node(Path(folder) / "node", config=CONFIG)
         try:
             node.start()
+            every = {**MEASUREMENTS, **LOADS}
             for name in names:
                 print(f"{name} ...", flush=True)
                 bench = Bench(Broker(node), Path(folder))
-                text, figures[name] = MEASUREMENTS[name](bench, runs, tasks)
+                text, figures[name] = every[name](bench, runs, tasks)
                 print(f"\n{text}\n", flush=True)
-                tables.append(f"## {name}\n\n{MEASUREMENTS[name].__doc__}\n\n{text}\n")
+                tables.append(f"## {name}\n\n{every[name].__doc__}\n\n{text}\n")
         finally:
             node.kill()
-    return "\n".join(tables), figures
+    return "\n".join(tables), figures, node.version
 
 
 def main() -> int:
@@ -102,14 +115,17 @@ def main() -> int:
     parser.add_argument("--only", choices=NAMES, metavar="NAME", help=only_help)
     parser.add_argument("--runs", type=int, default=RUNS, metavar="N", help=f"rounds (default: {RUNS})")
     parser.add_argument("--tasks", type=int, default=TASKS, metavar="N", help=f"of the fast ones (default: {TASKS})")
+    debian_root.add_option(parser)
     options = parser.parse_args()
+    debian_root.choose(options.rabbitmq)
     set_up(options.only)
-    text, figures = measure([options.only] if options.only else list(NAMES), options.runs, options.tasks)
+    text, figures, server = measure([options.only] if options.only else list(NAMES), options.runs, options.tasks)
     if options.only is None:
         from chart import draw
 
-        (HERE / "results.md").write_text(f"# Results\n\n{about(options.runs, options.tasks)}\n\n{text}")
-        draw(figures, HERE / "results.svg")
+        results = HERE / (f"results-{options.rabbitmq}.md" if options.rabbitmq else "results.md")
+        results.write_text(f"# Results\n\n{about(options.runs, options.tasks, server)}\n\n{text}")
+        draw(figures, results.with_suffix(".svg"))
     return 0
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pika
 from bench import Message, in_turn, ratio, table
 from harness import PROJECT, Run
+from loads import MEASUREMENTS as LOADS
 from measurements import MEASUREMENTS
 
 
@@ -16,10 +17,10 @@ def test_one_measurement_is_told_on_the_terminal(tmp_path: Path) -> None:
     command = [sys.executable, str(PROJECT / "tests/benchmarks/run.py"), "--only", "latency", "--runs", "1"]
     run = Run([*command, "--tasks", "100"], tmp_path, dict(os.environ)).ends(within=100)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in run.lines if line.startswith("|")]
-    assert rows[0] == ["publish to start of work", "median", "to bare", "99 %", "to bare"]
-    assert rows[1] == ["---", "---:", "---:", "---:", "---:"]
+    assert rows[0] == ["publish to start of work", "median", "to bare", "spread", "99 %", "to bare"]
+    assert rows[1] == ["---", "---:", "---:", "---:", "---:", "---:"]
     assert [row[0] for row in rows[2:]] == ["pika BlockingConnection, bare callback", "listening_worker.py"]
-    assert rows[2][2] == rows[2][4] == "1.00"
+    assert rows[2][2:4] + rows[2][5:] == ["1.00", "1.00 to 1.00", "1.00"]
     assert all(re.fullmatch(r"\d+\.\d\d ms", row[1]) and 0 < float(row[1].split()[0]) < 1000 for row in rows[2:])
     assert {file: file.stat().st_mtime_ns for file in before} == before
 
@@ -33,7 +34,7 @@ def test_an_unknown_measurement_is_a_usage_error(tmp_path: Path) -> None:
     command = [sys.executable, str(PROJECT / "tests/benchmarks/run.py"), "--only", "fastest"]
     run = Run(command, tmp_path, dict(os.environ)).ends(2)
     assert "invalid choice: 'fastest'" in run.err
-    assert all(repr(name) in run.err for name in MEASUREMENTS)
+    assert all(repr(name) in run.err for name in {**MEASUREMENTS, **LOADS})
 
 
 def test_contenders_take_turns_and_ratios_are_of_one_round() -> None:

@@ -1,4 +1,4 @@
-r"""Celery's side: the task that does nothing, for publish_celery.py and for Celery's worker.
+r"""Celery's side: the task, whose work is in marks.py, for publish_celery.py and for Celery's worker.
 
     BENCH_URL=URL BENCH_QUEUE=QUEUE celery --workdir PEERS -A celery_app worker --pool solo --concurrency 1 \
         --loglevel WARNING --without-gossip --without-mingle --without-heartbeat
@@ -13,6 +13,7 @@ that kills its worker.
 
 import os
 
+import marks
 from celery import Celery
 
 app = Celery("celery_app", broker=os.environ["BENCH_URL"])
@@ -32,4 +33,4 @@ app.conf.update(
 
 @app.task
 def work(text):
-    pass
+    marks.work()

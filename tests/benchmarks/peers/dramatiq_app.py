@@ -1,4 +1,4 @@
-r"""dramatiq: the task that does nothing, for its worker; run as a script it sends one.
+r"""dramatiq: the task, whose work is in marks.py, for its worker; run as a script it sends one.
 
     python dramatiq_app.py URL QUEUE [TASKS_FILE, which is left aside]
     BENCH_URL=URL BENCH_QUEUE=QUEUE dramatiq_queue_prefetch=1 \
@@ -12,6 +12,7 @@ import os
 import sys
 
 import dramatiq
+import marks
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 
 if __name__ == "__main__":
@@ -30,7 +31,7 @@ dramatiq.set_broker(broker)
 
 @dramatiq.actor(queue_name=os.environ["BENCH_QUEUE"])
 def work(text):
-    pass
+    marks.work()
 
 
 if __name__ == "__main__":

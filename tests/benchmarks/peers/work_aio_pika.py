@@ -10,6 +10,7 @@ import asyncio
 import sys
 
 import aio_pika
+import marks
 
 
 async def work(url, queue_name):
@@ -20,7 +21,9 @@ async def work(url, queue_name):
         async with queue.iterator() as tasks:
             async for message in tasks:
                 async with message.process(requeue=True):
-                    pass
+                    if marks.FILE:
+                        await asyncio.sleep(marks.SECONDS)
+                        marks.mark()
 
 
 asyncio.run(work(*sys.argv[1:]))

@@ -76,8 +76,8 @@ def about(runs: int, tasks: int, server: str) -> str:
     return (
         f"{runs} rounds in turn, of {tasks:,} tasks of 40 bytes for the fast ones. Times and rates are the median of "
         "the rounds. A ratio is taken within each round; shown are the median of the rounds' ratios and their spread, "
-        f"from the smallest to the largest. {os.cpu_count()} processors, with RabbitMQ {server} beside the scripts; quorum "
-        "queues, persistent messages; "
+        f"from the smallest to the largest. {os.cpu_count()} processors, with RabbitMQ {server} beside the scripts; "
+        "quorum queues, persistent messages; "
         f"Python {platform.python_version()}, {versions}."
     )
 

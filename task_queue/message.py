@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import pika
 import pika.frame
-from pika.channel import Channel
 
 IDS = 64  # made from one call to the system, which is slow
 SAMPLE_ID = "00000000-0000-4000-8000-000000000000"
@@ -78,23 +77,25 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 class Encoder:
     """Encodes messages for a queue: what all have in common is encoded by pika, and only once.
 
+    The frames are those that pika's `Channel.basic_publish` sends, with `mandatory=True`: without that, RabbitMQ
+    confirms a message for a queue that is gone.
+
     Args:
-        channel: where they are published, as `Channel.basic_publish` does it, with `mandatory=True`: without that,
-            RabbitMQ confirms a message for a queue that is gone.
         queue: its name.
+        channel: the number of the channel.
+        frame_max: bytes of the largest frame that RabbitMQ accepts; 0 for no limit.
 
     Source: https://www.rabbitmq.com/resources/specs/amqp0-9-1.pdf, sections 2.3.5 and 4.2.6.
     """
 
-    def __init__(self, channel: Channel, queue: str) -> None:
-        number = channel.channel_number
+    def __init__(self, queue: str, channel: int, frame_max: int) -> None:
         publish = pika.spec.Basic.Publish(exchange="", routing_key=queue, mandatory=True)
-        header = pika.frame.Header(number, 0, PROPERTIES).marshal()
-        self._begin = pika.frame.Method(number, publish).marshal() + header[: SIZE.start]
+        header = pika.frame.Header(channel, 0, PROPERTIES).marshal()
+        self._begin = pika.frame.Method(channel, publish).marshal() + header[: SIZE.start]
         self._middle, _, end = header[SIZE.stop :].partition(SAMPLE_ID.encode())
         self._end = end[8:]  # after the timestamp
-        self._number = number
-        self._largest = (channel.connection.params.frame_max or 131_072) - NOT_BODY
+        self._channel = channel
+        self._largest = (frame_max or pika.spec.FRAME_MAX_SIZE) - NOT_BODY
 
     def frames(self, message: Message) -> Iterator[bytes]:
         """Yield the bytes of a message: in one piece if it is small, else in one for each of its frames."""
@@ -109,7 +110,7 @@ class Encoder:
         )
         for start in range(0, size, self._largest):
             part = body[start : start + self._largest]
-            head = struct.pack(">BHI", pika.spec.FRAME_BODY, self._number, len(part))
+            head = struct.pack(">BHI", pika.spec.FRAME_BODY, self._channel, len(part))
             yield b"%b%b%b\xce" % (begin, head, part)
             begin = b""
         if begin:  # the body is empty

@@ -149,7 +149,7 @@ class Publisher:
         gone = QueueError(f"Queue {self.connection.queue} is gone; it will be declared again.")
         channel.add_on_return_callback(lambda *_: self.connection.lose(gone))
         channel.confirm_delivery(self._on_confirm)
-        self._encoder = Encoder(channel, self.connection.queue)
+        self._encoder = Encoder(self.connection.queue, channel.channel_number, channel.connection.params.frame_max)
         self._window.begin_anew()
         self._holds_off = False
         self._send()

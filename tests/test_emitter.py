@@ -18,6 +18,8 @@ import pytest
 from harness import PROJECT, Scripts, eventually, fill, waits_in
 from relay import Relay
 
+from task_queue.message import PROPERTIES, Encoder, new_message
+
 PROMPT = "Enter new task: "
 
 
@@ -557,6 +559,23 @@ def test_the_ids_of_a_forked_process_are_others_than_those_of_its_parent(scripts
     ids = [uuid.UUID(each) for each in program.ends().out.split()]
     assert len({*ids}) == 201
     assert {each.version for each in ids} == {4}
+
+
+@pytest.mark.parametrize("frame_max", [0, 4096, 131_072])
+def test_the_frames_of_a_message_are_those_that_pika_makes(frame_max: int) -> None:
+    largest = (frame_max or 131_072) - 8
+    encoder = Encoder("größe", 7, frame_max)
+    for size in (0, 1, largest - 1, largest, largest + 1, 2 * largest, 300_000):
+        message = new_message(b"x" * size)
+        properties = pika.BasicProperties(**{**vars(PROPERTIES), "message_id": message.message_id})
+        properties.timestamp = message.timestamp
+        parts = [message.body[start : start + largest] for start in range(0, size, largest)]
+        frames = [
+            pika.frame.Method(7, pika.spec.Basic.Publish(routing_key="größe", mandatory=True)),
+            pika.frame.Header(7, size, properties),
+            *(pika.frame.Body(7, part) for part in parts),
+        ]
+        assert b"".join(encoder.frames(message)) == b"".join(frame.marshal() for frame in frames)
 
 
 def test_a_task_of_any_size_arrives_whole(scripts: Scripts) -> None:

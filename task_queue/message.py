@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pika
 import pika.frame
 
-IDS = 64  # made from one call to the system, which is slow
+IDS = 256  # made from one call to the system, which is slow
 SAMPLE_ID = "00000000-0000-4000-8000-000000000000"
 PROPERTIES = pika.BasicProperties(
     content_type="text/plain",

@@ -177,13 +177,17 @@ def depth(bench: Bench, runs: int, _tasks: int) -> Outcome:
 
 def many_queues(bench: Bench, runs: int, _tasks: int) -> Outcome:
     """Measure twenty queues with a worker each beside one queue with twenty workers; tasks that are no work."""
+    tasks = TASKS_EACH * MANY_QUEUES
+    work: Results = {}
+    server = int(eventually(lambda: bench.broker.api("GET", "nodes")[0].get("os_pid"), "RabbitMQ has its figures"))
 
-    def rate(queues: int) -> float:
-        each = TASKS_EACH * MANY_QUEUES // queues
+    def rate(name: str, queues: int) -> float:
         with contextlib.ExitStack() as ends:
             names = [ends.enter_context(bench.new_queue(keeps_others=True)) for _ in range(queues)]
-            for name in names:
-                bench.at(name).seconds(bench.command(EMITTER, "--file", bench.lines(each)))
+            began = processor_time(server)
+            for queue in names:
+                bench.at(queue).seconds(bench.command(EMITTER, "--file", bench.lines(tasks // queues)))
+            work.setdefault(f"{name}, in", []).append((processor_time(server) - began) / tasks * 1000)
             commands = [
                 bench.command(WORKER, "--seconds-per-dot", 0, "--queue", names[number % queues])
                 for number in range(MANY_QUEUES)
@@ -192,20 +196,43 @@ def many_queues(bench: Bench, runs: int, _tasks: int) -> Outcome:
             ends.enter_context(bench.running(commands))
 
             def left() -> int:
-                return sum(counts_on(channel, name)[0] for name in names)
+                return sum(counts_on(channel, queue)[0] for queue in names)
 
-            eventually(lambda: left() < 0.9 * TASKS_EACH * MANY_QUEUES, "they are at work", 120)
-            began, there = time.perf_counter(), left()
+            eventually(lambda: left() < 0.9 * tasks, "they are at work", 120)
+            began, there, clock = processor_time(server), left(), time.perf_counter()
             eventually(lambda: left() == 0, "all is done", 600)
-            return there / (time.perf_counter() - began)
+            work.setdefault(f"{name}, out", []).append((processor_time(server) - began) / there * 1000)
+            return there / (time.perf_counter() - clock)
 
     one, many = "one queue", f"{MANY_QUEUES} queues"
-    found = in_turn(runs, {one: lambda: rate(1), many: lambda: rate(MANY_QUEUES)})
+    found = in_turn(runs, {one: lambda: rate(one, 1), many: lambda: rate(many, MANY_QUEUES)})
     rows = [
-        [name, f"{median(found, name):,.0f}", f"{ratio(found, name, one):.2f}", spread(found, name, one, 2)]
+        [
+            name,
+            f"{median(found, name):,.0f}",
+            f"{ratio(found, name, one):.2f}",
+            spread(found, name, one, 2),
+            f"{median(work, f'{name}, in'):.3f} ms",
+            f"{median(work, f'{name}, out'):.3f} ms",
+        ]
         for name in found
     ]
-    return Outcome(table([f"{MANY_QUEUES} workers on", "tasks/s", "to one queue", "spread"], rows), found)
+    columns = [
+        f"{MANY_QUEUES} workers on",
+        "tasks/s",
+        "to one queue",
+        "spread",
+        "RabbitMQ's time for a task, in",
+        "out",
+    ]
+    return Outcome(table(columns, rows), found)
+
+
+def processor_time(pid: int) -> float:
+    """Return the seconds of processor time that a process and its children have used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") + sum(map(processor_time, map(int, children)))
 
 
 # ---- The time until all is done

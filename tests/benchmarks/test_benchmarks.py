@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pika
-from bench import Message, in_turn, ratio, table
+from bench import Message, in_turn, ratio, spread, table
 from harness import PROJECT, Run
 from loads import MEASUREMENTS as LOADS
 from measurements import MEASUREMENTS
@@ -48,6 +48,7 @@ def test_contenders_take_turns_and_ratios_are_of_one_round() -> None:
     found = in_turn(3, {"slow": lambda: contender("slow"), "fast": lambda: contender("fast")})
     assert order == ["slow", "fast"] * 3
     assert ratio(found, "fast", to="slow") == 3.0
+    assert spread(found, "fast", to="slow", digits=1) == "2.0 to 4.0"
 
 
 def test_a_message_gets_a_new_id_wherever_its_publisher_put_it() -> None:

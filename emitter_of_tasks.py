@@ -144,6 +144,7 @@ def emit(
 
 def send(messages: Iterator[Message], publisher: Publisher, signals: Signals, wait_for_each: bool) -> None:
     """Connect, read, publish, and wait until each task is confirmed or refused."""
+    is_all_published = False
     try:
         with signals.interruptible():
             publisher.connection.open()
@@ -157,11 +158,13 @@ def send(messages: Iterator[Message], publisher: Publisher, signals: Signals, wa
             except InputError:
                 publisher.wait()
                 raise
+            is_all_published = True
             publisher.wait()
     except KeyboardInterrupt:
         signals.leave()
         publisher.wait(seconds=LAST_CONFIRMS)
-        raise
+        if not is_all_published or publisher.pending():
+            raise
 
 
 def retry(letters: DeadLetters, offer: Callable[[], object], signals: Signals) -> int:

@@ -356,6 +356,21 @@ def test_ctrl_c_in_the_middle_of_a_pipe_says_how_far_it_came(scripts: Scripts) -
     emitter.process.stdin.close()
 
 
+@pytest.mark.parametrize("is_file", [False, True])
+def test_ctrl_c_before_the_last_confirm_is_no_failure_if_that_still_comes(
+    scripts: Scripts, relay: Relay, is_file: bool
+) -> None:
+    file = scripts.folder / "tasks.txt"
+    file.write_text("the task\n")
+    emitter = scripts.emitter("--url", relay.url, *(("--file", file, "--verbose") if is_file else ("the", "task")))
+    relay.delay = 0.3  # for each piece that comes from RabbitMQ: less than the emitter waits for the last confirms
+    eventually(lambda: b"the task" in relay.last_sent, "it is on its way")
+    emitter.send(signal.SIGINT)
+    emitter.ends()
+    assert " [x] Sent the task" in emitter.lines
+    assert emitter.err.strip() == ""
+
+
 def test_the_line_to_go_on_from_loses_nothing(own_scripts: Scripts) -> None:
     """A broker that is gone for good in the middle of a file: file from that line + confirmed = everything."""
     file = own_scripts.folder / "many.txt"

@@ -105,7 +105,7 @@ def main() -> int:
         if source is not None:
             messages = source.messages()
         else:
-            messages = typed_tasks(where.queue) if chosen.asks else iter([new_message(chosen.task.encode())])
+            messages = typed_tasks(where.queue) if chosen.asks else iter([new_message(chosen.task)])
         return emit(preceded_by(offer, messages), publisher, report, signals, wait_for_each=chosen.asks)
 
 

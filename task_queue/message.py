@@ -12,7 +12,7 @@ import pika
 import pika.frame
 
 IDS = 256  # made from one call to the system, which is slow
-SAMPLE_ID = "00000000-0000-4000-8000-000000000000"
+SAMPLE_ID = "00000000-0000-4000-8000-000000000000"  # stands where each message has its own, which is as long
 PROPERTIES = pika.BasicProperties(
     content_type="text/plain",
     content_encoding="utf-8",
@@ -20,8 +20,9 @@ PROPERTIES = pika.BasicProperties(
     message_id=SAMPLE_ID,
     timestamp=0,
 )
-SIZE = slice(11, 19)  # of the body, in a header frame: behind the frame's own header, the class and the weight
-NOT_BODY = 8  # bytes of a frame that are not its content
+FRAME = struct.Struct(">BHI")  # how each frame begins: its kind, its channel, and the size of its content
+END = b"\xce"  # how each ends
+SIZE = slice(FRAME.size + 4, FRAME.size + 12)  # of the body, in a header frame: behind the class and the weight
 _ids: list[str] = []
 
 
@@ -30,7 +31,7 @@ class Message(NamedTuple):
 
     Attributes:
         body: its text in UTF-8.
-        message_id: stays the same when it is sent again.
+        message_id: a UUID; it stays the same when the message is sent again.
         timestamp: when it was made, in seconds since 1970.
         line: where it begins in a file or a pipe, counted from 1; None for a task that was typed.
         after: the line after the previous task, which may be blank.
@@ -46,14 +47,15 @@ class Message(NamedTuple):
 
 
 def new_message(
-    body: bytes, line: int | None = None, after: int | None = None, next_line: int | None = None
+    text: str | bytes, line: int | None = None, after: int | None = None, next_line: int | None = None
 ) -> Message:
-    """Return a task as a message. Its body is text in UTF-8."""
+    """Return a task as a message. As bytes, its text is in UTF-8."""
+    body = text.encode() if isinstance(text, str) else text
     return Message(body, new_id(), int(time.time()), line, after, next_line)
 
 
 def new_id() -> str:
-    """Return a random UUID."""
+    """Return a random UUID. uuid.uuid4() takes three times as long."""
     while True:
         try:
             return _ids.pop()
@@ -71,47 +73,49 @@ def random_uuids(number: int) -> Iterator[str]:
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_ids.clear)  # because the parent will use them
+    os.register_at_fork(after_in_child=_ids.clear)  # the parent will use these; a task may fork, and send tasks, too
 
 
 class Encoder:
-    """Encodes messages for a queue: what all have in common is encoded by pika, and only once.
+    """Encodes messages as pika's `Channel.basic_publish` does, which would do all of it anew for each of them.
 
-    The frames are those that pika's `Channel.basic_publish` sends, with `mandatory=True`: without that, RabbitMQ
-    confirms a message for a queue that is gone.
+    A message is a method frame (basic.publish), a header frame (the size of the body, and the properties), and body
+    frames. Only these parts differ between messages:
+
+        method frame | header frame: ... SIZE ... ID, TIME, end | body frame: size, a part of the BODY, end | ...
 
     Args:
-        queue: its name.
+        queue: its name: the default exchange "" routes a message to the queue that its routing key names.
         channel: the number of the channel.
-        frame_max: bytes of the largest frame that RabbitMQ accepts; 0 for no limit.
+        frame_max: bytes of the largest frame that RabbitMQ accepts.
 
-    Source: https://www.rabbitmq.com/resources/specs/amqp0-9-1.pdf, sections 2.3.5 and 4.2.6.
+    Source: https://www.rabbitmq.com/resources/specs/amqp0-9-1.pdf, sections 2.3.5 and 4.2.
     """
 
     def __init__(self, queue: str, channel: int, frame_max: int) -> None:
+        # mandatory: without it, RabbitMQ confirms a message for a queue that is gone.
         publish = pika.spec.Basic.Publish(exchange="", routing_key=queue, mandatory=True)
         header = pika.frame.Header(channel, 0, PROPERTIES).marshal()
         self._begin = pika.frame.Method(channel, publish).marshal() + header[: SIZE.start]
         self._middle, _, end = header[SIZE.stop :].partition(SAMPLE_ID.encode())
-        self._end = end[8:]  # after the timestamp
+        if len(end) != 8 + len(END):  # only the timestamp is behind the id
+            raise AssertionError("pika encodes properties in another way than AMQP says")
         self._channel = channel
-        self._largest = (frame_max or pika.spec.FRAME_MAX_SIZE) - NOT_BODY
+        self._largest_part = frame_max - FRAME.size - len(END)
 
-    def frames(self, message: Message) -> Iterator[bytes]:
-        """Yield the bytes of a message: in one piece if it is small, else in one for each of its frames."""
-        body, size = message.body, len(message.body)
-        begin = b"%b%b%b%b%b%b" % (
+    def frames(self, message: Message) -> list[bytes]:
+        """Return the bytes of a message: those before the body, and those of each body frame."""
+        before = (
             self._begin,
-            size.to_bytes(8, "big"),
+            len(message.body).to_bytes(8, "big"),
             self._middle,
             message.message_id.encode(),
             message.timestamp.to_bytes(8, "big"),
-            self._end,
+            END,
         )
-        for start in range(0, size, self._largest):
-            part = body[start : start + self._largest]
-            head = struct.pack(">BHI", pika.spec.FRAME_BODY, self._channel, len(part))
-            yield b"%b%b%b\xce" % (begin, head, part)
-            begin = b""
-        if begin:  # the body is empty
-            yield begin
+        return [b"".join(before), *self._body_frames(message.body)]
+
+    def _body_frames(self, body: bytes) -> Iterator[bytes]:
+        for start in range(0, len(body), self._largest_part):
+            part = body[start : start + self._largest_part]
+            yield b"".join((FRAME.pack(pika.spec.FRAME_BODY, self._channel, len(part)), part, END))

@@ -136,14 +136,15 @@ class Publisher:
     def _send(self) -> None:
         channel, window = self.connection.channel, self._window
         while window.unsent and channel is not None and not self._holds_off:
-            message = window.unsent.popleft()
+            message = window.unsent[0]
             if len(message.body) > self._largest:
                 too_large = f"it has {len(message.body):,} bytes, and RabbitMQ takes {self._largest:,} at most"
-                window.settled.append((message, too_large))
+                window.settled.append((window.unsent.popleft(), too_large))
                 continue
-            window.unconfirmed[window.next_tag] = message
+            frames = self._encoder.frames(message)  # first, because an error here must leave no message half sent
+            window.unconfirmed[window.next_tag] = window.unsent.popleft()
             window.next_tag += 1
-            write(channel, self._encoder.frames(message))
+            write(channel, frames)
 
     def _on_ready(self, channel: Channel) -> None:
         gone = QueueError(f"Queue {self.connection.queue} is gone; it will be declared again.")

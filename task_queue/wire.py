@@ -1,13 +1,12 @@
 """Our pika connection: it gathers writes, tries all addresses of a host, and takes messages with any headers.
 
 It overrides methods that pika has for its own adapters. If a later pika no longer calls one of them, only that one
-improvement is lost. Tested with pika 1.3.2, 1.4.4 and its main branch of 2026-11.
+improvement is lost; only write() needs one that is there. Tested with pika 1.3.2, 1.4.4 and its main branch of 2026-11.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
 from typing import Any
 
 import pika
@@ -77,6 +76,10 @@ class WireConnection(pika.SelectConnection):
             workflow._try_next_resolved_address = try_until_one_works
 
     def _adapter_emit_data(self, data: bytes) -> None:
+        if len(data) > GATHERED_BYTES:  # as it is: a copy of a large message would take as much memory again
+            self.flush()
+            super()._adapter_emit_data(data)  # type: ignore[misc]
+            return
         self._gathered += data
         if len(self._gathered) > GATHERED_BYTES:
             self.flush()
@@ -113,14 +116,14 @@ class HandingBackChannel(pika.channel.Channel):
             super()._on_deliver(method_frame, header_frame, body)  # type: ignore[misc]
 
 
-def write(channel: pika.channel.Channel, frames: Iterable[bytes]) -> None:
+def write(channel: pika.channel.Channel, frames: list[bytes]) -> None:
     """Send frames that are encoded already.
 
     Raises:
-        ChannelWrongStateError: the channel is closed.
+        ChannelWrongStateError: the channel is not open.
     """
     if not channel.is_open:
-        raise ChannelWrongStateError("Channel is closed.")
+        raise ChannelWrongStateError("Channel is not open.")
     channel.connection._output_marshaled_frames(frames)  # type: ignore[attr-defined]
 
 

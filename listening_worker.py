@@ -32,7 +32,7 @@ from task_queue.event_log import EventLog
 from task_queue.failures import WorkerError
 from task_queue.forked import end_child
 from task_queue.functions import OnlyBegun, check_function, check_result
-from task_queue.inherited import open_standard_streams, refuse_second_run
+from task_queue.inherited import let_tasks_print, open_standard_streams, refuse_second_run
 from task_queue.run_command import running
 from task_queue.script import run
 from task_queue.settings import PATIENCE, Range, add_settings, default_name, not_empty, settings_for
@@ -75,6 +75,7 @@ def listen(
     check_function(perform)
     refuse_second_run()
     open_standard_streams()
+    let_tasks_print()
     if max_tasks is not None:
         TASKS.check("max_tasks", max_tasks)
     HOURS.check("ack_timeout", ack_timeout)

@@ -10,7 +10,8 @@ except ModuleNotFoundError:
 
     _scripts = os.path.join(".venv", "Scripts" if WINDOWS else "bin")
     _python = os.path.join(_scripts, "python")
-    _system_python = "py" if WINDOWS else "python3"  # python3 opens the Store there
+    _conda = os.path.isdir(os.path.join(sys.prefix, "conda-meta"))  # it brings no py
+    _system_python = ("python" if _conda else "py") if WINDOWS else "python3"  # which opens the Store there
     if os.path.isdir(_scripts):
         _words = f"It is in .venv, so start this with:  {_python} {sys.argv[0]}"
     else:

@@ -13,6 +13,7 @@ import pika
 from task_queue.aside import call_aside
 from task_queue.commands import panel_port_of_private, switch_panel_on
 from task_queue.prompt import Prompt
+from task_queue.system import WINDOWS
 from task_queue.terminal import complain, say
 from task_queue.text import printable
 
@@ -72,7 +73,8 @@ def answers(url: str) -> bool:
         parts = urlsplit(url)
         port = parts.port or (443 if parts.scheme == "https" else 80)
         # In another thread, because a DNS lookup that hangs can't be interrupted.
-        call_aside(lambda: socket.create_connection((parts.hostname, port), ANSWERS_WITHIN).close(), ANSWERS_WITHIN)
+        within = ANSWERS_WITHIN * (3 if WINDOWS else 1)  # there, an address that refuses takes two seconds to do so
+        call_aside(lambda: socket.create_connection((parts.hostname, port), ANSWERS_WITHIN).close(), within)
     except (OSError, ValueError, RuntimeError, concurrent.futures.TimeoutError):
         return False
     return True

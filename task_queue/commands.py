@@ -33,7 +33,7 @@ def rabbitmqctl(node: pika.connection.Parameters, *arguments: str) -> str:
     if panel_port_of_private(node) is not None:
         return f":  python tools/rabbitmq.py ctl {what}"
     if WINDOWS and node.host in LOCAL_HOSTS:
-        return f":  docker exec rabbitmq rabbitmqctl {what}  (without Docker: rabbitmqctl.bat {what})"
+        return f":  docker exec rabbitmq rabbitmqctl {what}  (without Docker: in the admin panel, under Admin)"
     return f" on RabbitMQ's machine:  sudo rabbitmqctl {what}  (in Docker: docker exec rabbitmq rabbitmqctl {what})"
 
 
@@ -49,6 +49,11 @@ def set_variable(name: str, value: str) -> str:
 
 def switch_panel_on() -> str:
     """Return how to switch the admin panel on."""
+    if WINDOWS:
+        return (
+            "by taking the image rabbitmq:4-management  "
+            "(without Docker: rabbitmq-plugins.bat enable rabbitmq_management)"
+        )
     return (
         "on RabbitMQ's machine:  sudo rabbitmq-plugins enable rabbitmq_management  "
         "(in Docker: take the image rabbitmq:4-management)"

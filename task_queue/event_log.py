@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from datetime import datetime, timezone
 
 from task_queue.failures import SettingsError
-from task_queue.terminal import Blocked, complain, wait_for
+from task_queue.terminal import GONE, Blocked, complain, wait_for
 from task_queue.text import printable, text_of
 
 
@@ -29,7 +28,7 @@ class EventLog:
     def __init__(self, path: str | None, name: str) -> None:
         self._name = name
         self._noted: list[dict[str, object]] = []
-        self._is_torn = False  # only a part of a line was written, because the disk is full
+        self._is_torn = False  # the file ends in the middle of a line, because the disk is full or a writer was killed
         self._has_complained = False
         if path is not None:
             import json  # only here: most runs have no log, and start faster without it
@@ -39,6 +38,8 @@ class EventLog:
             # Non-blocking: so a named pipe without a reader is an error. For a full one we wait in _append().
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
             self.descriptor = os.open(path, flags, 0o666) if path is not None else None
+            if path is not None:
+                self._is_torn = is_torn(path)
         except OSError as error:
             raise SettingsError(f"The log file {printable(str(path))} can't be opened: {error.strerror}.") from None
 
@@ -66,7 +67,7 @@ class EventLog:
             if not self._has_complained:
                 self._has_complained = True
                 complain(f" [!] The log file can't be written: {error.strerror}. The tasks go on.")
-            if error.errno in (errno.EPIPE, errno.EIO):  # nobody will ever read it; but a full disk may have room again
+            if error.errno in GONE:  # but a full disk may have room again
                 self.close()
 
     def close(self) -> None:
@@ -85,3 +86,13 @@ class EventLog:
                 continue
             self._is_torn = not lines[:written].endswith(b"\n")
             lines = lines[written:]
+
+
+def is_torn(path: str) -> bool:
+    """Tell whether a file ends in the middle of a line."""
+    with contextlib.suppress(OSError):  # as of one that can only be written
+        if os.path.isfile(path) and os.path.getsize(path):
+            with open(path, "rb") as file:
+                file.seek(-1, os.SEEK_END)
+                return file.read(1) != b"\n"
+    return False

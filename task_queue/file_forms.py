@@ -25,7 +25,10 @@ SIGNATURES: list[tuple[bytes, str, str | None]] = [
     (b"%PDF-", "a PDF document", None),
 ]
 BY_HAND = 'Unpack it, or save it as text: a spreadsheet as "CSV UTF-8".'
-PIPED = "PowerShell sends UTF-8 after:  $OutputEncoding = [Text.UTF8Encoding]::new()"  # and else what is older
+PIPED = (
+    "PowerShell sends UTF-8 after:  $OutputEncoding = [Text.UTF8Encoding]::new()  "
+    "and reads it with:  Get-Content -Encoding utf8"
+)
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".Z")
 
 

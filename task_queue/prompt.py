@@ -97,16 +97,17 @@ class Prompt:
             self._redrawing.draw()
         else:
             is_shown = terminal.is_terminal(sys.stdout)
-            if is_shown:
-                terminal.say(f"\r{' ' * len(self._text)}\r", end="")  # an old console of Windows knows no escape codes
+            if is_shown:  # with blanks, because an old console of Windows knows no escape codes
+                terminal.print_now(f"\r{' ' * len(self._text)}\r", sys.stdout)
             self._print_waiting()
             if is_shown:
-                terminal.say(self._text + (self._readline.get_line_buffer() if self._readline else ""), end="")
+                typed = self._readline.get_line_buffer() if self._readline else ""
+                terminal.print_now(self._text + typed, sys.stdout)
 
     def _print_waiting(self) -> None:
         while self._waiting:
             text, stream = self._waiting.popleft()
-            terminal.say(text, stream, end="")
+            terminal.print_now(text, stream)
 
 
 def line_editor() -> Any:

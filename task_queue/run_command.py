@@ -19,6 +19,7 @@ from task_queue.text import printable
 from task_queue.work import CommandFailed, Perform
 
 LONG_ARGUMENT = 32 * 1024  # bytes; Linux and Windows allow arguments of this length, unless the environment is large
+LONGEST_COMMAND = 32_766  # characters of a whole command on Windows, which calls a longer one a missing file
 LOOK_EVERY = 0.2  # seconds between two looks whether a command has ended, on Windows
 COMMAND_GRACE = 5.0  # seconds from SIGTERM to SIGKILL for a command that Ctrl+C ends
 
@@ -65,7 +66,8 @@ def words_of(command: str) -> list[str]:
         raise SettingsError("--run needs a command.")
     import shutil  # only here: it imports three compression modules, and there may be many workers
 
-    program = shutil.which(words[0])
+    # Before Python 3.12, which() finds no program with a folder and without its ending.
+    program = shutil.which(words[0]) or (shutil.which(f"{words[0]}.exe") if WINDOWS else None)
     if program is None:
         raise SettingsError(f"--run: there is no command {printable(words[0])} here that may be executed.")
     if WINDOWS:
@@ -85,7 +87,10 @@ def started(words: list[str], body: bytes) -> subprocess.Popen[bytes]:
         WorkerError: the command can't be started, whatever the task is.
     """
     arguments = [os.fsencode(word).replace(b"{}", body) for word in words]
+    too_long = f"the task is too long for an argument of a command ({len(body):,} bytes)"
     try:
+        if WINDOWS and len(subprocess.list2cmdline(map(os.fsdecode, arguments))) > LONGEST_COMMAND:
+            raise CommandFailed(too_long)
         # Its own session: Ctrl+C reaches the command only through us, and then with all its children.
         return subprocess.Popen(
             arguments,
@@ -100,7 +105,7 @@ def started(words: list[str], body: bytes) -> subprocess.Popen[bytes]:
         raise CommandFailed("the task has a NUL character, which no argument of a command can have") from None
     except OSError as error:
         if error.errno == errno.E2BIG and len(body) > LONG_ARGUMENT and any("{}" in word for word in words):
-            raise CommandFailed(f"the task is too long for an argument of a command ({len(body):,} bytes)") from None
+            raise CommandFailed(too_long) from None
         raise WorkerError(f"--run: {printable(words[0])} can't be started: {error.strerror}.") from None
 
 

@@ -19,7 +19,7 @@ from task_queue.file_forms import Form
 from task_queue.message import Message, new_message
 from task_queue.prompt import Prompt
 from task_queue.system import WINDOWS
-from task_queue.terminal import complain, say
+from task_queue.terminal import complain, is_terminal, say
 from task_queue.text import PIECE, is_blank, pieces_of
 
 NO_INPUT = (
@@ -40,7 +40,7 @@ def typed_tasks(queue: str) -> Iterator[Message]:
     while True:
         try:
             if (text := prompt.ask()).strip():
-                yield new_message(text.encode())
+                yield new_message(text)
         except UnicodeError:
             complain(" [!] That is not text in this terminal's encoding. Please type it again.")
             prompt.edit_no_more()
@@ -70,7 +70,9 @@ class Source:
             self._stream: BinaryIO = sys.stdin.buffer if name == "-" else open(name, "rb")  # noqa: SIM115
             if not WINDOWS:
                 os.set_blocking(self._stream.fileno(), True)  # else an empty non-blocking pipe looks like an end
-            if self._stream.seekable():
+            # Not seekable(): on Windows pipes say that they are.
+            self._is_file = stat.S_ISREG(os.fstat(self._stream.fileno()).st_mode)
+            if self._is_file:
                 self.size, self.bytes_read = os.fstat(self._stream.fileno()).st_size, self._stream.tell()
         except (OSError, AttributeError) as error:
             raise SettingsError(f"{self.name} can't be read: {getattr(error, 'strerror', 'it is closed')}.") from None
@@ -85,7 +87,7 @@ class Source:
             InputError: a line is not UTF-8, not CSV, or can't be read.
         """
         after = 1
-        if not self._stream.seekable():
+        if not self._is_file:
             Aside(self._tell_if_nothing_comes, "silence").start()
         with self._stream:
             for first_line, body in self._csv_rows() if self._form.is_csv else self._plain_lines():
@@ -97,7 +99,8 @@ class Source:
         # Some terminals and editors on Windows give us a pipe, though a person sits at its other end.
         time.sleep(SILENCE)
         if self._line == 0 and not self._stream.closed:
-            how = " Ctrl+Z, then Enter, ends them." if WINDOWS else ""
+            key = "Ctrl+Z, then Enter," if WINDOWS else "Ctrl+D"
+            how = f" {key} ends them." if is_terminal(sys.stdin) else ""
             outbox.complain(f" [*] Nothing comes from {self.name} yet. Tasks are read from there, one per line.{how}")
 
     def _plain_lines(self) -> Iterator[tuple[int, bytes]]:
@@ -119,6 +122,8 @@ class Source:
             if "new-line character" in str(error):
                 raise InputError(self._form.with_carriage_returns(self._line)) from None
             raise InputError(f"Line {first_line} of {self.name} is not CSV: {error}.") from None
+        except MemoryError:
+            raise InputError(f"Line {first_line} of {self.name} is too long for the memory here.") from None
 
     def _lines(self) -> Iterator[bytes]:
         try:

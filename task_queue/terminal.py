@@ -14,11 +14,13 @@ from collections.abc import Callable
 from typing import TextIO
 
 from task_queue.failures import Failure
-from task_queue.system import WINDOWS
+from task_queue.system import WINDOWS, is_console
 
 LOOK_EVERY = 0.1  # seconds between two checks of a blocked stream, such as a paused terminal
 PATIENCE = 0.5  # seconds that a program waits for such a stream when it is about to end
 NEVER = float("inf")
+# When nobody will ever read it. On Windows, a closed pipe has another number: https://github.com/python/cpython/issues/79935
+GONE = (errno.EPIPE, errno.EIO, *([errno.EINVAL] if WINDOWS else []))
 
 
 class Blocked(Exception):
@@ -52,13 +54,18 @@ def _say(text: str, stream: TextIO | None) -> None:
         return
     if (hand_over := _Main.prints) is not None and threading.current_thread() is not threading.main_thread():
         hand_over(text, stream)
-        return
+    else:
+        print_now(text, stream)
+
+
+def print_now(text: str, stream: TextIO) -> None:
+    """Print text in this thread, whatever print_for_others() says; else as say() does."""
     try:
         _write(stream, text)
     except (Blocked, ValueError):  # also a closed file
         pass
     except OSError as error:
-        if error.errno in (errno.EPIPE, errno.EIO):  # nobody will ever read it
+        if error.errno in GONE:
             _drop(stream)
             return
         _empty(stream)  # drop what a task has printed, or its next print would fail, and the task with it
@@ -185,4 +192,4 @@ def _empty(stream: TextIO) -> None:
 
 def is_terminal(stream: TextIO | None) -> bool:
     """Tell whether a person is at the other end."""
-    return stream is not None and stream.isatty()
+    return stream is not None and stream.isatty() and (not WINDOWS or is_console(stream.fileno()))

@@ -229,9 +229,12 @@ def line_to_go_on_from(records: list[dict[str, Any]]) -> int:
 
 
 def records_in(file: Path) -> list[dict[str, Any]]:
-    """Return the JSON objects in a file, a line each, to which others still write."""
-    text = file.read_text()
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    """Return the JSON objects in a file, a line each, to which others still write.
+
+    A writer that was killed may have left the beginning of one.
+    """
+    lines = file.read_text().split("\n")[:-1]
+    return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 class Run:

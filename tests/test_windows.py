@@ -19,6 +19,7 @@ import pika
 import pytest
 from harness import PROJECT, Run, Scripts, copy_project, eventually
 from machine import clean_environment
+from relay import Relay
 
 from task_queue import commands
 from task_queue.commands import DOCKER
@@ -69,7 +70,7 @@ def send_signal(process, number):
 os.set_blocking, select.select, socket.socketpair = for_pipes_only, for_sockets_only, socketpair
 time.monotonic = lambda: monotonic() // 0.0156 * 0.0156
 subprocess.Popen.send_signal = send_signal
-sys.modules["task_queue.system"] = types.SimpleNamespace(WINDOWS=True)
+sys.modules["task_queue.system"] = types.SimpleNamespace(WINDOWS=True, is_console=os.isatty)
 """
 TASKKILL = '#!/bin/sh\nkill -9 "-$4"\n'  # /T /F /PID NUMBER
 
@@ -133,6 +134,17 @@ def test_ctrl_d_ends_the_question_too(windows: Scripts) -> None:
     assert terminal.exitstatus == 0
 
 
+def test_what_another_thread_has_to_say_is_shown_once_above_the_question(windows: Scripts, relay: Relay) -> None:
+    terminal = windows.at_terminal("emitter_of_tasks.py", "--no-admin", AMQP_URL=relay.url)
+    terminal.expect_exact("Enter new task: ")
+    relay.cut()
+    terminal.expect_exact("was lost")
+    terminal.expect_exact("Connected again.\r\nEnter new task: ")
+    terminal.sendline("task")
+    terminal.expect_exact(" [x] Sent task")
+    assert "Enter new task" not in terminal.before
+
+
 def test_progress_needs_no_escape_sequences(windows: Scripts) -> None:
     (windows.folder / "many.txt").write_text("task\n" * 5000)
     terminal = windows.at_terminal("emitter_of_tasks.py", "--file", "many.txt")
@@ -188,14 +200,29 @@ def test_backslashes_belong_to_the_name_of_a_program(windows: Scripts) -> None:
 
 
 def test_the_command_for_a_task_that_readme_shows(windows: Scripts) -> None:
-    command = re.search(r"`--run (\".+?\")`", readme := (PROJECT / "README.md").read_text())
-    assert command and ".venv\\Scripts\\python -c" in command[1], readme
-    python = windows.folder / "shim" / ".venv\\Scripts\\python"
+    command = re.search(r"`--run (\"\.venv.+?\")`", readme := (PROJECT / "README.md").read_text())
+    assert command and ".venv\\Scripts\\python.exe " in command[1], readme
+    python = windows.folder / "shim" / ".venv\\Scripts\\python.exe"
     python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
-    windows.emit("some task")
-    worker = windows.work("--run", command[1].strip('"'))
-    assert worker.lines[1:4] == [" [x] Received some task", "some task", " [x] Done."]
+    for words in (command[1].strip('"'), command[1].strip('"').replace(".exe", "")):  # it may be left out
+        windows.emit("größe")
+        said = windows.work("--run", words).out_file.read_bytes()
+        assert "größe\n [x] Done.\n".encode() in said
+
+
+def test_a_command_that_would_be_too_long_fails_the_task_and_not_the_worker(windows: Scripts) -> None:
+    """Windows calls it a missing file, which would end each worker in turn."""
+    windows.emit(stdin=b'"' * 17_000 + b"\n")  # each becomes two characters
+    worker = windows.start("listening_worker.py", "--max-tasks", 1, "--run", "echo {}").ends()
+    assert "Failed (try 1 of 21): the task is too long for an argument of a command (17,000 bytes)" in worker.out
+
+
+def test_a_task_may_print_what_standard_output_can_not_encode(windows: Scripts) -> None:
+    windows.emit(stdin="日本".encode())
+    program = "from listening_worker import listen\nlisten(lambda task: print(task.text), burst=True)\n"
+    worker = windows.program(program, PYTHONIOENCODING="cp1252").ends()
+    assert worker.lines[2:4] == [r"\u65e5\u672c", " [x] Done."]
 
 
 def test_a_task_that_is_no_text_is_no_argument(windows: Scripts) -> None:
@@ -217,7 +244,9 @@ def test_messages_hold_commands_that_can_be_typed_there(windows: Scripts) -> Non
     refused = windows.emit("task", "--url", "amqp://localhost:1", status=1)
     assert f"Start one with:  {DOCKER}  (the next time: docker start rabbitmq)" in refused.err
     vhost = windows.emit("task", "--url", windows.broker.url.replace("%2F", "it's"), status=1)
-    assert "Add it:  docker exec rabbitmq rabbitmqctl add_vhost 'it''s'  (without Docker: rabbitmqctl.bat" in vhost.err
+    assert (
+        "Add it:  docker exec rabbitmq rabbitmqctl add_vhost 'it''s'  (without Docker: in the admin panel" in vhost.err
+    )
     file = windows.folder / "tasks.csv"
     file.write_bytes("größe\n".encode("utf-16"))
     assert 'save it as text: a spreadsheet as "CSV UTF-8"' in windows.emit("--file", file, status=1).err
@@ -245,12 +274,16 @@ def test_a_missing_pika_is_said_with_commands_for_windows(tmp_path: Path) -> Non
     assert "By hand:\npy -m venv .venv\n.venv/Scripts/python -m pip install -r requirements.txt\n" in run.stderr
 
 
-@pytest.mark.parametrize("key", ["Ctrl+Z, then Enter,"])
-def test_silence_on_standard_input_is_told(windows: Scripts, key: str) -> None:
+def test_silence_on_standard_input_is_told(windows: Scripts) -> None:
     """Some terminals give a program a pipe."""
+    terminal = windows.at_terminal("emitter_of_tasks.py", "--file", "-")
     reads, writes = os.pipe()
     emitter = windows.emitter(stdin=reads)
-    emitter.shows(f"Nothing comes from standard input yet. Tasks are read from there, one per line. {key} ends them.")
+    told = "Nothing comes from standard input yet. Tasks are read from there, one per line."
+    emitter.shows(f"{told}\n")  # no key ends a pipe
+    terminal.expect_exact(f"{told} Ctrl+Z, then Enter, ends them.")
+    terminal.sendeof()
+    eventually(lambda: not terminal.isalive(), "it ends")
     os.write(writes, b"task\n")
     os.close(writes)
     os.close(reads)

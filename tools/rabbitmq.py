@@ -388,7 +388,7 @@ def main() -> int:
         print(f"A RabbitMQ already answers on localhost:{AMQP_PORT}, and the scripts will use it.")
         if machine.is_locked(DATA / "lock"):
             print("It is this folder's. If its terminal is gone, stop it with:  python3 tools/rabbitmq.py ctl shutdown")
-        else:
+        elif not machine.WINDOWS:
             print("To start one of your own beside it:  python3 tools/rabbitmq.py --private")
         return 0
     if machine.is_locked(DATA / "lock"):

@@ -37,7 +37,7 @@ def set_up() -> None:
         machine.SetupError: something can't be installed without asking.
     """
     if machine.WINDOWS:
-        raise machine.SetupError("The tests need Linux or macOS. On Windows, run this in WSL:  python3 tools/test.py")
+        raise machine.SetupError("The tests need Linux. On Windows, run this in WSL:  python3 tools/test.py")
     installation.ensure_server()
     if shutil.which("amqp-publish") is None and shutil.which("apt-get"):
         machine.install("amqp-tools")  # another client, to send tasks that the emitter would not

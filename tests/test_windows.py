@@ -162,6 +162,13 @@ def test_a_burst_does_what_is_there(windows: Scripts) -> None:
     assert len(windows.events("done")) == 2
 
 
+def test_ctrl_c_ends_a_worker_that_waits(windows: Scripts) -> None:
+    worker = windows.worker()
+    worker.send(signal.SIGINT)
+    worker.ends(within=5)
+    assert worker.lines[-1] == " [*] Stopped."
+
+
 def test_ctrl_c_ends_a_command_with_its_children(windows: Scripts) -> None:
     windows.emit("task")
     worker = windows.worker("--run", "sh -c 'sh -c \"echo $$ > child; exec sleep 60\"; exit 1'")

@@ -142,7 +142,8 @@ class Publisher:
                 window.settled.append((window.unsent.popleft(), too_large))
                 continue
             frames = self._encoder.frames(message)  # first, because an error here must leave no message half sent
-            window.unconfirmed[window.next_tag] = window.unsent.popleft()
+            window.unsent.popleft()
+            window.unconfirmed[window.next_tag] = message
             window.next_tag += 1
             write(channel, frames)
 

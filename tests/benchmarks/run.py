@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures the emitter and the worker beside their peers, on a RabbitMQ of its own, and draws a picture of it.
 
-    python3 tests/benchmarks/run.py                       everything, about an hour: results.md and results.svg
+    python3 tests/benchmarks/run.py                       everything, over an hour: results.md and results.svg
     python3 tests/benchmarks/run.py --rabbitmq 4.3        the same on this RabbitMQ: results-4.3.md and results-4.3.svg
     python3 tests/benchmarks/run.py --only latency        one measurement, told on the terminal only
     python3 tests/benchmarks/run.py --runs 3 --tasks 5000 fewer rounds, of fewer tasks

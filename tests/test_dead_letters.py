@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 
 import pika
@@ -187,7 +188,7 @@ def test_ctrl_c_says_how_many_were_moved(scripts: Scripts, relay: Relay) -> None
     mover = half_way(scripts, relay, 0.1)
     mover.send(signal.SIGINT)
     mover.ends(130)
-    assert " dead letters back to queue " in mover.lines[-1]
+    assert re.fullmatch(rf" \[x\] Moved \d+ dead letters? back to queue {scripts.queue}\.", mover.lines[-1])
     moved(scripts)
     wait_for(scripts, *texts)
 

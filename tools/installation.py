@@ -16,7 +16,7 @@ SERVER_SCRIPTS = (
     "/usr/local/opt/rabbitmq/sbin/rabbitmq-server",
     "/opt/rabbitmq/sbin/rabbitmq-server",
 )
-ON_WINDOWS = """On Windows, start RabbitMQ with Docker (the next time: docker start rabbitmq). It is up ten seconds later:
+ON_WINDOWS = """On Windows, start RabbitMQ with Docker (the next time: docker start rabbitmq). It is up in ten seconds:
 
     docker run -d --name rabbitmq --hostname rabbitmq -p 5672:5672 -p 15672:15672 rabbitmq:4-management
 

@@ -31,13 +31,13 @@ from task_queue import Failure, InputError, outbox
 from task_queue.admin_panel import offer_panel
 from task_queue.dead_letters import DeadLetters
 from task_queue.event_log import EventLog
+from task_queue.message import Message, new_message
 from task_queue.publisher import Publisher
 from task_queue.queues import dead_letters_of
 from task_queue.report import Report
 from task_queue.script import run
 from task_queue.settings import PATIENCE, add_settings, default_name, not_empty, settings_for
 from task_queue.signals import Signals
-from task_queue.message import Message, new_message
 from task_queue.sources import Source, typed_tasks
 from task_queue.terminal import is_terminal, say, tell
 from task_queue.text import counted, printable

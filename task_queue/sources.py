@@ -71,9 +71,10 @@ class Source:
             if not WINDOWS:
                 os.set_blocking(self._stream.fileno(), True)  # else an empty non-blocking pipe looks like an end
             # Not seekable(): on Windows pipes say that they are.
-            self._is_file = stat.S_ISREG(os.fstat(self._stream.fileno()).st_mode)
+            status = os.fstat(self._stream.fileno())
+            self._is_file = stat.S_ISREG(status.st_mode)
             if self._is_file:
-                self.size, self.bytes_read = os.fstat(self._stream.fileno()).st_size, self._stream.tell()
+                self.size, self.bytes_read = status.st_size, self._stream.tell()
         except (OSError, AttributeError) as error:
             raise SettingsError(f"{self.name} can't be read: {getattr(error, 'strerror', 'it is closed')}.") from None
         if log is not None and is_same_file(self._stream.fileno(), log):

@@ -217,13 +217,31 @@ def median(results: Results, name: str) -> float:
 
 def ratio(results: Results, name: str, to: str) -> float:
     """Return the middle one of the rounds' ratios of a contender to another: only within a round are they alike."""
-    return statistics.median(mine / other for mine, other in zip(results[name], results[to]))
+    return statistics.median(ratios(results, name, to))
 
 
 def spread(results: Results, name: str, to: str, digits: int = 3) -> str:
     """Return the smallest and the largest of the rounds' ratios."""
-    ratios = [mine / other for mine, other in zip(results[name], results[to])]
-    return f"{min(ratios):.{digits}f} to {max(ratios):.{digits}f}"
+    each = ratios(results, name, to)
+    return f"{min(each):.{digits}f} to {max(each):.{digits}f}"
+
+
+def ratios(results: Results, name: str, to: str) -> list[float]:
+    """Return a contender's ratio to another in each round."""
+    return [mine / other for mine, other in zip(results[name], results[to])]
+
+
+def rates(results: Results, to: str, digits: int) -> list[list[str]]:
+    """Return a row for each contender: its rate, and its ratio to one of them with the spread."""
+    return [
+        [
+            name,
+            f"{median(results, name):,.0f}",
+            f"{ratio(results, name, to):.{digits}f}",
+            spread(results, name, to, digits),
+        ]
+        for name in results
+    ]
 
 
 def table(columns: list[str], rows: list[list[str]]) -> str:

@@ -6,16 +6,15 @@ import contextlib
 import os
 import re
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import rabbitmq
-from bench import PEERS, Bench, Message, Results, in_turn, median, ratio, spread, table
+from bench import PEERS, Bench, Message, Results, in_turn, median, rates, ratio, spread, table
 from harness import counts_on, eventually
-from measurements import EMITTER, WORKER, C, Outcome
+from measurements import EMITTER, PROGRAMS, WORKER, C, Outcome, celery_worker, dramatiq_worker
 
 LONG = 20  # times as many tasks as the other measurements have
 LARGE, LARGE_TASKS = 100_000_000, 3  # bytes
@@ -24,7 +23,6 @@ TASKS_AT_DEPTH = 1_000
 MANY_QUEUES, TASKS_EACH = 20, 500
 CROWD, TASKS_PER_WORKER, LONG_TASK = 200, 5, 1.0  # seconds
 MAKESPAN_TASKS, MAKESPAN_SECONDS, MAKESPAN_CROWDS = 1_000, 0.005, (1, 2, 8, 32)
-PROGRAMS = Path(sys.executable).parent
 
 
 def long_file(bench: Bench, runs: int, tasks: int) -> Outcome:
@@ -43,10 +41,7 @@ def long_file(bench: Bench, runs: int, tasks: int) -> Outcome:
             EMITTER: lambda: rate(lambda _: bench.command(EMITTER, "--file", file)),
         },
     )
-    rows = [
-        [name, f"{median(found, name):,.0f}", f"{ratio(found, name, C):.3f}", spread(found, name, C)] for name in found
-    ]
-    return Outcome(table([f"{number:,} tasks", "tasks/s", "to C", "spread"], rows), found)
+    return Outcome(table([f"{number:,} tasks", "tasks/s", "to C", "spread"], rates(found, C, 3)), found)
 
 
 def dead_letters(bench: Bench, runs: int, tasks: int) -> Outcome:
@@ -69,11 +64,8 @@ def dead_letters(bench: Bench, runs: int, tasks: int) -> Outcome:
 
     back = f"{EMITTER} --retry-dead-letters"
     found = in_turn(runs, {EMITTER: sent, back: moved})
-    rows = [
-        [name, f"{median(found, name):,.0f}", f"{ratio(found, name, EMITTER):.2f}", spread(found, name, EMITTER, 2)]
-        for name in found
-    ]
-    return Outcome(table([f"{number:,} tasks", "tasks/s", "to the emitter", "spread"], rows), found)
+    columns = [f"{number:,} tasks", "tasks/s", "to the emitter", "spread"]
+    return Outcome(table(columns, rates(found, EMITTER, 2)), found)
 
 
 def large(bench: Bench, runs: int, _tasks: int) -> Outcome:
@@ -207,15 +199,8 @@ def many_queues(bench: Bench, runs: int, _tasks: int) -> Outcome:
     one, many = "one queue", f"{MANY_QUEUES} queues"
     found = in_turn(runs, {one: lambda: rate(one, 1), many: lambda: rate(many, MANY_QUEUES)})
     rows = [
-        [
-            name,
-            f"{median(found, name):,.0f}",
-            f"{ratio(found, name, one):.2f}",
-            spread(found, name, one, 2),
-            f"{median(work, f'{name}, in'):.3f} ms",
-            f"{median(work, f'{name}, out'):.3f} ms",
-        ]
-        for name in found
+        [*row, f"{median(work, f'{row[0]}, in'):.3f} ms", f"{median(work, f'{row[0]}, out'):.3f} ms"]
+        for row in rates(found, one, 2)
     ]
     columns = [
         f"{MANY_QUEUES} workers on",
@@ -315,16 +300,11 @@ def aio_pika(bench: Bench, crowd: int) -> Callable[[str], list[list[str]]]:
 
 
 def celery(_bench: Bench, crowd: int) -> Callable[[str], list[list[str]]]:
-    options = f"-A celery_app worker --pool prefork --loglevel WARNING --concurrency {crowd} --without-gossip"
-    more = "--without-mingle --without-heartbeat --hostname"
-    return lambda queue: [
-        [str(PROGRAMS / "celery"), "--workdir", str(PEERS), *options.split(), *more.split(), f"{queue}@%h"]
-    ]
+    return lambda queue: [celery_worker("prefork", crowd, queue)]
 
 
 def dramatiq(_bench: Bench, crowd: int) -> Callable[[str], list[list[str]]]:
-    options = f"dramatiq_app --processes {crowd} --threads 1 --skip-logging --path"
-    return lambda _: [[str(PROGRAMS / "dramatiq"), *options.split(), str(PEERS)]]
+    return lambda _: [dramatiq_worker(crowd)]
 
 
 def makespan(

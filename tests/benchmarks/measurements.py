@@ -19,6 +19,7 @@ from cluster import Cluster
 from harness import eventually, records_in
 from stage import Stage
 
+PROGRAMS = Path(sys.executable).parent
 EMITTER = "emitter_of_tasks.py"
 WORKER = "listening_worker.py"
 UNFAIR_WORKER = "work_pika_no_prefetch.py"
@@ -165,7 +166,6 @@ def compare_workers(bench: Bench, runs: int, tasks: int, crowd: int) -> Outcome:
     """Measure how fast so many workers of each kind empty a queue, and what memory one has had at most."""
     url = bench.broker.url
     memory: Results = {}
-    programs = Path(sys.executable).parent
     # Few of the slow ones: a process for each task, or a second of start-up, makes no better figure with more.
     number = max(1, tasks // 10)
     log = bench.folder / "worker.jsonl"
@@ -174,16 +174,8 @@ def compare_workers(bench: Bench, runs: int, tasks: int, crowd: int) -> Outcome:
         return lambda queue: bench.command(script, url, queue)
 
     def celery(pool: str) -> Callable[[str], list[str]]:
-        options = f"-A celery_app worker --pool {pool} --loglevel WARNING --concurrency 1 --without-gossip"
-        more = "--without-mingle --without-heartbeat --hostname"
         names = iter(range(10**6))
-        return lambda _: [
-            str(programs / "celery"), "--workdir", str(PEERS), *options.split(), *more.split(), f"bench{next(names)}@%h"
-        ]  # fmt: skip
-
-    def dramatiq(_: str) -> list[str]:
-        options = "dramatiq_app --processes 1 --threads 1 --skip-logging --path"
-        return [str(programs / "dramatiq"), *options.split(), str(PEERS)]
+        return lambda _: celery_worker(pool, 1, f"bench{next(names)}")
 
     def ours(*arguments: object) -> Callable[[str], list[str]]:
         return lambda _: bench.command(WORKER, "--seconds-per-dot", 0, *arguments)
@@ -211,7 +203,7 @@ def compare_workers(bench: Bench, runs: int, tasks: int, crowd: int) -> Outcome:
         "aio-pika": lambda name: rate(name, by_url("work_aio_pika.py")),
         "Celery, solo pool": lambda name: rate(name, celery("solo"), "publish_celery.py"),
         "Celery, prefork pool": lambda name: rate(name, celery("prefork"), "publish_celery.py"),
-        "dramatiq, one thread": lambda name: rate(name, dramatiq, "dramatiq_app.py"),
+        "dramatiq, one thread": lambda name: rate(name, lambda _: dramatiq_worker(1), "dramatiq_app.py"),
         "amqp-consume, a process for each task": lambda name: rate(
             name, lambda queue: ["amqp-consume", f"--url={url}", f"--queue={queue}", "--prefetch-count=1", "cat"]
         ),
@@ -240,6 +232,19 @@ def compare_workers(bench: Bench, runs: int, tasks: int, crowd: int) -> Outcome:
     kind = "one worker" if crowd == 1 else f"{crowd} workers"
     columns = [kind, "tasks/s", "to bare", "spread", "memory of one", "what it does not promise"]
     return Outcome(table(columns, rows), found)
+
+
+def celery_worker(pool: str, processes: int, name: str) -> list[str]:
+    """Return the command of a Celery worker."""
+    options = f"-A celery_app worker --pool {pool} --loglevel WARNING --concurrency {processes} --without-gossip"
+    more = f"--without-mingle --without-heartbeat --hostname {name}@%h"
+    return [str(PROGRAMS / "celery"), "--workdir", str(PEERS), *options.split(), *more.split()]
+
+
+def dramatiq_worker(processes: int) -> list[str]:
+    """Return the command of a dramatiq worker."""
+    options = f"dramatiq_app --processes {processes} --threads 1 --skip-logging --path"
+    return [str(PROGRAMS / "dramatiq"), *options.split(), str(PEERS)]
 
 
 def latency(bench: Bench, runs: int, tasks: int) -> Outcome:

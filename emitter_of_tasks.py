@@ -103,29 +103,29 @@ def main() -> int:
         report = Report(log, source, chosen.verbose)
         publisher = Publisher(where, report.settled)
         if source is not None:
-            messages = source.messages()
+            batches = source.batches()
         else:
-            messages = typed_tasks(where.queue) if chosen.asks else iter([new_message(chosen.task)])
-        return emit(preceded_by(offer, messages), publisher, report, signals, wait_for_each=chosen.asks)
+            batches = typed_tasks(where.queue) if chosen.asks else iter([[new_message(chosen.task)]])
+        return emit(preceded_by(offer, batches), publisher, report, signals, wait_for_each=chosen.asks)
 
 
-def preceded_by(offer: Callable[[], object], messages: Iterator[Message]) -> Iterator[Message]:
+def preceded_by(offer: Callable[[], object], batches: Iterator[list[Message]]) -> Iterator[list[Message]]:
     """Offer the admin panel, then yield the tasks. send() asks for the first one only after it has connected."""
     try:
         offer()
-        yield from messages
+        yield from batches
     except EOFError:  # the input has ended: no answer, and no task
         say("")
 
 
 def emit(
-    messages: Iterator[Message], publisher: Publisher, report: Report, signals: Signals, wait_for_each: bool
+    batches: Iterator[list[Message]], publisher: Publisher, report: Report, signals: Signals, wait_for_each: bool
 ) -> int:
     """Send the tasks, report the result, and return the exit status."""
     status, is_cut_short = 1, True
     try:
         with contextlib.closing(publisher.connection):
-            send(messages, publisher, signals, wait_for_each)
+            send(batches, publisher, signals, wait_for_each)
         status, is_cut_short = 1 if report.refused else 0, False
     except KeyboardInterrupt:
         say("")
@@ -142,15 +142,15 @@ def emit(
     return status
 
 
-def send(messages: Iterator[Message], publisher: Publisher, signals: Signals, wait_for_each: bool) -> None:
+def send(batches: Iterator[list[Message]], publisher: Publisher, signals: Signals, wait_for_each: bool) -> None:
     """Connect, read, publish, and wait until each task is confirmed or refused."""
     is_all_published = False
     try:
         with signals.interruptible():
             publisher.connection.open()
             try:
-                for message in messages:
-                    publisher.publish(message)
+                for messages in batches:
+                    publisher.publish(messages)
                     if wait_for_each:
                         if publisher.connection.channel is None:
                             say(" [*] RabbitMQ is away. The task is sent when it is back.")

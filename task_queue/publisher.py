@@ -17,7 +17,7 @@ from task_queue.errors import largest_size
 from task_queue.failures import QueueError
 from task_queue.settings import Settings
 from task_queue.signals import State
-from task_queue.message import Encoder, Message
+from task_queue.message import BATCH, Encoder, Message
 from task_queue.terminal import PATIENCE, takes_more
 from task_queue.window import Settled, Window
 from task_queue.wire import write
@@ -54,22 +54,20 @@ class Publisher:
         self._holds_off = False  # because the queue is full
         self._pauses = 0  # in a row, since the queue took a message
 
-    def publish(self, message: Message) -> None:
-        """Send a message. Waits for confirms only when the window is full.
+    def publish(self, messages: list[Message]) -> None:
+        """Send one message or a few. Waits for confirms only when the window is full.
 
         Raises:
             QueueError: the connection is lost, and reconnecting failed for good.
         """
         window = self._window
         with self.connection.loop:
-            self.next_line = message.next_line
-            window.messages_in += 1
-            window.bytes_in += len(message.body)
-            window.unsent.append(message)
+            self.next_line = messages[-1].next_line
+            window.add(messages)
             if self.connection.channel is None:
                 self.connection.check()
             self._send()
-        if window.is_over(WINDOW - 1, WINDOW_BYTES - 1):
+        if window.is_over(WINDOW - BATCH, WINDOW_BYTES - 1):
             self.wait(WINDOW - REFILL, WINDOW_BYTES // 2)
 
     def wait(self, messages: int = 0, size: int = 0, seconds: float = float("inf")) -> None:
@@ -124,14 +122,10 @@ class Publisher:
             self._tell_now()
 
     def _tell_now(self) -> None:
-        settled = self._window.settled
-        if batch := list(settled):
+        if batch := list(self._window.settled):
             self._tell(batch)
             # Only now, so that the window stays full while our output is blocked.
-            for message, _ in batch:
-                settled.popleft()
-                self._window.messages_out += 1
-                self._window.bytes_out += len(message.body)
+            self._window.remove(batch)
 
     def _send(self) -> None:
         channel, window = self.connection.channel, self._window

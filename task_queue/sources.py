@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import codecs
 import os
 import stat
 import sys
 import time
-from collections import deque
 from collections.abc import Iterator
 from operator import methodcaller
 from typing import BinaryIO, TextIO
@@ -16,21 +14,21 @@ from task_queue import outbox
 from task_queue.aside import Aside
 from task_queue.failures import InputError, SettingsError
 from task_queue.file_forms import Form
-from task_queue.message import Message, new_message
+from task_queue.lines import LONGEST_LINE, Lines
+from task_queue.message import BATCH, Message, new_message
 from task_queue.prompt import Prompt
 from task_queue.system import WINDOWS
 from task_queue.terminal import complain, is_terminal, say
-from task_queue.text import PIECE, is_blank, pieces_of
+from task_queue.text import is_blank
 
 NO_INPUT = (
     "No task is given. Give one as words, or a file with --file, or start this in a terminal and type tasks there."
 )
 SILENCE = 3.0  # seconds without a line until we say what we wait for
-LONGEST_LINE = 128 * 1024 * 1024  # bytes, so that no input fills the memory; RabbitMQ's limit for a message is lower
 
 
-def typed_tasks(queue: str) -> Iterator[Message]:
-    """Ask the person at the terminal for tasks for a queue.
+def typed_tasks(queue: str) -> Iterator[list[Message]]:
+    """Ask the person at the terminal for tasks for a queue, and yield each by itself.
 
     Raises:
         EOFError: the input has ended.
@@ -40,7 +38,7 @@ def typed_tasks(queue: str) -> Iterator[Message]:
     while True:
         try:
             if (text := prompt.ask()).strip():
-                yield new_message(text)
+                yield [new_message(text)]
         except UnicodeError:
             complain(" [!] That is not text in this terminal's encoding. Please type it again.")
             prompt.edit_no_more()
@@ -62,8 +60,7 @@ class Source:
         if name is None and is_nothing(sys.stdin):
             raise SettingsError(NO_INPUT)
         name = name or "-"
-        self.bytes_read = self.size = 0  # the size of a pipe is 0
-        self._line = 0  # the last one read
+        self.size = self._begins_at = 0  # bytes; the size of a pipe is 0
         self._form = Form(None if name == "-" else name)
         self.name = self._form.name
         try:
@@ -74,41 +71,57 @@ class Source:
             status = os.fstat(self._stream.fileno())
             self._is_file = stat.S_ISREG(status.st_mode)
             if self._is_file:
-                self.size, self.bytes_read = status.st_size, self._stream.tell()
+                self.size, self._begins_at = status.st_size, self._stream.tell()
         except (OSError, AttributeError) as error:
             raise SettingsError(f"{self.name} can't be read: {getattr(error, 'strerror', 'it is closed')}.") from None
         if log is not None and is_same_file(self._stream.fileno(), log):
             self._stream.close()
             raise SettingsError("--log-file is the file with the tasks: every log record would become a task.")
+        self._lines = Lines(self._stream, self._form)
 
-    def messages(self) -> Iterator[Message]:
-        """Yield the tasks as messages. Blank lines are skipped.
+    @property
+    def bytes_read(self) -> int:
+        """How far the file has been read; as it may grow meanwhile, this may become more than its size."""
+        return self._begins_at + self._lines.bytes_read
+
+    def batches(self) -> Iterator[list[Message]]:
+        """Yield the tasks as messages: those together that were read together, so that none waits for a later one.
+
+        Blank lines are skipped.
 
         Raises:
-            InputError: a line is not UTF-8, not CSV, or can't be read.
+            InputError: a line is not UTF-8, not CSV, or can't be read. The tasks before it have been yielded.
         """
-        after = 1
         if not self._is_file:
             Aside(self._tell_if_nothing_comes, "silence").start()
+        batch, after, lines = list[Message](), 1, self._lines
         with self._stream:
-            for first_line, body in self._csv_rows() if self._form.is_csv else self._plain_lines():
-                if not is_blank(body):
-                    yield new_message(body, first_line, after, self._line + 1)
-                    after = self._line + 1
+            try:
+                for first_line, body in self._csv_rows() if self._form.is_csv else self._plain_lines():
+                    if not is_blank(body):
+                        batch.append(new_message(body, first_line, after, lines.number + 1))
+                        after = lines.number + 1
+                    if len(batch) == BATCH or (batch and not lines.are_at_hand):
+                        yield batch
+                        batch = []
+            except InputError:
+                if batch:
+                    yield batch
+                raise
 
     def _tell_if_nothing_comes(self) -> None:
         # Some terminals and editors on Windows give us a pipe, though a person sits at its other end.
         time.sleep(SILENCE)
-        if self._line == 0 and not self._stream.closed:
+        if self._lines.number == 0 and not self._stream.closed:
             key = "Ctrl+Z, then Enter," if WINDOWS else "Ctrl+D"
             how = f" {key} ends them." if is_terminal(sys.stdin) else ""
             outbox.complain(f" [*] Nothing comes from {self.name} yet. Tasks are read from there, one per line.{how}")
 
     def _plain_lines(self) -> Iterator[tuple[int, bytes]]:
-        for body in map(methodcaller("rstrip", b"\r\n"), self._lines()):  # no variable keeps a second copy
+        for body in map(methodcaller("rstrip", b"\r\n"), self._all_lines()):  # no variable keeps a second copy
             if b"\r" in body:
-                raise InputError(self._form.with_carriage_returns(self._line))
-            yield self._line, body
+                raise InputError(self._form.with_carriage_returns(self._lines.number))
+            yield self._lines.number, body
 
     def _csv_rows(self) -> Iterator[tuple[int, bytes]]:
         import csv  # only here: most runs send one task, and start faster without it
@@ -116,45 +129,21 @@ class Source:
         csv.field_size_limit(LONGEST_LINE)
         first_line = 1
         try:
-            for cells in csv.reader(map(bytes.decode, self._lines()), strict=True):
+            for cells in csv.reader(map(bytes.decode, self._all_lines()), strict=True):
                 yield first_line, " ".join(cells).encode()
-                first_line = self._line + 1
+                first_line = self._lines.number + 1
         except csv.Error as error:
             if "new-line character" in str(error):
-                raise InputError(self._form.with_carriage_returns(self._line)) from None
+                raise InputError(self._form.with_carriage_returns(self._lines.number)) from None
             raise InputError(f"Line {first_line} of {self.name} is not CSV: {error}.") from None
         except MemoryError:
             raise InputError(f"Line {first_line} of {self.name} is too long for the memory here.") from None
 
-    def _lines(self) -> Iterator[bytes]:
-        try:
-            yield from iter(self._read_line, b"")
-        except OSError as error:
-            raise InputError(f"Line {self._line + 1} of {self.name} can't be read: {error.strerror}.") from None
-        except MemoryError:
-            raise InputError(f"Line {self._line + 1} of {self.name} is too long for the memory here.") from None
+    def _all_lines(self) -> Iterator[bytes]:
+        yield from self._lines
         if self.bytes_read < self.size and os.fstat(self._stream.fileno()).st_size < self.size:
-            raise InputError(f"{self.name} was cut off while it was read: it ends behind line {self._line} now.")
-
-    def _read_line(self) -> bytes:
-        if raw := self._stream.readline(LONGEST_LINE + 1):
-            self.bytes_read += len(raw)
-            self._line += 1
-            if self._line == 1 or len(raw) > LONGEST_LINE or b"\0" in raw:
-                self._check(raw)
-            try:
-                deque(pieces_of(raw), maxlen=0) if len(raw) > PIECE else raw.decode()
-            except UnicodeDecodeError:  # the lines before it are sent
-                raise InputError(self._form.undecodable(self._line, raw)) from None
-        return raw.removeprefix(codecs.BOM_UTF8)  # of any line, because files may have been joined
-
-    def _check(self, raw: bytes) -> None:
-        if self._line == 1 and (why := self._form.whole(raw)):
-            raise InputError(why)
-        if len(raw) > LONGEST_LINE:
-            raise InputError(f"Line {self._line} of {self.name} has more than {LONGEST_LINE:,} bytes.")
-        if b"\0" in raw:
-            raise InputError(self._form.with_nul(self._line, raw))
+            behind = f"behind line {self._lines.number}"
+            raise InputError(f"{self.name} was cut off while it was read: it ends {behind} now.")
 
 
 def is_nothing(stream: TextIO | None) -> bool:

@@ -22,6 +22,19 @@ class Window:
         # Two counters each, because two threads count: main counts what comes in, the reporting one what goes out.
         self.messages_in = self.messages_out = self.bytes_in = self.bytes_out = 0
 
+    def add(self, messages: list[Message]) -> None:
+        """Take in messages that are to be sent."""
+        self.messages_in += len(messages)
+        self.bytes_in += sum(len(message.body) for message in messages)
+        self.unsent.extend(messages)
+
+    def remove(self, reported: list[Settled]) -> None:
+        """Forget the first settled messages, which have been reported."""
+        for _ in reported:
+            self.settled.popleft()
+        self.messages_out += len(reported)
+        self.bytes_out += sum(len(message.body) for message, _ in reported)
+
     def is_over(self, messages: int, size: int) -> bool:
         """Tell whether there are more than `messages` messages, or more than `size` bytes in them."""
         return self.messages_in - self.messages_out > messages or self.bytes_in - self.bytes_out > size

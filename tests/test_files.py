@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import pytest
 from harness import Scripts, eventually, limit_files, line_to_go_on_from
+from task_queue.lines import BLOCK
 from scripted_server import Got, Server, Session, nothing
 from pika import spec
 
@@ -200,10 +201,10 @@ def test_a_file_that_shrinks_is_an_error_with_its_line(at_server: Scripts, serve
     file.write_bytes(b"".join(b"task %0200d\n" % number for number in range(10_000)))
     server.on("Basic.Publish", nothing)
     emitter = at_server.emitter("--file", "tasks.txt")
-    server.gets("Basic.Publish", times=1000)
+    server.gets("Basic.Publish", times=901)  # then the window may be full
     os.truncate(file, 1000)
     server.on("Basic.Publish", confirm_up_to)
-    server.session(0).send(spec.Basic.Ack(1000, multiple=True))
+    server.session(0).send(spec.Basic.Ack(len(server.got("Basic.Publish")), multiple=True))
     emitter.ends(1)
     sent = len(server.got("Basic.Publish"))
     assert f"tasks.txt was cut off while it was read: it ends behind line {sent}" in emitter.err
@@ -219,16 +220,48 @@ def test_a_file_that_grows_is_read_to_its_end_and_never_more_than_whole(at_serve
     file.write_bytes(b"task\n" * 2000)
     server.on("Basic.Publish", nothing)
     terminal = at_server.at_terminal("emitter_of_tasks.py", "--no-admin", "--file", "tasks.txt")
-    server.gets("Basic.Publish", times=1000)
+    server.gets("Basic.Publish", times=901)
     with file.open("ab") as more:
         more.write(b"task\n" * 3_000)
     server.on("Basic.Publish", confirm_up_to)
-    server.session(0).send(spec.Basic.Ack(1000, multiple=True))
+    server.session(0).send(spec.Basic.Ack(len(server.got("Basic.Publish")), multiple=True))
     terminal.expect(r"Sent 5,000 tasks", timeout=60)
     shown = str(terminal.before)
     assert "100% of tasks.txt read, 0 s left" in shown
     assert not [percent for percent in shown.split("% of")[:-1] if int(percent.split()[-1]) > 100]
     assert "-" not in shown.replace("tasks.txt", "")
+
+
+@pytest.mark.parametrize("name", ["tasks.txt", "tasks.csv", "-"])
+def test_tasks_are_whole_wherever_a_block_ends(scripts: Scripts, name: str) -> None:
+    ends = [b"\n", b"\r\n", b"\n\n", b"\n \t\n"]
+    sizes = [base + more for base in (1, 20, 300, BLOCK - 20, BLOCK, 2 * BLOCK) for more in range(12)]
+    tasks = [f"{number}: " + "€" * (size // 3) + "x" * (size % 3) for number, size in enumerate(sizes)]
+    content = b"".join(task.encode() + ends[number % len(ends)] for number, task in enumerate(tasks)).rstrip()
+    (scripts.folder / "tasks.csv").write_bytes(content)
+    (scripts.folder / "tasks.txt").write_bytes(content)
+    run = scripts.emit("--file", name, stdin=content if name == "-" else b"")
+    assert f"Sent {len(tasks)} tasks" in run.out
+    assert scripts.broker.take(scripts.queue, len(tasks)) == tasks
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        (b"\xff", "Line 101 of tasks.txt is not UTF-8"),
+        (b"\0", "Line 101 of tasks.txt has NUL characters"),
+        (b"one\rtwo", "Line 101 of tasks.txt has carriage returns"),
+        (b"\xef\xbb\xbfmarked", ""),
+    ],
+)
+def test_every_block_is_checked(scripts: Scripts, bad: bytes, words: str) -> None:
+    good = [f"{number:01000}" for number in range(100)]  # more than one block
+    (scripts.folder / "tasks.txt").write_bytes("\n".join(good).encode() + b"\n" + bad + b"\nbehind\n")
+    emitter = scripts.emit("--file", "tasks.txt", status=1 if words else 0)
+    assert words in emitter.err
+    sent = good if words else [*good, "marked", "behind"]
+    assert scripts.broker.counts(scripts.queue)[0] == len(sent)
+    assert scripts.broker.take(scripts.queue, len(sent)) == sent
 
 
 def test_a_redirected_file_may_have_been_read_in_part(at_server: Scripts, server: Server) -> None:

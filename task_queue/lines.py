@@ -25,7 +25,7 @@ class Lines:
 
     Attributes:
         number: of the line that was yielded last, counted from 1; 0 before.
-        bytes_read: by this object.
+        bytes_read: in the lines that were yielded.
 
     Raises:
         InputError: while lines are yielded: a line is not UTF-8, is too long, or can't be read.
@@ -56,11 +56,13 @@ class Lines:
             self._read()
             if not self._at_hand:
                 return b""
+        raw = self._at_hand.popleft()
         self.number += 1
+        self.bytes_read += len(raw)
         if self._is_plain:
-            return self._at_hand.popleft()
-        self._check(self._at_hand[0])
-        return self._at_hand.popleft().removeprefix(codecs.BOM_UTF8)  # of any line, because files may have been joined
+            return raw
+        self._check(raw)
+        return raw.removeprefix(codecs.BOM_UTF8)  # of any line, because files may have been joined
 
     def _read(self) -> None:
         size = 0
@@ -76,7 +78,6 @@ class Lines:
             if self._begun:
                 self._at_hand.append(b"".join(self._begun))
                 self._begun = []
-        self.bytes_read += size
         self._is_plain = self.number > 0 and are_plain(self._at_hand)
 
     def _check(self, raw: bytes) -> None:

@@ -16,8 +16,8 @@ from task_queue.text import printable
 
 # RabbitMQ 4.3: inequivalent arg 'x-...' for queue '...' in vhost '...': received ... but current is ... (cut off after
 # 255 bytes)
-OTHER_ARGUMENT = re.compile(r"inequivalent arg '([\w-]+)'")
-ITS_VALUE = re.compile(r" current is (?:the value )?'([^']*)'")
+OTHER_ARGUMENT = r"inequivalent arg '([\w-]+)'"
+ITS_VALUE = r" current is (?:the value )?'([^']*)'"
 
 
 class Declaration:
@@ -64,7 +64,7 @@ class Declaration:
 
     def _on_channel_closed(self, _channel: Channel, why: Exception) -> None:
         text = getattr(why, "reply_text", "")
-        refused, value = OTHER_ARGUMENT.search(text), ITS_VALUE.search(text)
+        refused, value = re.search(OTHER_ARGUMENT, text), re.search(ITS_VALUE, text)
         if refused and refused[1] in TIMES.keys() - self._other.keys():
             self._other[refused[1]] = value[1] if value else None
             self._open_channel()

@@ -10,7 +10,7 @@ SHOWN_CHARACTERS = 500  # of a task's text
 COUNTED_BYTES = 128 * 1024  # in a larger task we count bytes and not characters, because decoding it takes long
 PIECE = 1024 * 1024  # bytes of a large text that are decoded at a time, to save memory
 # Unicode's categories Cc, Cs, Zl and Zp, which move the cursor or are not text, and what changes the text direction.
-HARMFUL = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+HARMFUL = "[\0-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"
 
 
 def text_of(body: bytes) -> str:
@@ -50,7 +50,9 @@ def printable(text: str) -> str:
     """Return the text safe for a terminal: with escapes for harmful characters, and cut if it is very long."""
     if len(text) > SHOWN_CHARACTERS:
         text = f"{text[:SHOWN_CHARACTERS]} ... ({len(text):,} characters)"
-    return HARMFUL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    if text.isprintable():  # as most are; the pattern need not even be compiled
+        return text
+    return re.sub(HARMFUL, lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def counted(number: int, what: str = "task") -> str:

@@ -170,16 +170,12 @@ def depth(bench: Bench, runs: int, _tasks: int) -> Outcome:
 def many_queues(bench: Bench, runs: int, _tasks: int) -> Outcome:
     """Measure twenty queues with a worker each beside one queue with twenty workers; tasks that are no work."""
     tasks = TASKS_EACH * MANY_QUEUES
-    work: Results = {}
-    server = int(eventually(lambda: bench.broker.api("GET", "nodes")[0].get("os_pid"), "RabbitMQ has its figures"))
 
-    def rate(name: str, queues: int) -> float:
+    def rate(queues: int) -> float:
         with contextlib.ExitStack() as ends:
             names = [ends.enter_context(bench.new_queue(keeps_others=True)) for _ in range(queues)]
-            began = processor_time(server)
             for queue in names:
                 bench.at(queue).seconds(bench.command(EMITTER, "--file", bench.lines(tasks // queues)))
-            work.setdefault(f"{name}, in", []).append((processor_time(server) - began) / tasks * 1000)
             commands = [
                 bench.command(WORKER, "--seconds-per-dot", 0, "--queue", names[number % queues])
                 for number in range(MANY_QUEUES)
@@ -191,26 +187,67 @@ def many_queues(bench: Bench, runs: int, _tasks: int) -> Outcome:
                 return sum(counts_on(channel, queue)[0] for queue in names)
 
             eventually(lambda: left() < 0.9 * tasks, "they are at work", 120)
-            began, there, clock = processor_time(server), left(), time.perf_counter()
+            there, began = left(), time.perf_counter()
             eventually(lambda: left() == 0, "all is done", 600)
-            work.setdefault(f"{name}, out", []).append((processor_time(server) - began) / there * 1000)
-            return there / (time.perf_counter() - clock)
+            return there / (time.perf_counter() - began)
 
     one, many = "one queue", f"{MANY_QUEUES} queues"
-    found = in_turn(runs, {one: lambda: rate(one, 1), many: lambda: rate(many, MANY_QUEUES)})
-    rows = [
-        [*row, f"{median(work, f'{row[0]}, in'):.3f} ms", f"{median(work, f'{row[0]}, out'):.3f} ms"]
-        for row in rates(found, one, 2)
-    ]
-    columns = [
-        f"{MANY_QUEUES} workers on",
-        "tasks/s",
-        "to one queue",
-        "spread",
-        "RabbitMQ's time for a task, in",
-        "out",
-    ]
+    found = in_turn(runs, {one: lambda: rate(1), many: lambda: rate(MANY_QUEUES)})
+    return Outcome(
+        table([f"{MANY_QUEUES} workers on", "tasks/s", "to one queue", "spread"], rates(found, one, 2)), found
+    )
+
+
+def slopes(bench: Bench, runs: int, tasks: int) -> Outcome:
+    """Measure RabbitMQ's processor time for a task, and the part of the two processes that can't be shared out.
+
+    A queue has one process that leads it, and a node has one that writes the log of all its queues. Their parts are
+    taken from Erlang's own unit of work, the reduction.
+    """
+    found: Results = {}
+    server = int(eventually(lambda: bench.broker.api("GET", "nodes")[0].get("os_pid"), "RabbitMQ has its figures"))
+
+    def measure(name: str, do: Callable[[], int]) -> None:
+        before, began = reductions(bench), processor_time(server)
+        done = do()
+        milliseconds, after = (processor_time(server) - began) / done * 1000, reductions(bench)
+        every, leads, logs = (now - then for now, then in zip(after, before))
+        found.setdefault(f"{name}: RabbitMQ", []).append(milliseconds)
+        found.setdefault(f"{name}: the queue's process", []).append(milliseconds * leads / every)
+        found.setdefault(f"{name}: the log's process", []).append(milliseconds * logs / every)
+
+    def sent_and_taken() -> float:
+        began = time.perf_counter()
+        with bench.new_queue() as queue, bench.channel() as channel:
+
+            def send() -> int:
+                bench.seconds(bench.command(EMITTER, "--file", bench.lines(tasks)))
+                return tasks
+
+            def take() -> int:
+                there = counts_on(channel, queue)[0]
+                eventually(lambda: counts_on(channel, queue)[0] == 0, "all is done", 600)
+                return there
+
+            measure("in", send)
+            with bench.running([bench.command(WORKER, "--seconds-per-dot", 0) for _ in range(MANY_QUEUES)]):
+                bench.wait_for_workers(MANY_QUEUES)
+                measure("out", take)
+        return time.perf_counter() - began
+
+    in_turn(runs, {"seconds for both": sent_and_taken})
+    rows = [[name, f"{median(found, name):.4f} ms", f"{1000 / median(found, name):,.0f}/s"] for name in found]
+    columns = [f"one queue, {MANY_QUEUES} workers", "processor time for a task", "one processor would do"]
     return Outcome(table(columns, rows), found)
+
+
+def reductions(bench: Bench) -> list[int]:
+    """Return how much work RabbitMQ's processes have done so far: all, the one that leads the queue, and the log's."""
+    of = "Of = fun(P) -> {reductions, R} = process_info(whereis(P), reductions), R end"
+    log = "{ok, Log} = ra_system:lookup_name(quorum_queues, wal)"
+    every = "{All, _} = erlang:statistics(exact_reductions)"
+    said = bench.broker.node.ctl("eval", f"{of}, {log}, {every}, [All, Of('%2F_{bench.queue}'), Of(Log)].")
+    return list(map(int, re.findall(r"\d+", said)))
 
 
 def processor_time(pid: int) -> float:
@@ -400,5 +437,5 @@ def shared_memory(pid: int) -> float:
 
 
 MEASUREMENTS: dict[str, Callable[[Bench, int, int], Outcome]] = {
-    each.__name__: each for each in (long_file, dead_letters, large, depth, many_queues, crowd, makespans)
+    each.__name__: each for each in (long_file, dead_letters, large, depth, many_queues, slopes, crowd, makespans)
 }

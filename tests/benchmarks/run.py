@@ -38,7 +38,7 @@ AMONG_PEERS = ("publishers", "workers", "two_workers")
 WITH_C, WITH_ALL = ("long_file",), ("makespans",)
 WITH_PIKA_ALONE = (
     *("one_task", "latency", "scale", "uneven", "cluster"),
-    *("dead_letters", "large", "depth", "many_queues", "crowd"),
+    *("dead_letters", "large", "depth", "many_queues", "slopes", "crowd"),
 )
 NAMES = (*AMONG_PEERS, *WITH_C, *WITH_PIKA_ALONE, *WITH_ALL)
 # RabbitMQ 4 takes 16 MB by default, and a large task here is 100 MB.

@@ -16,7 +16,7 @@ from task_queue.errors import in_words
 from task_queue.failures import QueueError
 from task_queue.loop import Loop
 from task_queue.queues import Rules
-from task_queue.retry import LASTS_AFTER, Outage
+from task_queue.outage import LASTS_AFTER, Outage
 from task_queue.settings import Settings
 from task_queue.signals import State
 from task_queue.text import printable

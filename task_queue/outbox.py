@@ -39,7 +39,7 @@ def do(action: Callable[[], None]) -> None:
 def flush() -> None:
     """Wait until everything is printed, but only a moment if the terminal is blocked."""
     with _changed:
-        _changed.wait_for(lambda: not _is_busy, 2 * terminal.PATIENCE)
+        _changed.wait_for(lambda: not _is_busy, 2 * terminal.OUTPUT_PATIENCE)
 
 
 def _work() -> None:

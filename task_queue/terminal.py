@@ -17,7 +17,7 @@ from task_queue.failures import Failure
 from task_queue.system import WINDOWS, is_console
 
 LOOK_EVERY = 0.1  # seconds between two checks of a blocked stream, such as a paused terminal
-PATIENCE = 0.5  # seconds that a program waits for such a stream when it is about to end
+OUTPUT_PATIENCE = 0.5  # seconds that a program waits for such a stream when it is about to end
 NEVER = float("inf")
 # When nobody will ever read it. On Windows, a closed pipe has another number: https://github.com/python/cpython/issues/79935
 GONE = (errno.EPIPE, errno.EIO, *([errno.EINVAL] if WINDOWS else []))
@@ -92,7 +92,7 @@ def wait_for_ever() -> None:
 
 def give_up_soon() -> None:
     """Wait only a moment longer for a blocked stream, because the program is about to end."""
-    _Main.gives_up_at = min(_Main.gives_up_at, time.monotonic() + PATIENCE)
+    _Main.gives_up_at = min(_Main.gives_up_at, time.monotonic() + OUTPUT_PATIENCE)
 
 
 def unblock() -> None:

@@ -439,7 +439,7 @@ def shared_memory(pid: int) -> float:
     try:
         own = re.search(r"^Pss:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except FileNotFoundError:  # it has just ended, as RQ's processes for one task do
+    except (FileNotFoundError, ProcessLookupError):  # it has just ended, as RQ's processes for one task do
         return 0.0
     return int(own[1] if own else 0) / 1000 + sum(shared_memory(int(child)) for child in children)
 

@@ -10,7 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -516,13 +516,33 @@ def test_the_uneven_tasks_of_the_picture_are_those_of_the_command() -> None:
     assert f"anna gets {sum(dots[::2])} of them, which take {sum(dots[::2]) * 0.25:.1f} s" in plain
 
 
+def are_in(results: str, figures: Iterable[str]) -> None:
+    for figure in figures:
+        assert re.search(rf"(?<![\d.,]){re.escape(figure)}(?!\d)", results), figure
+
+
 def test_the_figures_of_the_performance_are_those_of_the_results() -> None:
-    results = (PROJECT / "tests" / "benchmarks" / "results.md").read_text()
-    rows = re.findall(r"^\|.*\| ?(\S*?)(?: ms|/s)? \|.*\| ([\d.]+) \|$", DOCUMENTS["performance.md"], re.MULTILINE)
-    assert len(rows) == 14
-    for measured, ratio in rows:
-        assert re.search(rf"(?<![\d.]){re.escape(ratio)}(?!\d)", results), ratio
-        assert not measured or f" {measured} " in results, measured
+    benchmarks = PROJECT / "tests" / "benchmarks"
+    older, newer = ((benchmarks / name).read_text() for name in ("results.md", "results-4.3.md"))
+    text = DOCUMENTS["performance.md"]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+
+    ratios = [row for row in rows if len(row) == 5 and re.fullmatch(r"[\d.]+", row[4])]
+    assert len(ratios) == 23
+    for _, measured, _, ratio, ratio_of_newer in ratios:
+        are_in(older, [measured.removesuffix("/s"), ratio])
+        are_in(newer, [ratio_of_newer])
+    makespans = [row for row in rows if len(row) == 6 and row[5].endswith(" MB")]
+    assert len(makespans) == 6
+    for row in makespans:
+        are_in(newer, row[1:])
+    costs = [row for row in rows if len(row) == 3 and row[1].endswith(" ms")]
+    assert len(costs) == 6
+    are_in(older, [row[1] for row in costs])
+    are_in(newer, [row[2] for row in costs])
+    every_in, queue_in, log_in, every_out, queue_out, log_out = (float(row[2].split()[0]) for row in costs)
+    for cost in (every_in + every_out, queue_in + queue_out, log_in + log_out):
+        assert f"1 / {cost:.4f} ms = {round(1000 / cost, -2):,.0f} tasks a second" in re.sub(r"\s+", " ", text)
 
 
 def test_what_differs_between_versions_is_shown_by_the_tests_that_are_named() -> None:

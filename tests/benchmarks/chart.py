@@ -12,6 +12,7 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from measurements import BARE, C
 
+DRAWN = {"publishers", "workers", "scale", "uneven"}  # measurements
 OURS, OTHERS, IDEAL = "#e8590c", "#868e96", "#ced4da"
 
 

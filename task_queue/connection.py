@@ -91,13 +91,22 @@ class Connection:
         self.loop.wait(lambda: self._failure or until(), seconds)
         self.check()
 
-    def look_into(self, queue: str, stop: Callable[[], object]) -> pika.spec.Queue.DeclareOk | None:
-        """Return a queue's counts; None if the connection is lost or `stop()` is true. Only inside `with loop`."""
+    def finds_empty(self, queue: str, stop: Callable[[], object]) -> bool | None:
+        """Tell whether nothing waits in a queue that we consume. Call it only inside `with loop`.
+
+        Args:
+            queue: its name.
+            stop: if this is true, there is no need for an answer any more.
+
+        Returns:
+            None if the connection is lost or `stop()` is true.
+        """
         channel, answers = self.channel, list[pika.spec.Queue.DeclareOk]()
         if channel is not None:  # RabbitMQ answers after it has processed all that we sent before
             channel.queue_declare(queue, passive=True, callback=lambda frame: answers.append(frame.method))
             self.wait(lambda: answers or stop() or self.channel is not channel)
-        return answers[0] if answers else None
+        # If RabbitMQ does not even count us, the queue has not answered within 0.25 s: its leader is busy or gone.
+        return not answers[0].message_count and bool(answers[0].consumer_count) if answers else None
 
     def check(self) -> None:
         """Raise the QueueError that wait() would raise, if there is one."""

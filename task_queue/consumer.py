@@ -124,15 +124,11 @@ class Consumer:
         while empty_looks < 2 and not self._has_news():
             # RabbitMQ does not count tasks that wait for their next try.
             self.connection.wait(self._has_news, self.given_back.seconds_to_wait() or BURST_PATIENCE)
-            empty_looks = empty_looks + 1 if self._queue_is_empty() else 0
+            is_empty = self.connection.finds_empty(self.connection.queue, stop=self._has_news)
+            empty_looks = empty_looks + 1 if is_empty else 0
 
     def _has_news(self) -> bool:
         return bool(self._delivered) or self._signals.state != State.RUN
-
-    def _queue_is_empty(self) -> bool:
-        queue = self.connection.look_into(self.connection.queue, stop=self._has_news)
-        # We are a consumer. If RabbitMQ counts none, the queue itself has not answered: its leader is busy or gone.
-        return queue is not None and not queue.message_count and bool(queue.consumer_count)
 
     def _on_ready(self, channel: Channel) -> None:
         channel.add_on_cancel_callback(lambda _: find_out(self.connection, self._overdue(), self.given_back))

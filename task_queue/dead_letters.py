@@ -6,17 +6,12 @@ without a copy made by us. Source: https://www.rabbitmq.com/docs/quorum-queues#d
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pika
 from pika.channel import Channel
 
 from task_queue.connection import Connection
 from task_queue.queues import dead_letters_of
 from task_queue.settings import Settings
-
-if TYPE_CHECKING:
-    DeclareOk = pika.frame.Method[pika.spec.Queue.DeclareOk]
 
 PREFETCH = 250  # letters that RabbitMQ may deliver before we settle them
 BATCH = 125  # letters that we reject at a time, while the next ones are on their way
@@ -53,45 +48,62 @@ class DeadLetters:
         while self.moved != self.total and empty_looks < self._looks:
             with self.connection.loop as loop:
                 self.connection.wait(lambda: self._has_batch() or loop.signals.interrupts, LOOK_AFTER)
-                waiting = self._reject_and_count()
+                is_empty = self._reject_and_look()
                 if self._prefetch == 1 and not self._is_slow:  # only now: RabbitMQ has processed what we rejected
                     self._is_slow = True
                     self.connection.renew()
-            empty_looks = 0 if waiting or self._in_hand else empty_looks + 1
+            empty_looks = empty_looks + 1 if is_empty and not self._in_hand else 0
 
     def _has_batch(self) -> bool:
         return self.connection.channel is not None and len(self._in_hand) >= min(BATCH, self._prefetch)
 
-    def _reject_and_count(self) -> int:
+    def _reject_and_look(self) -> bool:
         channel, signals = self.connection.channel, self.connection.loop.signals
         if channel is None or self.total is None or signals.interrupts:
-            return 1
+            return False
         batch = self._in_hand[: self.total - self.moved]
         del self._in_hand[: len(batch)]
         if batch:
             channel.basic_nack(batch[-1], multiple=True, requeue=False)
-        queue = self.connection.look_into(self._queue, stop=lambda: signals.interrupts)
-        if queue is None:  # RabbitMQ may not have received our nack; then it delivers the batch again
-            return 1
+        is_empty = self.connection.finds_empty(self._queue, stop=lambda: signals.interrupts)
+        if is_empty is None:  # RabbitMQ may not have received our nack; then it delivers the batch again
+            return False
         self.moved += len(batch)
-        return queue.message_count or 0
+        return is_empty
 
     def _on_ready(self, channel: Channel) -> None:
+        if self.total is not None:
+            self._subscribe(channel)
+            return
+        # We take one to count them: to a queue.declare, RabbitMQ answers 0 if the queue itself is too busy to answer.
+        channel.add_callback(lambda _: self._on_counted(channel, 0), [pika.spec.Basic.GetEmpty])
+        channel.basic_get(self._queue, self._on_first)
+
+    def _on_first(
+        self, channel: Channel, method: pika.spec.Basic.GetOk, properties: pika.BasicProperties, body: bytes
+    ) -> None:
+        self._on_letter(channel, method, properties, body)
+        self._on_counted(channel, 1 + (method.message_count or 0))
+
+    def _on_counted(self, channel: Channel, letters: int) -> None:
+        self.total = letters
+        self._subscribe(channel)
+
+    def _subscribe(self, channel: Channel) -> None:
         channel.basic_qos(prefetch_count=self._prefetch)
-        channel.queue_declare(self._queue, passive=True, callback=self._on_counted)
         subscribed = self.connection.outage.first_success
         channel.basic_consume(self._queue, self._on_letter, consumer_tag=self._name, callback=subscribed)
-
-    def _on_counted(self, frame: DeclareOk) -> None:
-        if self.total is None:
-            self.total = frame.method.message_count or 0
 
     def _on_lost(self, _why: BaseException) -> None:
         self._in_hand.clear()
         self._looks = LOOKS_AFTER_LOSS
 
     def _on_letter(
-        self, _channel: Channel, method: pika.spec.Basic.Deliver, _properties: pika.BasicProperties, body: bytes
+        self,
+        _channel: Channel,
+        method: pika.spec.Basic.Deliver | pika.spec.Basic.GetOk,
+        _properties: pika.BasicProperties,
+        body: bytes,
     ) -> None:
         self._in_hand.append(method.delivery_tag or 0)
         if len(body) > LARGE:

@@ -151,6 +151,25 @@ def test_letters_of_more_than_one_batch_and_large_ones_are_moved_once_each(scrip
     assert scripts.broker.counts(scripts.dead_letters)[0] == 0
 
 
+def test_dead_letters_whose_leader_does_not_answer_are_not_taken_for_none(scripts: Scripts) -> None:
+    texts = fill(scripts, 3)
+    leader = f'whereis(list_to_atom("%2F_{scripts.dead_letters}"))'
+    scripts.broker.node.ctl("eval", f"sys:suspend({leader}).")
+    mover = scripts.emitter("--retry-dead-letters")
+    scripts.broker.node.ctl("eval", f"timer:sleep(1500), sys:resume({leader}).")
+    assert "Moved 3 dead letters" in mover.ends().out
+    wait_for(scripts, *texts)
+
+
+def test_a_leader_that_does_not_answer_half_way_ends_nothing_too_soon(scripts: Scripts, relay: Relay) -> None:
+    texts = fill(scripts, 700)
+    mover = half_way(scripts, relay, 0.4)
+    leader = f'whereis(list_to_atom("%2F_{scripts.dead_letters}"))'
+    scripts.broker.node.ctl("eval", f"sys:suspend({leader}), timer:sleep(2500), sys:resume({leader}).")
+    assert "Moved 700 dead letters" in mover.ends().out
+    wait_for(scripts, *texts)
+
+
 def half_way(scripts: Scripts, relay: Relay, delay: float) -> Run:
     """Start an emitter that moves the letters behind a slow relay, and return it when it has moved some."""
     relay.delay = delay

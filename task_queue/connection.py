@@ -92,14 +92,9 @@ class Connection:
         self.check()
 
     def finds_empty(self, queue: str, stop: Callable[[], object]) -> bool | None:
-        """Tell whether nothing waits in a queue that we consume. Call it only inside `with loop`.
+        """Tell whether nothing waits in a queue that we consume; None if the connection is lost or `stop()` is true.
 
-        Args:
-            queue: its name.
-            stop: if this is true, there is no need for an answer any more.
-
-        Returns:
-            None if the connection is lost or `stop()` is true.
+        Call it only inside `with loop`.
         """
         channel, answers = self.channel, list[pika.spec.Queue.DeclareOk]()
         if channel is not None:  # RabbitMQ answers after it has processed all that we sent before

@@ -10,6 +10,7 @@ import pika
 from pika.channel import Channel
 
 from task_queue.connection import Connection
+from task_queue.failures import QueueError
 from task_queue.queues import dead_letters_of
 from task_queue.settings import Settings
 
@@ -17,6 +18,7 @@ PREFETCH = 250  # letters that RabbitMQ may deliver before we settle them
 BATCH = 125  # letters that we reject at a time, while the next ones are on their way
 LARGE = 1024 * 1024  # bytes; after a larger letter we take one at a time, to save memory
 LOOK_AFTER = 0.2  # seconds that we wait for a full batch
+STALLED = 25  # looks in a row that find letters but get none, before we connect anew
 LOOKS, LOOKS_AFTER_LOSS = 2, 10  # that find no letter, before we stop; after a lost connection requeuing takes a while
 
 
@@ -25,13 +27,15 @@ class DeadLetters:
 
     Attributes:
         total: how many there were at the start; None before they were counted.
-        moved: how many are on their way back.
+        moved: how many are on their way back, as far as RabbitMQ has answered.
+        is_exact: RabbitMQ has answered for all that we rejected.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.connection = Connection(settings, self._on_ready, self._on_lost)
         self.total: int | None = None
         self.moved = 0
+        self.is_exact = True
         self._queue, self._name = dead_letters_of(settings.queue), settings.name
         self._in_hand: list[int] = []  # delivery tags
         self._prefetch = PREFETCH
@@ -39,16 +43,22 @@ class DeadLetters:
         self._looks = LOOKS
 
     def move(self) -> None:
-        """Move as many as there are now, or until none is left. A task that fails again meanwhile is not moved twice.
+        """Move as many as there are now, or until none is left.
+
+        A task that fails again meanwhile is not moved twice, unless the connection was lost before RabbitMQ answered.
 
         Raises:
             QueueError: the connection is lost, and reconnecting failed for good.
         """
-        empty_looks = 0
+        empty_looks = looks_in_vain = 0
         while self.moved != self.total and empty_looks < self._looks:
             with self.connection.loop as loop:
                 self.connection.wait(lambda: self._has_batch() or loop.signals.interrupts, LOOK_AFTER)
-                is_empty = self._reject_and_look()
+                before, is_empty = self.moved, self._reject_and_look()
+                is_waiting = not is_empty and self.moved == before and self.total is not None
+                looks_in_vain = looks_in_vain + 1 if is_waiting and self.connection.channel else 0
+                if looks_in_vain == STALLED:  # their queue was deleted and declared again, and delivers to nobody
+                    self.connection.renew()
                 if self._prefetch == 1 and not self._is_slow:  # only now: RabbitMQ has processed what we rejected
                     self._is_slow = True
                     self.connection.renew()
@@ -67,11 +77,14 @@ class DeadLetters:
             channel.basic_nack(batch[-1], multiple=True, requeue=False)
         is_empty = self.connection.finds_empty(self._queue, stop=lambda: signals.interrupts)
         if is_empty is None:  # RabbitMQ may not have received our nack; then it delivers the batch again
+            self.is_exact = self.is_exact and not batch
             return False
         self.moved += len(batch)
         return is_empty
 
     def _on_ready(self, channel: Channel) -> None:
+        cancelled = QueueError(f"RabbitMQ cancelled the subscription to {self._queue}. Was that queue deleted?")
+        channel.add_on_cancel_callback(lambda _: self.connection.lose(cancelled))
         if self.total is not None:
             self._subscribe(channel)
             return

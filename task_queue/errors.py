@@ -150,7 +150,7 @@ def _hints(node: pika.URLParameters, queue: str, other_queue: str, rules: Rules)
 def _facts(error: BaseException, node: pika.URLParameters, queue: str) -> dict[str, str]:
     # RabbitMQ's own words, which only some of pika's exceptions have in their text: (403) 'ACCESS_REFUSED - ...'
     reply = re.search(r"\(\d{3}\) (['\"])(.*?)\1['\",)]*$", repr(error))
-    refused = re.search(r"for queue '(.*?)' in vhost", repr(error))
+    refused = re.search(r"(?:for|no) queue '(.*?)' in vhost", repr(error))
     return {
         "host": printable(node.host),
         "at": printable(f"[{node.host}]:{node.port}" if ":" in node.host else f"{node.host}:{node.port}"),

@@ -207,8 +207,29 @@ def test_ctrl_c_says_how_many_were_moved(scripts: Scripts, relay: Relay) -> None
     mover = half_way(scripts, relay, 0.1)
     mover.send(signal.SIGINT)
     mover.ends(130)
-    assert re.fullmatch(rf" \[x\] Moved \d+ dead letters? back to queue {scripts.queue}\.", mover.lines[-1])
+    assert re.fullmatch(rf" \[x\] Moved (at least )?\d+ dead letters? back to queue {scripts.queue}\.", mover.lines[-1])
     moved(scripts)
+    wait_for(scripts, *texts)
+
+
+def test_dead_letters_that_are_deleted_and_declared_again_meanwhile_end_the_move(scripts: Scripts) -> None:
+    fill(scripts, 5000)
+    mover = scripts.emitter("--retry-dead-letters")
+    eventually(lambda: scripts.broker.counts(scripts.queue)[0] > 10, "it moves")
+    mover.send(signal.SIGSTOP)
+    scripts.broker.drop(scripts.dead_letters)
+    scripts.emit("another")  # declares both queues
+    mover.send(signal.SIGCONT)
+    assert mover.ends().lines[-1].startswith(" [x] Moved ")
+    assert f"RabbitMQ cancelled the subscription to {scripts.dead_letters}." in mover.err
+
+
+def test_what_was_moved_when_the_connection_was_lost_is_a_lower_bound(scripts: Scripts, relay: Relay) -> None:
+    texts = fill(scripts, 700)
+    mover = half_way(scripts, relay, 0.1)
+    relay.cut()
+    (words,) = re.findall(r" \[x\] Moved (?:at least )?([\d,]+) ", mover.ends().out)
+    assert words == "700" or "at least" in mover.out
     wait_for(scripts, *texts)
 
 

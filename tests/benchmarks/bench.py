@@ -153,16 +153,26 @@ class Bench(Scripts):
         (properties.headers or {}).pop("x-delivery-count", None)
         return Message(properties, body)
 
-    def fill(self, message: Message, number: int, queue: str = "", waits: bool = True) -> None:
-        """Put so many of its like into the queue, or into another one."""
+    def fill(self, message: Message, number: int, queue: str = "") -> None:
+        """Put so many of its like into the queue, or into another one, and wait until they are there."""
         queue = queue or self.queue
+        with self.sent(message, number, queue) as channel:
+            # Not confirmed, which would take half a minute, so counted before the connection is closed.
+            eventually(lambda: counts_on(channel, queue)[0] == number, f"{number} messages in {queue}", DONE_WITHIN)
+
+    @contextlib.contextmanager
+    def sent(
+        self, message: Message, number: int, queue: str
+    ) -> Iterator[pika.adapters.blocking_connection.BlockingChannel]:
+        """Send so many of its like, and keep the connection for the time of the block.
+
+        What was not confirmed may be lost when it is closed.
+        """
         with self.channel() as channel:
             for _ in range(number):
                 properties, body = message.with_new_id()
                 channel.basic_publish("", queue, body, properties)
-            # Not confirmed, which would take half a minute, so counted before the connection is closed.
-            if waits:
-                eventually(lambda: counts_on(channel, queue)[0] == number, f"{number} messages in {queue}", DONE_WITHIN)
+            yield channel
 
     def wait_for_workers(self, number: int) -> None:
         """Wait until so many workers have subscribed."""
@@ -182,8 +192,14 @@ class Bench(Scripts):
 
             eventually(are_at_work, f"{workers} workers at work", STARTED_WITHIN)
             left, began = counts_on(channel, self.queue)[0], time.perf_counter()
-            eventually(lambda: counts_on(channel, self.queue)[0] == 0, "all tasks done", DONE_WITHIN)
+            eventually(lambda: is_worked_off(channel, self.queue), "all tasks done", DONE_WITHIN)
             return left / (time.perf_counter() - began)
+
+
+def is_worked_off(channel: pika.adapters.blocking_connection.BlockingChannel, queue: str) -> bool:
+    """Tell whether no task is left for its workers. Of a queue that does not answer, RabbitMQ says it has none."""
+    left, workers = counts_on(channel, queue)
+    return left == 0 and workers > 0
 
 
 def one_of(channel: pika.adapters.blocking_connection.BlockingChannel, queue: str) -> tuple | None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import rabbitmq
-from bench import PEERS, Bench, Message, Results, in_turn, median, rates, ratio, spread, table
+from bench import PEERS, Bench, Message, Results, in_turn, is_worked_off, median, rates, ratio, spread, table
 from harness import counts_on, eventually
 from measurements import EMITTER, PROGRAMS, WORKER, C, Outcome, celery_worker, dramatiq_worker
 
@@ -188,7 +188,7 @@ def many_queues(bench: Bench, runs: int, _tasks: int) -> Outcome:
 
             eventually(lambda: left() < 0.9 * tasks, "they are at work", 120)
             there, began = left(), time.perf_counter()
-            eventually(lambda: left() == 0, "all is done", 600)
+            eventually(lambda: all(is_worked_off(channel, queue) for queue in names), "all is done", 600)
             return there / (time.perf_counter() - began)
 
     one, many = "one queue", f"{MANY_QUEUES} queues"
@@ -226,7 +226,7 @@ def slopes(bench: Bench, runs: int, tasks: int) -> Outcome:
 
             def take() -> int:
                 there = counts_on(channel, queue)[0]
-                eventually(lambda: counts_on(channel, queue)[0] == 0, "all is done", 600)
+                eventually(lambda: is_worked_off(channel, queue), "all is done", 600)
                 return there
 
             measure("in", send)
@@ -364,8 +364,8 @@ def makespan(
         with bench.running(commands(queue)) as pids:
             bench.wait_for_workers(1 if name.startswith("Celery") else crowd)  # Celery consumes for all its processes
             began = time.perf_counter()
-            bench.fill(message, number, waits=False)
-            wait_for_marks(file, number)
+            with bench.sent(message, number, queue):
+                wait_for_marks(file, number)
             return time.perf_counter() - began, sum(map(shared_memory, pids))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import pika
 from pika.channel import Channel
 
+from task_queue import outbox
 from task_queue.connection import Connection
 from task_queue.failures import QueueError
 from task_queue.queues import dead_letters_of
@@ -18,7 +19,7 @@ PREFETCH = 250  # letters that RabbitMQ may deliver before we settle them
 BATCH = 125  # letters that we reject at a time, while the next ones are on their way
 LARGE = 1024 * 1024  # bytes; after a larger letter we take one at a time, to save memory
 LOOK_AFTER = 0.2  # seconds that we wait for a full batch
-STALLED = 25  # looks in a row that find letters but get none, before we connect anew
+STALLED = 25  # looks in a row without a letter, and without the answer that none is left
 LOOKS, LOOKS_AFTER_LOSS = 2, 10  # that find no letter, before we stop; after a lost connection requeuing takes a while
 
 
@@ -39,6 +40,7 @@ class DeadLetters:
         self._queue, self._name = dead_letters_of(settings.queue), settings.name
         self._in_hand: list[int] = []  # delivery tags
         self._prefetch = PREFETCH
+        self._has_complained = False
         self._is_slow = False  # the prefetch of 1 is in force
         self._looks = LOOKS
 
@@ -55,14 +57,21 @@ class DeadLetters:
             with self.connection.loop as loop:
                 self.connection.wait(lambda: self._has_batch() or loop.signals.interrupts, LOOK_AFTER)
                 before, is_empty = self.moved, self._reject_and_look()
-                is_waiting = not is_empty and self.moved == before and self.total is not None
-                looks_in_vain = looks_in_vain + 1 if is_waiting and self.connection.channel else 0
-                if looks_in_vain == STALLED:  # their queue was deleted and declared again, and delivers to nobody
-                    self.connection.renew()
+                is_waiting = self.connection.channel and not is_empty and self.moved == before
+                looks_in_vain = looks_in_vain + 1 if is_waiting else 0
+                if looks_in_vain == STALLED:
+                    self._try_anew()
                 if self._prefetch == 1 and not self._is_slow:  # only now: RabbitMQ has processed what we rejected
                     self._is_slow = True
                     self.connection.renew()
             empty_looks = empty_looks + 1 if is_empty and not self._in_hand else 0
+
+    def _try_anew(self) -> None:
+        if not self._has_complained:
+            self._has_complained = True
+            outbox.complain(f" [*] {self._queue} does not answer, or delivers nothing. Waiting ...")
+        if self.total is not None:  # a queue that was deleted and declared again may deliver nothing to old consumers
+            self.connection.renew()
 
     def _has_batch(self) -> bool:
         return self.connection.channel is not None and len(self._in_hand) >= min(BATCH, self._prefetch)

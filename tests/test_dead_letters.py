@@ -156,8 +156,9 @@ def test_dead_letters_whose_leader_does_not_answer_are_not_taken_for_none(script
     leader = f'whereis(list_to_atom("%2F_{scripts.dead_letters}"))'
     scripts.broker.node.ctl("eval", f"sys:suspend({leader}).")
     mover = scripts.emitter("--retry-dead-letters")
-    scripts.broker.node.ctl("eval", f"timer:sleep(1500), sys:resume({leader}).")
+    scripts.broker.node.ctl("eval", f"timer:sleep(7000), sys:resume({leader}).")
     assert "Moved 3 dead letters" in mover.ends().out
+    assert f" [*] {scripts.dead_letters} does not answer, or delivers nothing. Waiting ...\n" == mover.err
     wait_for(scripts, *texts)
 
 

@@ -150,13 +150,13 @@ def _hints(node: pika.URLParameters, queue: str, other_queue: str, rules: Rules)
 def _facts(error: BaseException, node: pika.URLParameters, queue: str) -> dict[str, str]:
     # RabbitMQ's own words, which only some of pika's exceptions have in their text: (403) 'ACCESS_REFUSED - ...'
     reply = re.search(r"\(\d{3}\) (['\"])(.*?)\1['\",)]*$", repr(error))
-    refused = re.search(r"(?:for|no) queue '(.*?)' in vhost", repr(error))
+    named = re.search(r"(?:for|no) queue '(.*?)' in vhost", repr(error))
     return {
         "host": printable(node.host),
         "at": printable(f"[{node.host}]:{node.port}" if ":" in node.host else f"{node.host}:{node.port}"),
         "user": printable(getattr(node.credentials, "username", "")),
         "vhost": printable(node.virtual_host),
-        "queue": refused[1] if refused else queue,
+        "queue": named[1] if named else queue,
         "why": printable(reply[2].replace("\\'", "'") if reply else str(error) or type(error).__name__),
         "certificate": CERTIFICATE,
         # A server that wants a certificate may hang up before we have read its message.

@@ -145,6 +145,14 @@ class Broker:
             if counts != (0, 0) or now - began < SILENT_QUEUE or now > deadline:
                 return counts
 
+    def freeze(self, queue: str) -> None:
+        """Have the queue's leader answer nothing until thaw()."""
+        self.node.ctl("eval", f"sys:suspend({leader_of(queue)}).")
+
+    def thaw(self, queue: str, seconds: float) -> None:
+        """Have the queue's leader answer again after so many further seconds."""
+        self.node.ctl("eval", f"timer:sleep({seconds * 1000:.0f}), sys:resume({leader_of(queue)}).")
+
     def _on_channel(self, do: Callable[[BlockingChannel], Any]) -> Any:
         """Do something on the connection, and again on a new one if that was closed, or its node, meanwhile."""
         is_new = self._connection is None
@@ -186,6 +194,11 @@ def copy_project(target: Path) -> None:
         (target / ".rabbitmq").mkdir()
         root = debian_root.ensure_root(release)
         (target / ".rabbitmq" / root.name).symlink_to(root)
+
+
+def leader_of(queue: str) -> str:
+    """Return how Erlang finds the process of a quorum queue's leader."""
+    return f'whereis(list_to_atom("%2F_{queue}"))'
 
 
 def counts_on(channel: BlockingChannel, queue: str) -> tuple[int, int]:

@@ -153,10 +153,9 @@ def test_letters_of_more_than_one_batch_and_large_ones_are_moved_once_each(scrip
 
 def test_dead_letters_whose_leader_does_not_answer_are_not_taken_for_none(scripts: Scripts) -> None:
     texts = fill(scripts, 3)
-    leader = f'whereis(list_to_atom("%2F_{scripts.dead_letters}"))'
-    scripts.broker.node.ctl("eval", f"sys:suspend({leader}).")
+    scripts.broker.freeze(scripts.dead_letters)
     mover = scripts.emitter("--retry-dead-letters")
-    scripts.broker.node.ctl("eval", f"timer:sleep(7000), sys:resume({leader}).")
+    scripts.broker.thaw(scripts.dead_letters, 7)
     assert "Moved 3 dead letters" in mover.ends().out
     assert f" [*] {scripts.dead_letters} does not answer, or delivers nothing. Waiting ...\n" == mover.err
     wait_for(scripts, *texts)
@@ -165,8 +164,8 @@ def test_dead_letters_whose_leader_does_not_answer_are_not_taken_for_none(script
 def test_a_leader_that_does_not_answer_half_way_ends_nothing_too_soon(scripts: Scripts, relay: Relay) -> None:
     texts = fill(scripts, 700)
     mover = half_way(scripts, relay, 0.4)
-    leader = f'whereis(list_to_atom("%2F_{scripts.dead_letters}"))'
-    scripts.broker.node.ctl("eval", f"sys:suspend({leader}), timer:sleep(2500), sys:resume({leader}).")
+    scripts.broker.freeze(scripts.dead_letters)
+    scripts.broker.thaw(scripts.dead_letters, 2.5)
     assert "Moved 700 dead letters" in mover.ends().out
     wait_for(scripts, *texts)
 

@@ -181,9 +181,8 @@ def test_burst_waits_for_a_queue_whose_leader_does_not_answer(scripts: Scripts) 
     scripts.emit(stdin=b"one....\ntwo\n")
     worker = scripts.start("listening_worker.py", "--burst", "--seconds-per-dot", 0.2)
     worker.shows("Received one")
-    leader = f'whereis(list_to_atom("%2F_{scripts.queue}"))'
-    ctl = scripts.broker.node.ctl
-    ctl("eval", f"sys:suspend({leader}), timer:sleep(2500), sys:resume({leader}).")
+    scripts.broker.freeze(scripts.queue)
+    scripts.broker.thaw(scripts.queue, 2.5)
     assert "Received two" in worker.ends().out
 
 

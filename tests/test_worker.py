@@ -178,8 +178,8 @@ def test_a_hangup_is_no_worse_the_second_time(scripts: Scripts) -> None:
 
 
 def test_burst_waits_for_a_queue_whose_leader_does_not_answer(scripts: Scripts) -> None:
-    scripts.emit(stdin=b"one....\ntwo\n")
-    worker = scripts.start("listening_worker.py", "--burst", "--seconds-per-dot", 0.2)
+    scripts.emit(stdin=b"one..........\ntwo\n")
+    worker = scripts.start("listening_worker.py", "--burst", "--seconds-per-dot", 0.3)
     worker.shows("Received one")
     scripts.broker.freeze(scripts.queue)
     scripts.broker.thaw(scripts.queue, 2.5)

@@ -155,7 +155,10 @@ def test_dead_letters_whose_leader_does_not_answer_are_not_taken_for_none(script
     texts = fill(scripts, 3)
     scripts.broker.freeze(scripts.dead_letters)
     mover = scripts.emitter("--retry-dead-letters")
-    scripts.broker.thaw(scripts.dead_letters, 7)
+    try:
+        mover.shows("Waiting ...")
+    finally:
+        scripts.broker.thaw(scripts.dead_letters, 0)
     assert "Moved 3 dead letters" in mover.ends().out
     assert f" [*] {scripts.dead_letters} does not answer, or delivers nothing. Waiting ...\n" == mover.err
     wait_for(scripts, *texts)

@@ -176,30 +176,22 @@ class Bench(Scripts):
 
     def wait_for_workers(self, number: int) -> None:
         """Wait until so many workers have subscribed."""
-        with self.channel() as channel:
-            eventually(lambda: counts_on(channel, self.queue)[1] == number, f"{number} consumers", STARTED_WITHIN)
+        eventually(lambda: self.broker.counts(self.queue)[1] == number, f"{number} consumers", STARTED_WITHIN)
 
     def rate(self, workers: int, tasks: int) -> float:
         """Return how many of the queue's tasks a second are done, when all workers are there and at work.
 
         Looked at from RabbitMQ's side, so that it is the same for every worker and asks nothing of it.
         """
-        with self.channel() as channel:
 
-            def are_at_work() -> bool:
-                left, consumers = counts_on(channel, self.queue)
-                return left < 0.95 * tasks and consumers == workers
+        def are_at_work() -> bool:
+            left, consumers = self.broker.counts(self.queue)
+            return left < 0.95 * tasks and consumers == workers
 
-            eventually(are_at_work, f"{workers} workers at work", STARTED_WITHIN)
-            left, began = counts_on(channel, self.queue)[0], time.perf_counter()
-            eventually(lambda: is_worked_off(channel, self.queue), "all tasks done", DONE_WITHIN)
-            return left / (time.perf_counter() - began)
-
-
-def is_worked_off(channel: pika.adapters.blocking_connection.BlockingChannel, queue: str) -> bool:
-    """Tell whether no task is left for its workers. Of a queue that does not answer, RabbitMQ says it has none."""
-    left, workers = counts_on(channel, queue)
-    return left == 0 and workers > 0
+        eventually(are_at_work, f"{workers} workers at work", STARTED_WITHIN)
+        left, began = self.broker.counts(self.queue)[0], time.perf_counter()
+        eventually(lambda: self.broker.counts(self.queue)[0] == 0, "all tasks done", DONE_WITHIN)
+        return left / (time.perf_counter() - began)
 
 
 def one_of(channel: pika.adapters.blocking_connection.BlockingChannel, queue: str) -> tuple | None:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import rabbitmq
-from bench import PEERS, Bench, Message, Results, in_turn, is_worked_off, median, rates, ratio, spread, table
-from harness import counts_on, eventually
+from bench import PEERS, Bench, Message, Results, in_turn, median, rates, ratio, spread, table
+from harness import eventually
 from measurements import EMITTER, PROGRAMS, WORKER, C, Outcome, celery_worker, dramatiq_worker
 
 LONG = 20  # times as many tasks as the other measurements have
@@ -53,13 +53,13 @@ def dead_letters(bench: Bench, runs: int, tasks: int) -> Outcome:
             return number / bench.seconds(bench.command(EMITTER, "--file", bench.lines(number)))
 
     def moved() -> float:
-        with bench.new_queue() as queue, bench.channel() as channel:
+        with bench.new_queue() as queue:
             message = bench.message_of(bench.command(EMITTER, "--file", bench.lines(1)))
             bench.fill(message, number, f"{queue}.dead-letters")
             began = time.perf_counter()
             bench.seconds(bench.command(EMITTER, "--retry-dead-letters"))
             # RabbitMQ moves them on behind the emitter's back, so the end is when the queue has them all.
-            eventually(lambda: counts_on(channel, queue)[0] == number, "all letters are back", 600)
+            eventually(lambda: bench.broker.counts(queue)[0] == number, "all letters are back", 600)
             return number / (time.perf_counter() - began)
 
     back = f"{EMITTER} --retry-dead-letters"
@@ -180,15 +180,14 @@ def many_queues(bench: Bench, runs: int, _tasks: int) -> Outcome:
                 bench.command(WORKER, "--seconds-per-dot", 0, "--queue", names[number % queues])
                 for number in range(MANY_QUEUES)
             ]
-            channel = ends.enter_context(bench.channel())
             ends.enter_context(bench.running(commands))
 
             def left() -> int:
-                return sum(counts_on(channel, queue)[0] for queue in names)
+                return sum(bench.broker.counts(queue)[0] for queue in names)
 
             eventually(lambda: left() < 0.9 * tasks, "they are at work", 120)
             there, began = left(), time.perf_counter()
-            eventually(lambda: all(is_worked_off(channel, queue) for queue in names), "all is done", 600)
+            eventually(lambda: left() == 0, "all is done", 600)
             return there / (time.perf_counter() - began)
 
     one, many = "one queue", f"{MANY_QUEUES} queues"
@@ -218,15 +217,15 @@ def slopes(bench: Bench, runs: int, tasks: int) -> Outcome:
 
     def sent_and_taken() -> float:
         began = time.perf_counter()
-        with bench.new_queue() as queue, bench.channel() as channel:
+        with bench.new_queue() as queue:
 
             def send() -> int:
                 bench.seconds(bench.command(EMITTER, "--file", bench.lines(tasks)))
                 return tasks
 
             def take() -> int:
-                there = counts_on(channel, queue)[0]
-                eventually(lambda: is_worked_off(channel, queue), "all is done", 600)
+                there = bench.broker.counts(queue)[0]
+                eventually(lambda: bench.broker.counts(queue)[0] == 0, "all is done", 600)
                 return there
 
             measure("in", send)

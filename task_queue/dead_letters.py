@@ -40,6 +40,7 @@ class DeadLetters:
         self._queue, self._name = dead_letters_of(settings.queue), settings.name
         self._in_hand: list[int] = []  # delivery tags
         self._prefetch = PREFETCH
+        self._looks_in_vain = 0  # in a row
         self._has_complained = False
         self._is_slow = False  # the prefetch of 1 is in force
         self._looks = LOOKS
@@ -52,19 +53,21 @@ class DeadLetters:
         Raises:
             QueueError: the connection is lost, and reconnecting failed for good.
         """
-        empty_looks = looks_in_vain = 0
+        empty_looks = 0
         while self.moved != self.total and empty_looks < self._looks:
             with self.connection.loop as loop:
                 self.connection.wait(lambda: self._has_batch() or loop.signals.interrupts, LOOK_AFTER)
                 before, is_empty = self.moved, self._reject_and_look()
-                is_waiting = self.connection.channel and not is_empty and self.moved == before
-                looks_in_vain = looks_in_vain + 1 if is_waiting else 0
-                if looks_in_vain == STALLED:
-                    self._try_anew()
+                self._watch(is_stalled=bool(self.connection.channel) and not is_empty and self.moved == before)
                 if self._prefetch == 1 and not self._is_slow:  # only now: RabbitMQ has processed what we rejected
                     self._is_slow = True
                     self.connection.renew()
             empty_looks = empty_looks + 1 if is_empty and not self._in_hand else 0
+
+    def _watch(self, is_stalled: bool) -> None:
+        self._looks_in_vain = self._looks_in_vain + 1 if is_stalled else 0
+        if self._looks_in_vain == STALLED:
+            self._try_anew()
 
     def _try_anew(self) -> None:
         if not self._has_complained:

@@ -12,13 +12,10 @@ Exit status: 0 all tasks confirmed; 1 some not; 2 wrong usage; 130 Ctrl+C before
 
 from __future__ import annotations
 
-if __name__ == "__main__":
-    import gc
-    import signal
+import signal
 
-    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback for Ctrl+C during the imports, either
-    gc.disable()  # until run(), because the imports leave no garbage
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback for Ctrl+C during the imports, either
 
 import argparse
 import contextlib

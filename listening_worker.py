@@ -12,29 +12,23 @@ From Python: `from listening_worker import listen`, then `listen(perform)` with 
 
 from __future__ import annotations
 
-if __name__ == "__main__":
-    import gc
-    import signal
+import signal
 
-    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback for Ctrl+C during the imports, either
-    gc.disable()  # until run(), because the imports leave no garbage
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback for Ctrl+C during the imports, either
 
 import argparse
 import contextlib
 import os
-import sys
 import threading
 
 from task_queue import outbox
 from task_queue.consumer import Consumer
 from task_queue.event_log import EventLog
 from task_queue.failures import WorkerError
-from task_queue.forked import end_child
 from task_queue.functions import OnlyBegun, check_function, check_result
-from task_queue.inherited import let_tasks_print, open_standard_streams, refuse_second_run
 from task_queue.run_command import running
-from task_queue.script import run
+from task_queue.script import end_forked_process, open_standard_streams, refuse_second_run, run
 from task_queue.settings import PATIENCE, Range, add_settings, default_name, not_empty, settings_for
 from task_queue.signals import Signals, State
 from task_queue.task import Task
@@ -75,15 +69,12 @@ def listen(
     check_function(perform)
     refuse_second_run()
     open_standard_streams()
-    let_tasks_print()
     if max_tasks is not None:
         TASKS.check("max_tasks", max_tasks)
     HOURS.check("ack_timeout", ack_timeout)
     patience = PATIENCE if burst or max_tasks else float("inf")
     where = settings_for(url, queue, default_name("worker") if name is None else name, patience)
-    with Signals(sigterm_finishes=True) as signals, contextlib.closing(EventLog(log_file, where.name)) as log:
-        if stop is not None:
-            signals.finish_when(stop)
+    with Signals(is_worker=True, stop=stop) as signals, contextlib.closing(EventLog(log_file, where.name)) as log:
         consumer = Consumer(where, ack_timeout, burst)
         with contextlib.closing(consumer):
             consumer.connection.open()
@@ -143,7 +134,7 @@ def perform_here(task: Task, perform: Perform, signals: Signals) -> None:
                 check_result(result)
     finally:
         if os.getpid() != pid:  # a process that the task forked must not settle the task
-            end_child(sys.exc_info()[1])
+            end_forked_process()
         signals.take_back()
 
 
@@ -184,7 +175,9 @@ def main() -> int:
     """Run the worker and return its exit status."""
     options = vars(settings())
     seconds_per_dot, command = options.pop("seconds_per_dot"), options.pop("run")
-    listen(sleeping(seconds_per_dot) if command is None else running(command), **options)
+    perform = sleeping(seconds_per_dot) if command is None else running(command)
+    with contextlib.suppress(KeyboardInterrupt):  # the task in hand is handed back
+        listen(perform, **options)
     return 0
 
 

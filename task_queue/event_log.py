@@ -7,7 +7,8 @@ import os
 from datetime import datetime, timezone
 
 from task_queue.failures import SettingsError
-from task_queue.terminal import GONE, Blocked, complain, wait_for
+from task_queue.system import WINDOWS
+from task_queue.terminal import complain
 from task_queue.text import printable, text_of
 
 
@@ -26,20 +27,22 @@ class EventLog:
     """
 
     def __init__(self, path: str | None, name: str) -> None:
+        self.descriptor: int | None = None
         self._name = name
         self._noted: list[dict[str, object]] = []
-        self._is_torn = False  # the file ends in the middle of a line, because the disk is full or a writer was killed
+        self._is_torn = False  # the last line has no end, because the disk was full
         self._has_complained = False
-        if path is not None:
-            import json  # only here: most runs have no log, and start faster without it
+        if path is None:
+            return
+        import json  # only here: most runs have no log, and start faster without it
 
-            self._encode = json.JSONEncoder(default=str).encode
+        self._encode = json.JSONEncoder(default=str).encode
         try:
-            # Non-blocking: so a named pipe without a reader is an error. For a full one we wait in _append().
+            # Non-blocking only to be opened: a named pipe without a reader is an error then.
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-            self.descriptor = os.open(path, flags, 0o666) if path is not None else None
-            if path is not None:
-                self._is_torn = is_torn(path)
+            self.descriptor = os.open(path, flags, 0o666)
+            if not WINDOWS:
+                os.set_blocking(self.descriptor, True)
         except OSError as error:
             raise SettingsError(f"The log file {printable(str(path))} can't be opened: {error.strerror}.") from None
 
@@ -55,20 +58,18 @@ class EventLog:
         if self.descriptor is None or not self._noted:
             return
         now = datetime.now(timezone.utc).isoformat(timespec="microseconds")
-        lines = "".join(self._encode({"time": now, **event}) + "\n" for event in self._noted).encode()
+        lines = "\n" * self._is_torn + "".join(self._encode({"time": now, **event}) + "\n" for event in self._noted)
         self._noted.clear()
+        rest = lines.encode()
         try:
-            if self._is_torn:
-                self._append(b"\n")
-            self._append(lines)
-        except Blocked:
-            pass
+            while rest:  # once, unless the disk is nearly full
+                written = os.write(self.descriptor, rest)
+                self._is_torn = not rest[:written].endswith(b"\n")
+                rest = rest[written:]
         except OSError as error:
-            if not self._has_complained:
+            if not self._has_complained:  # and go on trying, because a full disk may have room again
                 self._has_complained = True
                 complain(f" [!] The log file can't be written: {error.strerror}. The tasks go on.")
-            if error.errno in GONE:  # but a full disk may have room again
-                self.close()
 
     def close(self) -> None:
         """Close the file; records are dropped from now on."""
@@ -76,23 +77,3 @@ class EventLog:
             with contextlib.suppress(OSError):  # a task has closed it
                 os.close(self.descriptor)
             self.descriptor = None
-
-    def _append(self, lines: bytes) -> None:
-        while lines and self.descriptor is not None:  # one write, unless the disk is nearly full
-            try:
-                written = os.write(self.descriptor, lines)
-            except BlockingIOError:
-                wait_for(self.descriptor)
-                continue
-            self._is_torn = not lines[:written].endswith(b"\n")
-            lines = lines[written:]
-
-
-def is_torn(path: str) -> bool:
-    """Tell whether a file ends in the middle of a line."""
-    with contextlib.suppress(OSError):  # as of one that can only be written
-        if os.path.isfile(path) and os.path.getsize(path):
-            with open(path, "rb") as file:
-                file.seek(-1, os.SEEK_END)
-                return file.read(1) != b"\n"
-    return False

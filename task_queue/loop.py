@@ -1,13 +1,8 @@
 """Driving pika's I/O loop: the main thread does it while it waits for RabbitMQ; while it is busy, a keeper thread does.
 
-Only the thread that holds the lock may call pika. `main` is the thread that made the Loop.
-
-    main              lock    main's Place     keeper
-    waits             main    DRIVES           sleeps until main leaves
-    is busy (short)   free    ELSEWHERE        waits 20 ms for main to come back, so it does not drive in short tasks
-    is busy (long)    keeper  ELSEWHERE        drives, step by step: heartbeats, confirms, reconnecting
-    comes back        keeper  KNOCKS           the bell ends its step, and it lets main in
-    closes            main    closing is set   ends
+Only the thread that holds the lock may call pika. While the main thread waits, it has the lock, and the keeper waits
+for it. When the main thread has been away for 20 ms, the keeper drives, step by step: heartbeats, confirms,
+reconnecting. When the main thread wants the lock back, a bell ends that step.
 
 An exception from a step means that the connection is lost. The I/O loop may be broken then, so pika gets a new one.
 """
@@ -15,7 +10,6 @@ An exception from a step means that the connection is lost. The I/O loop may be 
 from __future__ import annotations
 
 import contextlib
-import enum
 import socket
 import threading
 import time
@@ -25,22 +19,16 @@ from pika.adapters.select_connection import IOLoop
 
 from task_queue import signals
 from task_queue.aside import Aside
+from task_queue.failures import QueueError
 
-KEEPER_DELAY = 0.02  # seconds
-HEARD_WITHIN = 0.05  # seconds; a signal that the main thread has not handled by then is sent again
-LOOK_EVERY = 0.2  # seconds between two tries to make an I/O loop
-
-
-class Place(enum.Enum):
-    """Where main is, as far as the keeper needs to know."""
-
-    ELSEWHERE = enum.auto()
-    KNOCKS = enum.auto()
-    DRIVES = enum.auto()
+KEEPER_DELAY = 0.02  # seconds that the main thread may be away, as in a short task, before the keeper drives
+STOP_SEEN_WITHIN = 0.1  # seconds from setting listen()'s `stop` until the loop ends a step
 
 
 class Loop:
-    """pika's I/O loop, shared by the thread that made it and a keeper. Call pika only inside `with loop:`.
+    """pika's I/O loop, shared by the thread that made it, here called main, and a keeper.
+
+    Call pika only inside `with loop:`.
 
     Args:
         before_step: called before each step, with the lock.
@@ -61,6 +49,7 @@ class Loop:
         after_keeping: Callable[[], None],
     ) -> None:
         self._before_step, self._on_error, self._after_keeping = before_step, on_error, after_keeping
+        self.signals = signals.in_force()
         self._bell = socket.socketpair()  # a byte from the second to the first ends the step, in any thread
         for end in self._bell:
             end.setblocking(False)
@@ -73,46 +62,41 @@ class Loop:
             raise
         self._lock = threading.Lock()
         self.keeper = Aside(self._keep, "keeper")
-        self._main_left = threading.Event()  # set: main has left pika since the keeper fell asleep
-        self._main = Place.ELSEWHERE
-        self._steps = 0
+        self._main_left_at = time.monotonic()
+        self._main_knocks = False
         self.closing = threading.Event()
-        self.signals = signals.in_force()
-        self.signals.ring(self._bell[1])
+        self.signals.handlers.ring(self._bell[1])
 
     def __enter__(self) -> Loop:
         self.signals.hold()
         if not self._lock.acquire(blocking=False):
-            self._main = Place.KNOCKS
-            with contextlib.suppress(BlockingIOError):  # it rings already
-                self._bell[1].send(b"\0")
+            self._main_knocks = True
+            self._ring()
             self._lock.acquire()
-            self._main = Place.ELSEWHERE
+            self._main_knocks = False
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._main_left_at = time.monotonic()
         self._lock.release()
-        if not self._main_left.is_set():
-            self._main_left.set()
-        self.signals.release()  # last, because it may raise; the keeper already knows
+        self.signals.release()  # last, because it may raise
 
     def wait(self, until: Callable[[], object], seconds: float = float("inf")) -> None:
         """Drive the loop until `until()` is true after a step, or the time is up. Only inside `with loop`."""
         deadline = time.monotonic() + seconds
         ioloop = self.ioloop
         alarm = ioloop.call_later(max(0.0, seconds), lambda: None) if seconds != float("inf") else None
-        self._main = Place.DRIVES
-        try:
-            while not until() and time.monotonic() < deadline:
-                self.step()
-        finally:
-            self._main = Place.ELSEWHERE
-            if alarm is not None and ioloop is self.ioloop:
-                ioloop.remove_timeout(alarm)
+        while not until() and time.monotonic() < deadline:
+            self.step()
+        if alarm is not None and ioloop is self.ioloop:
+            ioloop.remove_timeout(alarm)
 
     def step(self) -> None:
-        """Run the loop once: send what is buffered, wait for input or a signal, run callbacks. Only inside `with`."""
-        self._steps += 1
+        """Run the loop once: send what is buffered, wait for input or a signal, run callbacks. Only inside `with`.
+
+        Raises:
+            QueueError: after an error, there can be no new I/O loop.
+        """
         try:
             self._before_step()
             self.ioloop.poll()
@@ -121,16 +105,19 @@ class Loop:
             go_on = self._on_error(error)
             with contextlib.suppress(Exception):
                 self.ioloop.close()
-            if self._renew_ioloop():
-                go_on()
+            try:
+                self.ioloop = self._new_ioloop()
+            except OSError as why:
+                raise QueueError(f"No connection can be made ({why.strerror}).") from None
+            go_on()
 
     def close(self) -> None:
         """End the keeper, and close everything."""
         self.closing.set()
         if self.keeper.is_alive():
-            self._main_left.set()
+            self._ring()
             self.keeper.join()
-        self.signals.ring_no_more(self._bell[1])
+        self.signals.handlers.ring_no_more(self._bell[1])
         with contextlib.suppress(Exception):  # it had no file descriptor
             self.ioloop.close()
         self._close_bell()
@@ -143,49 +130,34 @@ class Loop:
         except OSError:
             ioloop.close()
             raise
+        if self.signals.stop is not None:
+            self._look_at_stop(ioloop)
         return ioloop
 
-    def _renew_ioloop(self) -> bool:
-        while True:
-            with contextlib.suppress(OSError):
-                self.ioloop = self._new_ioloop()
-                return True
-            # No file descriptor is left. Try again, as others may close theirs.
-            if self.closing.is_set() or self.signals.state != signals.State.RUN:
-                return False
-            time.sleep(LOOK_EVERY)
+    def _look_at_stop(self, ioloop: IOLoop) -> None:
+        ioloop.call_later(STOP_SEEN_WITHIN, lambda: self._look_at_stop(ioloop))
+
+    def _silence_bell(self, *_: object) -> None:
+        self._bell[0].recv(4096)
+
+    def _ring(self) -> None:
+        with contextlib.suppress(OSError):  # it rings already, or a task has closed it
+            self._bell[1].send(b"\0")
 
     def _close_bell(self) -> None:
         for end in self._bell:
             with contextlib.suppress(OSError):  # a task has closed it
                 end.close()
 
-    def _silence_bell(self, *_: object) -> None:
-        self.signals.unheard = self._bell[0].recv(4096)[-1]
-        if self.signals.unheard:
-            self.ioloop.call_later(HEARD_WITHIN, self.signals.send_again)
-
     def _keep(self) -> None:
-        while not self.closing.is_set():
-            self._main_left.wait()
-            steps = self._steps
-            self.closing.wait(KEEPER_DELAY)
-            if self._main is Place.DRIVES:
-                self._main_left.clear()
-                if self._main is not Place.DRIVES:  # it left between these two lines
-                    self._main_left.set()
-            elif self._steps == steps:  # nobody drove the loop in that time
-                # After any error, try again: without a keeper no heartbeat goes out.
-                with contextlib.suppress(Exception):
-                    self._drive_until_main_is_back()
-
-    def _drive_until_main_is_back(self) -> None:
-        # Never waits for the lock: when main has it, main is back.
-        while not self.closing.is_set() and self._lock.acquire(blocking=False):
-            try:
-                if self._main is Place.KNOCKS:
-                    return
-                self.step()
-            finally:
-                self._lock.release()
-            self._after_keeping()
+        away = 0.0  # seconds since main has left
+        while not self.closing.wait(max(0.0, KEEPER_DELAY - away)):
+            with self._lock:
+                away = 0.0 if self._main_knocks else time.monotonic() - self._main_left_at
+                if away >= KEEPER_DELAY and not self.closing.is_set():
+                    # After any error, try again: without a keeper no heartbeat goes out.
+                    with contextlib.suppress(Exception):
+                        self.step()
+            if away >= KEEPER_DELAY:
+                self._after_keeping()
+                self.signals.send_again()

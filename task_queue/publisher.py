@@ -18,7 +18,7 @@ from task_queue.failures import QueueError
 from task_queue.settings import Settings
 from task_queue.signals import State
 from task_queue.message import BATCH, Encoder, Message
-from task_queue.terminal import OUTPUT_PATIENCE, takes_more
+from task_queue.terminal import PATIENCE, takes_more
 from task_queue.window import Settled, Window
 from task_queue.wire import write
 
@@ -99,9 +99,9 @@ class Publisher:
         """Report the messages that were settled since the last call."""
         signals = self.connection.loop.signals
         deadline = time.monotonic() + SLOW_LOG
-        while not self._telling.acquire(timeout=OUTPUT_PATIENCE):
-            is_blocked = time.monotonic() > deadline or not takes_more(sys.stdout or -1)
-            if signals.state == State.OUT and is_blocked:  # the outbox can't report either, and nobody waits for it now
+        while not self._telling.acquire(timeout=PATIENCE):
+            is_blocked = time.monotonic() > deadline or not (sys.stdout is not None and takes_more(sys.stdout))
+            if signals.state == State.INTERRUPT and is_blocked:  # nobody waits for it now
                 return
         try:
             with signals.held():

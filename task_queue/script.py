@@ -3,73 +3,93 @@
 from __future__ import annotations
 
 import atexit
-import gc
+import contextlib
+import io
 import os
 import signal
 import sys
-import threading
-import time
 from collections.abc import Callable
+from typing import Union
 
 from task_queue import outbox, terminal
 from task_queue.failures import Failure
-from task_queue.forked import install
-from task_queue.inherited import as_from_a_shell, open_standard_streams
-from task_queue.signals import ENDING_SIGNALS, Signals
+from task_queue.handlers import ENDING_SIGNALS
+
+Status = Union[int, str, None]  # what sys.exit() takes
 
 
-JUST_ENDED = 0.5  # seconds
-
-
-class _Run:
-    is_over = False
-
-
-def run(main: Callable[[], int | None]) -> None:
+def run(main: Callable[[], Status]) -> None:
     """Run a program, and exit with the status that it returns; a Failure or Ctrl+C never shows a traceback.
 
     Args:
         main: the program. If it returns None, the exit status is 0, as for sys.exit().
     """
-    _Run.is_over = False
-    gc.freeze()  # skip imported objects in every collection, also at exit
-    gc.enable()
-    for number in ENDING_SIGNALS:
-        if signal.getsignal(number) != signal.SIG_IGN:
-            install(number, _on_signal)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # the scripts have set this for the time of their imports
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     open_standard_streams()
-    try:
-        with as_from_a_shell():
+    status: Status = 130
+    with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl+C: what is not printed yet is dropped
+        try:
             status = main()
-    except KeyboardInterrupt:
-        terminal.say("")
-        status = 130
-    except Failure as failure:
-        terminal.tell(failure)
-        status = failure.exit_code
-    outbox.flush()
-    _Run.is_over = True
-    atexit.register(_ignore_signals)
-    terminal.let_go()
+        except KeyboardInterrupt:
+            terminal.say("")
+        except SystemExit as end:
+            status = end.code
+        except Failure as failure:
+            status = failure.exit_code
+            terminal.tell(failure)
+        outbox.flush()
+    atexit.register(_settle)
     sys.exit(status)
 
 
-def _ignore_signals() -> None:
-    # Called after the end of all threads. Python would put the default in place of our handler.
+def _settle() -> None:
+    # Called when all threads have ended. From here on, nothing must change the exit status.
     for number in ENDING_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    terminal.let_go()
 
 
-def _waits_for_threads() -> bool:
-    return any(not thread.daemon and thread is not threading.main_thread() for thread in threading.enumerate())
+def open_standard_streams() -> None:
+    """Make sure that a task can print: whatever it prints, and even if standard output or standard error is closed."""
+    for descriptor in (0, 1, 2):  # else a socket could get that number, and what is printed
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115  # input() needs one
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # Else a task that prints 日本 into a file on Windows fails.
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def _on_signal(number: int, _frame: object) -> None:
-    # In force before and after the script's own Signals. Then the exit status is settled, and must not change any more.
-    if time.monotonic() - Signals.ended_at < JUST_ENDED or (_Run.is_over and not _waits_for_threads()):
-        return
-    if number == signal.SIGINT and not _Run.is_over:
-        terminal.give_up_soon()
-        raise KeyboardInterrupt
-    signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)
+def refuse_second_run() -> None:
+    """Raise RuntimeError if multiprocessing is running the program again, for a process that a task has started.
+
+    This is how processes start on macOS, on Windows, and everywhere from Python 3.14 on. Source:
+    https://docs.python.org/3/library/multiprocessing.html#the-spawn-and-forkserver-start-methods
+    """
+    process = sys.modules.get("multiprocessing.process")
+    if process is not None and getattr(process.current_process(), "_inheriting", False):
+        raise RuntimeError(
+            "A process that a task has started runs this program again, and would be a second worker. "
+            'Put listen() under  if __name__ == "__main__":'
+        )
+
+
+def end_forked_process() -> None:
+    """End a process that a task has forked, and that returns from the task, as Python would.
+
+    It must not go on: it would settle the task, and close the connection that belongs to the worker.
+    """
+    kind, error, trace = sys.exc_info()
+    code = error.code if isinstance(error, SystemExit) else int(error is not None)
+    with contextlib.suppress(Exception):
+        if kind is not None and error is not None and not isinstance(error, SystemExit):
+            sys.excepthook(kind, error, trace)
+        elif isinstance(code, str):
+            terminal.complain(code)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))

@@ -40,8 +40,8 @@ def typed_tasks(queue: str) -> Iterator[list[Message]]:
             if (text := prompt.ask()).strip():
                 yield [new_message(text)]
         except UnicodeError:
-            complain(" [!] That is not text in this terminal's encoding. Please type it again.")
             prompt.edit_no_more()
+            complain(" [!] That is not text in this terminal's encoding. Please type it again.")
 
 
 class Source:

@@ -123,46 +123,6 @@ def no_more_come(server: Server) -> bool:
 # ---- Logs and prompts that block
 
 
-@pytest.fixture
-def full_log(at_server: Scripts) -> Iterator[None]:
-    """A log that is a named pipe, with a reader that reads nothing, and no room."""
-    os.mkfifo(at_server.log)
-    reader = os.open(at_server.log, os.O_RDONLY | os.O_NONBLOCK)
-    writer = os.open(at_server.log, os.O_WRONLY)
-    fill(writer)
-    yield
-    os.close(writer)
-    os.close(reader)
-
-
-@pytest.mark.usefixtures("full_log")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_worker_whose_log_takes_nothing_ends_when_asked(
-    at_server: Scripts, server: Server, number: signal.Signals
-) -> None:
-    server.put(b"task")
-    worker = at_server.start("listening_worker.py", "--log-file", at_server.log)
-    worker.shows("Received task")
-    eventually(lambda: waits_for_output(worker.process.pid), "it can't log it")
-    worker.send(number)
-    worker.ends(within=5)
-    assert len(server.got("Basic.Ack") + server.got("Basic.Nack")) == 1
-
-
-@pytest.mark.usefixtures("full_log")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_emitter_whose_log_takes_nothing_ends_when_asked(
-    at_server: Scripts, server: Server, number: signal.Signals
-) -> None:
-    emitter = at_server.emitter("--log-file", at_server.log, stdin=subprocess.PIPE, bufsize=0)
-    assert emitter.process.stdin
-    emitter.process.stdin.write(b"task\n")
-    server.gets("Basic.Publish")
-    emitter.send(number)
-    emitter.ends(130, within=5)
-    emitter.process.stdin.close()
-
-
 @pytest.mark.parametrize("script", ["emitter_of_tasks.py", "listening_worker.py"])
 def test_a_log_that_is_a_pipe_without_a_reader_is_an_error(at_server: Scripts, script: str) -> None:
     os.mkfifo(at_server.log)
@@ -171,15 +131,56 @@ def test_a_log_that_is_a_pipe_without_a_reader_is_an_error(at_server: Scripts, s
     assert "can't be opened" in run.err
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-@pytest.mark.parametrize("asked", ["Would you like to monitor RabbitMQ queues", "Enter new task: "])
-def test_a_prompt_at_a_paused_terminal_ends_at_the_first_signal(
-    at_server: Scripts, server: Server, asked: str, number: signal.Signals
-) -> None:
-    terminal = at_server.at_terminal("emitter_of_tasks.py", *(["--no-admin"] if "task" in asked else []))
-    terminal.expect(asked)
+def test_a_prompt_at_a_paused_terminal_ends_when_asked(at_server: Scripts, server: Server) -> None:
+    terminal = at_server.at_terminal("emitter_of_tasks.py")
+    terminal.expect("Would you like to monitor RabbitMQ queues")
     terminal.send("\x13")  # Ctrl+S
-    terminal.sendline("" if "task" in asked else "maybe")
-    eventually(lambda: Path(f"/proc/{terminal.pid}/syscall").read_text().split()[1:2] == ["0x1"], "it asks again")
-    terminal.kill(number)
+    terminal.kill(signal.SIGTERM)
     eventually(lambda: not terminal.isalive(), "it ends", within=5)
+
+
+@pytest.mark.parametrize("where", ["the main thread", "another thread"])
+def test_a_stop_event_ends_a_worker_whose_output_nobody_reads(at_server: Scripts, server: Server, where: str) -> None:
+    program = f"""
+import sys, threading
+from pathlib import Path
+from listening_worker import listen
+
+stop = threading.Event()
+
+def perform(task):
+    Path("begun").touch()
+    sys.stdin.read()
+    stop.set()
+
+worker = threading.Thread(target=listen, args=[perform], kwargs=dict(stop=stop))
+worker.run() if {where == "the main thread"} else worker.start()
+"""
+    reader, writer = os.pipe()
+    worker = at_server.start_program(program, stdin=subprocess.PIPE, stdout=writer)
+    server.put(b"one", b"two")
+    eventually(lambda: (at_server.folder / "begun").exists(), "it has the task")
+    fill(writer)
+    assert worker.process.stdin
+    worker.process.stdin.close()
+    worker.ends(within=10)
+    assert len(server.got("Basic.Ack")) == 1
+    assert [body for body, _ in server.tasks] == [b"two"]
+    os.close(writer)
+    os.close(reader)
+
+
+def test_what_is_read_after_sigterm_has_the_last_line_in_it(at_server: Scripts, server: Server) -> None:
+    reader, writer = os.pipe()
+    worker = at_server.start("listening_worker.py", stdout=writer)
+    assert b"Waiting" in os.read(reader, 1000)
+    fill(writer)
+    os.close(writer)
+    server.put(b"task..")
+    eventually(lambda: server.session(0).in_hand, "it has the task")
+    eventually(lambda: waits_for_output(worker.process.pid), "it can't tell so")
+    worker.send(signal.SIGTERM)
+    with open(reader, "rb") as pipe:
+        lines = pipe.read().splitlines()
+    worker.ends()
+    assert lines[-2:] == [b" [x] Done.", b" [*] Stopped."]

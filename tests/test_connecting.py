@@ -115,31 +115,6 @@ def test_a_worker_without_descriptors_comes_back_when_there_are_some(
     worker.ends()
 
 
-def test_pikas_loop_is_made_again_when_there_are_descriptors(at_server: Scripts, server: Server) -> None:
-    """pika can't start its thread, which is an error out of the loop, and a new loop takes some descriptors."""
-    fails = NO_MORE_THREADS.replace("def start(self):", "real = threading.Timer.start\n" + FAILS_WHILE_THERE_IS_A_FLAG)
-    worker = start(at_server, fails, "listening_worker.py")
-    server.gets("Basic.Consume")
-    (at_server.folder / "flag").touch()
-    soft, hard = resource.prlimit(worker.process.pid, resource.RLIMIT_NOFILE)
-    resource.prlimit(worker.process.pid, resource.RLIMIT_NOFILE, (3, hard))
-    server.session(0).hang_up()
-    eventually((at_server.folder / "tried").exists, "it fails")
-    (at_server.folder / "flag").unlink()
-    resource.prlimit(worker.process.pid, resource.RLIMIT_NOFILE, (soft, hard))
-    server.gets("Basic.Consume", times=2)
-    worker.send(signal.SIGTERM)
-    worker.ends()
-
-
-FAILS_WHILE_THERE_IS_A_FLAG = """\
-    import os
-    def start(self):
-        if not os.path.exists("flag"):
-            return real(self)
-        os.mkdir("tried")"""
-
-
 def test_an_emitter_that_loses_its_descriptors_names_the_line_to_go_on_from(at_server: Scripts, server: Server) -> None:
     (at_server.folder / "tasks.txt").write_text("one\ntwo\n")
     server.on("Basic.Publish", nothing)

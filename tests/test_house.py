@@ -19,6 +19,7 @@ FLOORS = {
     1: [
         "loop",
         "signals",
+        "handlers",
         "script",
         "outbox",
         "wire",
@@ -32,11 +33,8 @@ FLOORS = {
         "system",
         "prompt",
         "commands",
-        "forked",
         "failures",
         "file_forms",
-        "inherited",
-        "wakeup",
     ],
     0: ["__init__"],  # which everything imports by its own name
 }
@@ -134,9 +132,8 @@ def test_only_the_owner_of_signals_installs_handlers_and_nothing_ends_somebody_e
     }
     in_the_scripts_first_lines = {(name, "signal.signal") for name in FLOORS[6]}
     owners = {call for call in calls if call[1] in ("signal.signal", "signal.set_wakeup_fd")}
-    assert {room for room, _ in owners - in_the_scripts_first_lines} == {"forked", "inherited", "script", "wakeup"}
-    assert {room for room, function in calls if function == "install"} == {"script", "signals"}
-    assert {room for room, function in calls if function == "os._exit"} == {"forked"}
+    assert {room for room, _ in owners - in_the_scripts_first_lines} == {"handlers", "script"}
+    assert {room for room, function in calls if function == "os._exit"} == {"script"}
 
 
 def test_every_thread_is_one_that_gets_no_signals() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from harness import PROJECT, Scripts
@@ -53,7 +52,10 @@ def perform(task):
     if task.text == "stop":
         os.kill(os.getpid(), signal.SIGINT)
 
-listen(perform, url=relay.url, log_file="events.jsonl", name="anna")
+try:
+    listen(perform, url=relay.url, log_file="events.jsonl", name="anna")
+except KeyboardInterrupt:
+    pass
 """
 
 
@@ -82,13 +84,6 @@ def test_a_task_is_logged_as_received_before_the_work_begins(scripts: Scripts) -
     scripts.work("--log-file", scripts.log, "--run", f"cp {scripts.log} then.jsonl")
     scripts.log = scripts.folder / "then.jsonl"
     assert [(record["event"], record["task"]) for record in scripts.events()] == [("received", "task")]
-
-
-def test_a_line_that_a_killed_process_has_not_finished_spoils_no_other(scripts: Scripts) -> None:
-    scripts.log.write_text('{"time": "2026-11-2')
-    scripts.emit("task", "--log-file", scripts.log)
-    torn, line, end = scripts.log.read_text().split("\n")
-    assert (torn, json.loads(line)["task"], end) == ('{"time": "2026-11-2', "task", "")
 
 
 # ---- Lines

@@ -64,7 +64,10 @@ def perform(task):
         raise ValueError({HARM!a})
     os.kill(os.getpid(), signal.SIGINT)
 
-listen(perform)
+try:
+    listen(perform)
+except KeyboardInterrupt:
+    pass
 """
 
 

@@ -1,0 +1,121 @@
+"""Signal handlers for the time of a block: installed, put back, taken back from a task, and not there in a fork."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from task_queue.system import WINDOWS
+
+# SIGBREAK is Windows' Ctrl+Break, the only signal that one process can send to another there.
+FINISHING_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGBREAK") if hasattr(signal, name)]
+ENDING_SIGNALS = [signal.SIGINT, *FINISHING_SIGNALS, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+
+
+class Handlers:
+    """Has the main thread call one function for each signal that ends a program.
+
+    Args:
+        handle: called with the signal's number, and whether an exception may be raised.
+    """
+
+    def __init__(self, handle: Callable[[int, bool], None]) -> None:
+        self.found: dict[int, Any] = {}  # the handlers that were there before
+        self._handle = handle
+        self._bells: list[socket.socket] = []
+        self._undo = contextlib.ExitStack()
+
+    def install(self) -> None:
+        """Install our handlers."""
+        for number in ENDING_SIGNALS:
+            # Ignored signals stay ignored (nohup), and a handler that Python can't put back is left alone.
+            if (found := signal.getsignal(number)) not in (signal.SIG_IGN, None):
+                self.found[number] = found
+                self._undo.callback(signal.signal, number, found)
+                signal.signal(number, self._on_signal)
+        # Some programs start others with signals blocked, so that nothing ends them, or with SIGCHLD ignored: then a
+        # child's exit status is lost, and Python reports 0 instead, which means success.
+        if not WINDOWS:
+            if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
+                self._undo.callback(signal.signal, signal.SIGCHLD, signal.signal(signal.SIGCHLD, signal.SIG_DFL))
+            blocked = signal.pthread_sigmask(signal.SIG_SETMASK, [])
+            self._undo.callback(signal.pthread_sigmask, signal.SIG_SETMASK, blocked)
+
+    def put_back(self) -> None:
+        """Put everything back as it was before install()."""
+        self._undo.close()
+
+    def take_back(self) -> bool:
+        """Install ours again after a task that has replaced them, as asyncio does; tell if that for Ctrl+C was."""
+        replaced = [number for number in self.found if signal.getsignal(number) != self._on_signal]
+        for number in replaced:
+            signal.signal(number, self._on_signal)
+        if self.found and self._bells:
+            set_wakeup_fd(self._bells[0].fileno())
+        return signal.SIGINT in replaced
+
+    def ring(self, bell: socket.socket) -> None:
+        """From now on, write a byte into a socket when a signal comes: whoever waits for that socket wakes."""
+        self._bells.append(bell)
+        if self.found and len(self._bells) == 1:  # on Windows no signal ends a select()
+            self._undo.callback(set_wakeup_fd, set_wakeup_fd(bell.fileno()))
+
+    def ring_no_more(self, bell: socket.socket) -> None:
+        """Undo ring()."""
+        self._bells.remove(bell)
+        if self.found:
+            set_wakeup_fd(self._bells[0].fileno() if self._bells else -1)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        try:
+            self._handle(number, not is_forking(frame))
+        finally:
+            for bell in [*self._bells]:  # again: Python has written its byte before the program's state changed
+                with contextlib.suppress(OSError):  # it rings already, or is closed
+                    bell.send(b"\0")
+
+
+def set_wakeup_fd(descriptor: int) -> int:
+    """Have Python write a byte there when a signal comes; return the old descriptor."""
+    with contextlib.suppress(OSError, ValueError):  # somebody has closed it
+        return signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
+    return -1
+
+
+# Around a fork the signals are blocked: one that reaches the child before it has its handlers back, Python forgets.
+# In these functions no handler may raise an exception: Python would only print it.
+
+_blocked = threading.local()  # the signals that were blocked before the fork
+
+
+def _before_fork() -> None:
+    _blocked.signals = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
+
+
+def _after_fork() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _blocked.signals)
+
+
+def _in_child() -> None:
+    for number in ENDING_SIGNALS:
+        while isinstance(ours := getattr(signal.getsignal(number), "__self__", None), Handlers):
+            set_wakeup_fd(-1)
+            signal.signal(number, ours.found[number])
+    _after_fork()
+
+
+def is_forking(frame: FrameType | None) -> bool:
+    """Tell whether a signal has come in one of the functions that Python calls around a fork."""
+    while frame is not None and frame.f_code not in (_before_fork.__code__, _after_fork.__code__):
+        frame = frame.f_back
+    return frame is not None
+
+
+if not WINDOWS:  # which can't fork
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import emitter_of_tasks
@@ -17,10 +18,17 @@ import pexpect
 import pika
 import pytest
 from harness import PROJECT, Scripts, eventually, fill, waits_in
+from pika import spec
 from relay import Relay
+from scripted_server import Got, Server, Session
 
 from task_queue.encoder import Encoder
-from task_queue.message import new_message, properties
+from task_queue.event_log import EventLog
+from task_queue.message import Message, new_message, properties
+from task_queue.publisher import Publisher
+from task_queue.report import Report
+from task_queue.settings import settings_for
+from task_queue.signals import Signals
 
 PROMPT = "Enter new task: "
 
@@ -314,6 +322,63 @@ def test_ctrl_c_before_the_last_confirm_is_no_failure_if_that_still_comes(script
     emitter.ends()
     assert " [x] Sent the task" in emitter.lines
     assert emitter.err.strip() == ""
+
+
+GOOD, LARGE = "good", "too large"  # for the server of the tests below
+ENDS = {  # at the prompt; the tasks; what the last publish brings; whether Ctrl+C comes while it reads; its exit status
+    "words or a file": (False, [GOOD, GOOD], "a confirm", False, 0),
+    "one of them is refused": (False, [LARGE, GOOD], "a confirm", False, 1),
+    "Ctrl+C in the middle": (False, [GOOD], "a confirm", True, 130),
+    "Ctrl+C in the middle, and one is refused": (False, [LARGE, GOOD], "a confirm", True, 130),
+    "Ctrl+C before the last confirm": (False, [GOOD], "Ctrl+C, a confirm", False, 0),
+    "Ctrl+C before the last confirm, and one is refused": (False, [LARGE, GOOD], "Ctrl+C, a confirm", False, 1),
+    "a last confirm as late as the connection's end": (False, [GOOD], "Ctrl+C, a late confirm", False, 0),
+    "Ctrl+C, and no last confirm": (False, [GOOD], "Ctrl+C", False, 130),
+    "Ctrl+C, no last confirm, and one is refused": (False, [LARGE, GOOD], "Ctrl+C", False, 130),
+    "end of input at the prompt": (True, [GOOD], "a confirm", False, 0),
+    "end of input at the prompt, and one is refused": (True, [LARGE, GOOD], "a confirm", False, 1),
+    "Ctrl+C at the prompt": (True, [GOOD], "a confirm", True, 0),
+    "Ctrl+C at the prompt, and one is refused": (True, [LARGE, GOOD], "a confirm", True, 1),
+    "Ctrl+C at the prompt, and no last confirm": (True, [LARGE, GOOD], "Ctrl+C", False, 130),
+}
+
+
+@pytest.mark.parametrize("case", ENDS)
+def test_the_exit_status_tells_whether_something_was_not_sent(
+    server: Server, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    at_prompt, texts, brings, is_interrupted, status = ENDS[case]
+
+    def answer(session: Session, got: Got) -> None:
+        if got.body == LARGE.encode():
+            session.send(spec.Channel.Close(406, "PRECONDITION_FAILED - message size 9 is larger than 5", 60, 40))
+        elif len(server.got("Basic.Publish")) < len(texts):
+            session.answer(got)
+        else:
+            if "Ctrl+C" in brings:
+                os.kill(os.getpid(), signal.SIGINT)
+            if brings.endswith("a confirm"):
+                session.answer(got)
+
+    def confirm(session: Session, got: Got) -> None:
+        if "late" in brings:
+            session.send(spec.Basic.Ack(1))
+        session.answer(got)
+
+    def tasks() -> Iterator[Message]:
+        yield from map(new_message, texts)
+        if is_interrupted:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(emitter_of_tasks, "LAST_CONFIRMS", 0.3)
+    server.on("Basic.Publish", answer)
+    server.on("Channel.Close", confirm)
+    with Signals() as signals:
+        report = Report(EventLog(None, "emitter"), None, False)
+        publisher = Publisher(settings_for(server.url, "tasks", "emitter", float("inf")), report.settled)
+        assert emitter_of_tasks.emit(tasks(), publisher, report, signals, at_prompt) == status
+    assert report.refused == texts.count(LARGE)
+    assert report.confirmed == len(texts) - report.refused - (brings == "Ctrl+C")
 
 
 def test_the_line_to_go_on_from_loses_nothing(own_scripts: Scripts) -> None:

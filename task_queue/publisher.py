@@ -96,7 +96,7 @@ class Publisher:
         """Report the messages that were settled since the last call."""
         signals = self.connection.loop.signals
         while not self._telling.acquire(timeout=SLOW_REPORT):
-            if signals.state == State.OUT:  # the other thread may wait for a paused terminal for good
+            if signals.state != State.RUN:  # the other thread may wait for a paused terminal for good
                 return
         try:
             with signals.held():

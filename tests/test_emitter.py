@@ -536,17 +536,16 @@ def peak_memory(scripts: Scripts, *command: object) -> int:
 
 def test_a_large_file_takes_no_more_memory_than_a_small_one(scripts: Scripts) -> None:
     peaks = []
-    for number in (5_000, 60_000):
+    for number in (5_000, 30_000):
         file = scripts.folder / f"{number}.txt"
         file.write_text("a task of some forty bytes, as many are\n" * number)
         peaks.append(peak_memory(scripts, "emitter_of_tasks.py", "--file", file))
     assert peaks[1] < peaks[0] * 1.1
 
 
-@pytest.mark.parametrize(("first", "last"), [("x", "x"), ("é", "👍")])  # 👍: each character takes four bytes in Python
-def test_a_large_task_is_in_memory_a_few_times_only(scripts: Scripts, first: str, last: str) -> None:
+def test_a_large_task_is_in_memory_a_few_times_only(scripts: Scripts) -> None:
     file = scripts.folder / "large.txt"
-    file.write_text(f"{first * (12_000_000 // len(first.encode()))}{last}\n")
+    file.write_text(f"{'x' * 12_000_000}👍\n")  # for which each character takes four bytes in Python
     assert peak_memory(scripts, "emitter_of_tasks.py", "--file", file) < 130_000
     scripts.emit("--file", file)  # a second one, because the first must not be there any more when it comes
     assert peak_memory(scripts, "listening_worker.py", "--burst") < 60_000

@@ -116,9 +116,16 @@ def test_the_rows_of_a_csv_file_are_tasks(tmp_path: Path) -> None:
 
 
 def test_the_lines_of_a_csv_file_are_counted_as_an_editor_does(tmp_path: Path) -> None:
-    tasks, why = read(tmp_path / "tasks.csv", b'"a\nb",1\nc,2\n"d\ne\xff",3\n')
-    assert "Line 5 of" in why
-    assert [task.next_line for task in tasks] == [3, 4]
+    content = b'one,.\n"two\n\nlines",.\n\nthree,.\r\n"four\r\n",.\r\n,\nfive,.\n"d\ne\xff",3\n'
+    tasks, why = read(tmp_path / "tasks.csv", content)
+    assert [(task.body.decode(), task.line, task.next_line) for task in tasks] == [
+        ("one .", 1, 2),
+        ("two\n\nlines .", 2, 5),
+        ("three .", 6, 7),
+        ("four\r\n .", 7, 9),
+        ("five .", 10, 11),
+    ]
+    assert "Line 12 of" in why
 
 
 def test_an_unclosed_quote_is_named_and_does_not_swallow_the_file(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import functools
 import os
 import stat
@@ -91,7 +92,8 @@ class Source:
             InputError: a line is not UTF-8, not CSV, or can't be read. The tasks before it have been yielded.
         """
         if not self._is_file:
-            Aside(self._tell_if_nothing_comes, "silence").start()
+            with contextlib.suppress(RuntimeError):  # no thread can be started; it is only a hint
+                Aside(self._tell_if_nothing_comes, "silence").start()
         after = 1
         try:
             with self._stream:

@@ -506,7 +506,7 @@ def test_a_node_whose_connection_ends_before_the_first_success_is_passed_over(
     assert good.got("Basic.Publish") or good.got("Basic.Ack")
 
 
-@pytest.mark.parametrize(("script", "ends"), [(EMITTER, FEW_ENDS), (WORKER, [*ENDS][::2]), (WORKER, [*ENDS][1::2])])
+@pytest.mark.parametrize(("script", "ends"), [(EMITTER, FEW_ENDS), *((WORKER, [*ENDS][part::4]) for part in range(4))])
 def test_an_odd_end_of_a_later_connection_is_said_and_another_one_is_made(
     quick: Scripts, server: Server, script: str, ends: list[str]
 ) -> None:

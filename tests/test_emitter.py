@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from pika import spec
 from relay import Relay
 from scripted_server import Got, Server, Session
 
+from task_queue import InputError
 from task_queue.encoder import Encoder
 from task_queue.event_log import EventLog
 from task_queue.message import Message, new_message, properties
@@ -378,6 +380,19 @@ def test_the_exit_status_tells_whether_something_was_not_sent(
         assert emitter_of_tasks.emit(tasks(), publisher, report, signals, at_prompt) == status
     assert report.refused == texts.count(LARGE)
     assert report.confirmed == len(texts) - report.refused - (brings == "Ctrl+C")
+
+
+def test_what_was_read_before_a_bad_line_is_waited_for(server: Server) -> None:
+    def tasks() -> Iterator[Message]:
+        yield new_message(GOOD)
+        raise InputError("Line 2 is bad.")
+
+    server.on("Basic.Publish", lambda session, got: threading.Timer(0.3, session.answer, [got]).start())
+    with Signals() as signals:
+        report = Report(EventLog(None, "emitter"), None, False)
+        publisher = Publisher(settings_for(server.url, "tasks", "emitter", float("inf")), report.settled)
+        assert emitter_of_tasks.emit(tasks(), publisher, report, signals, wait_for_each=False) == 1
+    assert report.confirmed == 1
 
 
 def test_the_line_to_go_on_from_loses_nothing(own_scripts: Scripts) -> None:

@@ -18,6 +18,7 @@ from harness import DEADLINE, Run, Scripts, eventually
 from pika import frame, spec
 from scripted_server import Answer, Got, Server, Session, nothing
 
+from task_queue import QueueError
 from task_queue.message import new_message
 from task_queue.publisher import Publisher
 from task_queue.settings import settings_for
@@ -106,9 +107,15 @@ def test_what_was_refused_is_published_again_in_order_before_anything_newer(
 
 
 @pytest.fixture
-def publisher(server: Server) -> Iterator[Publisher]:
+def patience() -> float:
+    """For how many seconds a publisher keeps trying after an error that looks final."""
+    return float("inf")
+
+
+@pytest.fixture
+def publisher(server: Server, patience: float) -> Iterator[Publisher]:
     """An emitter's publisher in this process, which is connected."""
-    it = Publisher(settings_for(server.url, "tasks", "emitter", float("inf")), lambda _: None)
+    it = Publisher(settings_for(server.url, "tasks", "emitter", patience), lambda _: None)
     it.connection.open()
     yield it
     it.connection.close()
@@ -147,6 +154,21 @@ def test_an_emitter_says_that_it_waits_when_nothing_is_confirmed_for_long(
     publisher.wait(seconds=0.5)
     eventually(lambda: WAITS in said(), "it is said that nothing comes on the new connection")
     assert said().count(WAITS) == 1
+
+
+@pytest.mark.parametrize("patience", [0.0])
+def test_no_task_is_taken_in_when_the_connection_is_lost_for_good(
+    server: Server, publisher: Publisher, said: Callable[[], str], patience: float
+) -> None:
+    """As of a slow pipe, whose emitter would go on reading."""
+    publisher.publish(new_message("task"))
+    publisher.wait(seconds=DEADLINE)
+    gone = spec.Connection.Close(530, "NOT_ALLOWED - vhost / not found", 10, 40)
+    server.on("Connection.Open", lambda session, _: session.send(gone))
+    server.session(0).hang_up()
+    eventually(lambda: "has no virtual host" in said(), "it is said")
+    with pytest.raises(QueueError):
+        publisher.publish(new_message("another"))
 
 
 def test_a_queue_that_was_full_when_the_connection_was_lost_is_tried_on_the_next_one(

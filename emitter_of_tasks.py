@@ -36,7 +36,7 @@ from task_queue.script import run
 from task_queue.settings import PATIENCE, add_settings, default_name, not_empty, settings_for
 from task_queue.signals import Signals
 from task_queue.sources import Source, typed_tasks
-from task_queue.terminal import is_terminal, say, tell
+from task_queue.terminal import complain, is_terminal, say, tell
 from task_queue.text import counted, printable
 
 LAST_CONFIRMS = 1.0  # seconds to wait for the last publisher confirms after Ctrl+C
@@ -100,38 +100,36 @@ def main() -> int:
         report = Report(log, source, chosen.verbose)
         publisher = Publisher(where, report.settled)
         if source is not None:
-            batches = source.batches()
+            tasks = source.tasks()
         else:
-            batches = typed_tasks(where.queue) if chosen.asks else iter([[new_message(chosen.task)]])
-        return emit(preceded_by(offer, batches), publisher, report, signals, wait_for_each=chosen.asks)
+            tasks = typed_tasks(where.queue) if chosen.asks else iter([new_message(chosen.task)])
+        return emit(preceded_by(offer, tasks), publisher, report, signals, wait_for_each=chosen.asks)
 
 
-def preceded_by(offer: Callable[[], object], batches: Iterator[list[Message]]) -> Iterator[list[Message]]:
+def preceded_by(offer: Callable[[], object], tasks: Iterator[Message]) -> Iterator[Message]:
     """Offer the admin panel, then yield the tasks. send() asks for the first one only after it has connected."""
     try:
         offer()
-        yield from batches
+        yield from tasks
     except EOFError:  # the input has ended: no answer, and no task
         say("")
 
 
-def emit(
-    batches: Iterator[list[Message]], publisher: Publisher, report: Report, signals: Signals, wait_for_each: bool
-) -> int:
+def emit(tasks: Iterator[Message], publisher: Publisher, report: Report, signals: Signals, wait_for_each: bool) -> int:
     """Send the tasks, report the result, and return the exit status."""
-    status, is_cut_short = 1, True
+    has_failed = is_cut_short = True
     try:
         with contextlib.closing(publisher.connection):
-            send(batches, publisher, signals, wait_for_each)
-        status, is_cut_short = 1 if report.refused else 0, False
-    except KeyboardInterrupt:
-        say("")
-        is_end_of_prompt = wait_for_each and not publisher.pending()
-        status = int(bool(report.refused)) if is_end_of_prompt else 130
+            is_cut_short = not send(tasks, publisher, signals, wait_for_each)
+        has_failed = False
     except Failure as failure:
         tell(failure)
+    except MemoryError:
+        complain(" [!] This needs more memory than there is.")
     outbox.flush()
     publisher.tell_settled()  # what was confirmed while we closed the connection
+    is_cut_short = is_cut_short or bool(publisher.pending())
+    status = 1 if has_failed else 130 if is_cut_short else int(report.refused > 0)
     if status == 0 or report.confirmed or publisher.pending():
         report.total()
         if is_cut_short:
@@ -139,15 +137,18 @@ def emit(
     return status
 
 
-def send(batches: Iterator[list[Message]], publisher: Publisher, signals: Signals, wait_for_each: bool) -> None:
-    """Connect, read, publish, and wait until each task is confirmed or refused."""
-    is_all_published = False
+def send(tasks: Iterator[Message], publisher: Publisher, signals: Signals, wait_for_each: bool) -> bool:
+    """Connect, read, publish, and wait until each task is confirmed or refused, or a signal comes.
+
+    Return whether all were read; what is typed at a prompt is read at once.
+    """
+    is_all_read = wait_for_each
     try:
         with signals.interruptible():
             publisher.connection.open()
             try:
-                for messages in batches:
-                    publisher.publish(messages)
+                for message in tasks:
+                    publisher.publish(message)
                     if wait_for_each:
                         if publisher.connection.channel is None:
                             say(" [*] RabbitMQ is away. The task is sent when it is back.")
@@ -155,13 +156,13 @@ def send(batches: Iterator[list[Message]], publisher: Publisher, signals: Signal
             except InputError:
                 publisher.wait()
                 raise
-            is_all_published = True
+            is_all_read = True
             publisher.wait()
     except KeyboardInterrupt:
         signals.leave()
+        say("")  # behind the ^C that a terminal shows
         publisher.wait(seconds=LAST_CONFIRMS)
-        if not is_all_published or publisher.pending():
-            raise
+    return is_all_read
 
 
 def retry(letters: DeadLetters, offer: Callable[[], object], signals: Signals) -> int:

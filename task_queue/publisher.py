@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -13,12 +12,12 @@ from pika.channel import Channel
 
 from task_queue import outbox
 from task_queue.connection import Connection
+from task_queue.encoder import Encoder
 from task_queue.errors import largest_size
 from task_queue.failures import QueueError
+from task_queue.message import Message
 from task_queue.settings import Settings
 from task_queue.signals import State
-from task_queue.message import BATCH, Encoder, Message
-from task_queue.terminal import PATIENCE, takes_more
 from task_queue.window import Settled, Window
 from task_queue.wire import write
 
@@ -26,7 +25,7 @@ WINDOW = 1000  # messages; a larger window is hardly faster, and has more to sen
 REFILL = 250  # messages that must be settled before a full window gets new ones; with 500 RabbitMQ would sit idle
 WINDOW_BYTES = 16 * 1024 * 1024  # so that large messages do not fill the memory
 SILENCE = 10.0  # seconds without a confirm until we say that we wait, as for a queue that has lost most of its nodes
-SLOW_LOG = 2.0  # seconds that the outbox's thread may take to write the log on a loaded machine
+SLOW_REPORT = 2.0  # seconds that another thread may take to report, at the end, on a loaded machine
 FULL_PAUSE = 1.0  # seconds until we send again what a full queue has refused
 FULL_PAUSES = 5  # such pauses until we try another connection
 
@@ -54,20 +53,19 @@ class Publisher:
         self._holds_off = False  # because the queue is full
         self._pauses = 0  # in a row, since the queue took a message
 
-    def publish(self, messages: list[Message]) -> None:
-        """Send one message or a few. Waits for confirms only when the window is full.
+    def publish(self, message: Message) -> None:
+        """Send a message. Waits for confirms only when the window is full.
 
         Raises:
             QueueError: the connection is lost, and reconnecting failed for good.
         """
         window = self._window
         with self.connection.loop:
-            self.next_line = messages[-1].next_line
-            window.add(messages)
-            if self.connection.channel is None:
-                self.connection.check()
+            window.add(message)
+            self.next_line = message.next_line
+            self.connection.check()
             self._send()
-        if window.is_over(WINDOW - BATCH, WINDOW_BYTES - 1):
+        if window.is_over(WINDOW - 1, WINDOW_BYTES - 1):
             self.wait(WINDOW - REFILL, WINDOW_BYTES // 2)
 
     def wait(self, messages: int = 0, size: int = 0, seconds: float = float("inf")) -> None:
@@ -89,7 +87,6 @@ class Publisher:
                     has_complained = True
                     outbox.complain(f" [*] RabbitMQ has confirmed nothing for {SILENCE:.0f} s. Waiting ...")
             self.tell_settled()
-        self.tell_settled()
 
     def pending(self) -> list[Message]:
         """Return the messages that are neither confirmed nor refused for good."""
@@ -98,10 +95,8 @@ class Publisher:
     def tell_settled(self) -> None:
         """Report the messages that were settled since the last call."""
         signals = self.connection.loop.signals
-        deadline = time.monotonic() + SLOW_LOG
-        while not self._telling.acquire(timeout=PATIENCE):
-            is_blocked = time.monotonic() > deadline or not (sys.stdout is not None and takes_more(sys.stdout))
-            if signals.state == State.INTERRUPT and is_blocked:  # nobody waits for it now
+        while not self._telling.acquire(timeout=SLOW_REPORT):
+            if signals.state != State.RUN:  # the other thread may wait for a paused terminal for good
                 return
         try:
             with signals.held():

@@ -12,7 +12,7 @@ Settled = tuple[Message, Optional[str]]
 
 
 class Window:
-    """As above. Each message is in one of three: unsent, unconfirmed, settled."""
+    """As above. Each message is in exactly one of three: unsent, unconfirmed, settled."""
 
     def __init__(self) -> None:
         self.unsent: deque[Message] = deque()  # because there is no connection, or the queue is full
@@ -22,11 +22,11 @@ class Window:
         # Two counters each, because two threads count: main counts what comes in, the reporting one what goes out.
         self.messages_in = self.messages_out = self.bytes_in = self.bytes_out = 0
 
-    def add(self, messages: list[Message]) -> None:
-        """Take in messages that are to be sent."""
-        self.messages_in += len(messages)
-        self.bytes_in += sum(len(message.body) for message in messages)
-        self.unsent.extend(messages)
+    def add(self, message: Message) -> None:
+        """Take in a message that is to be sent."""
+        self.unsent.append(message)
+        self.messages_in += 1
+        self.bytes_in += len(message.body)
 
     def remove(self, reported: list[Settled]) -> None:
         """Forget the first settled messages, which have been reported."""

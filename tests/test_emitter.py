@@ -8,17 +8,29 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
+import emitter_of_tasks
 import pexpect
 import pika
 import pytest
-from harness import PROJECT, Scripts, eventually, fill, waits_in
+from harness import DEADLINE, PROJECT, Scripts, eventually, fill, waits_in
+from pika import spec
 from relay import Relay
+from scripted_server import Got, Server, Session
 
-from task_queue.message import PROPERTIES, Encoder, new_message
+from task_queue import InputError
+from task_queue.encoder import Encoder
+from task_queue.event_log import EventLog
+from task_queue.message import Message, new_message, properties
+from task_queue.publisher import Publisher
+from task_queue.report import Report
+from task_queue.settings import settings_for
+from task_queue.signals import Signals
 
 PROMPT = "Enter new task: "
 
@@ -35,25 +47,21 @@ def test_a_task_is_a_persistent_text_message_with_an_id(scripts: Scripts) -> Non
     assert properties == {"delivery_mode": 2, "content_type": "text/plain", "content_encoding": "utf-8"}
 
 
-def test_every_task_has_an_id_of_its_own(scripts: Scripts) -> None:
-    for _ in range(2):
-        scripts.emit(stdin=b"the same\nthe same\n")
-    ids = {message["properties"]["message_id"] for message in scripts.broker.messages(scripts.queue)}
-    assert len(ids) == 4
-    assert all(str(uuid.UUID(each)) == each for each in ids)
-
-
-def test_tasks_are_persistent_whichever_way_they_come_in(scripts: Scripts) -> None:
-    (scripts.folder / "tasks.csv").write_text("of a file,.\n")
+def test_tasks_are_persistent_and_have_ids_whichever_way_they_come_in(scripts: Scripts) -> None:
+    (scripts.folder / "tasks.CSV").write_text("of a,file.\n")
     terminal = scripts.at_terminal("emitter_of_tasks.py", "--no-admin")
     scripts.emit("of words")
-    scripts.emit("--file", "tasks.csv")
-    scripts.emit(stdin=b"of a pipe\n")
+    scripts.emit("--file", "tasks.CSV")
+    scripts.emit(stdin=b"of,a pipe\nof,a pipe\n")
     terminal.expect(PROMPT)
     terminal.sendline("typed")
     terminal.expect(r" \[x\] Sent typed\r\n")
-    modes = {m["body"].decode(): m["properties"].get("delivery_mode") for m in scripts.broker.messages(scripts.queue)}
-    assert modes == dict.fromkeys(["of words", "of a file .", "of a pipe", "typed"], 2)
+    messages = scripts.broker.messages(scripts.queue)
+    modes = {message["body"].decode(): message["properties"].get("delivery_mode") for message in messages}
+    assert modes == dict.fromkeys(["of words", "of a file.", "of,a pipe", "typed"], 2)
+    ids = {message["properties"]["message_id"] for message in messages}
+    assert len(ids) == 5
+    assert all(str(uuid.UUID(each)) == each for each in ids)
 
 
 def test_both_queues_are_declared_as_promised(scripts: Scripts) -> None:
@@ -92,8 +100,8 @@ def test_flags_count_before_the_environment(scripts: Scripts) -> None:
     scripts.broker.drop(other, f"{other}.dead-letters")
 
 
-@pytest.mark.parametrize("query", ["", "?tcp_options={'TCP_KEEPIDLE':60,'TCP_KEEPCNT':3}"])
-def test_the_next_node_is_tried_and_a_comma_in_a_query_begins_none(scripts: Scripts, query: str) -> None:
+def test_the_next_node_is_tried_and_a_comma_in_a_query_begins_none(scripts: Scripts) -> None:
+    query = "?tcp_options={'TCP_KEEPIDLE':60,'TCP_KEEPCNT':3}"
     scripts.emit("task", "--url", f"amqp://localhost:1/%2F{query},{scripts.broker.url}{query}")
     assert scripts.broker.bodies(scripts.queue) == ["task"]
 
@@ -101,27 +109,7 @@ def test_the_next_node_is_tried_and_a_comma_in_a_query_begins_none(scripts: Scri
 # ---- Files and pipes
 
 
-def test_the_rows_of_a_csv_file_are_tasks(scripts: Scripts) -> None:
-    file = scripts.folder / "tasks.CSV"
-    file.write_bytes('\ufeffname,dots\r\n"Smith, J.",..\r\n\r\n"two\nlines",.\n"say ""hi""",\n'.encode())
-    assert "Sent 4 tasks" in scripts.emit("--file", file).out
-    assert scripts.broker.bodies(scripts.queue) == ["name dots", "Smith, J. ..", "two\nlines .", 'say "hi" ']
-
-
-def test_the_lines_of_another_file_are_tasks(scripts: Scripts) -> None:
-    file = scripts.folder / "tasks.txt"
-    file.write_bytes("\ufeffa,b.\n\n ü \t\n".encode())
-    scripts.emit("--file", file)
-    assert scripts.broker.bodies(scripts.queue) == ["a,b.", " ü \t"]
-
-
-def test_a_dash_is_standard_input(scripts: Scripts) -> None:
-    scripts.emit("--file", "-", stdin=b"one\ntwo\n")
-    assert scripts.broker.bodies(scripts.queue) == ["one", "two"]
-
-
 def test_no_input_is_no_task(scripts: Scripts) -> None:
-    assert "Sent 0 tasks" in scripts.emit(stdin=b"").out
     assert "Sent 0 tasks" in scripts.emitter("--file", "-", stdin=subprocess.DEVNULL).ends().out
 
 
@@ -136,8 +124,8 @@ def test_where_there_is_no_input_it_says_what_it_misses(scripts: Scripts, way: s
     )
 
 
-def test_verbose_names_each_task_of_a_file(scripts: Scripts) -> None:
-    lines = scripts.emit("--verbose", stdin=b"one\ntwo\n").lines
+def test_verbose_names_each_task_of_a_file_and_a_dash_is_standard_input(scripts: Scripts) -> None:
+    lines = scripts.emit("--verbose", "--file", "-", stdin=b"one\ntwo\n").lines
     assert lines[:2] == [" [x] Sent one", " [x] Sent two"]
     assert lines[2].startswith(" [x] Sent 2 tasks in ")
 
@@ -154,52 +142,26 @@ def test_tasks_of_a_slow_pipe_are_sent_as_they_come(scripts: Scripts) -> None:
     assert scripts.broker.bodies(scripts.queue) == ["one", "two", "three", "four", "five"]
 
 
-def test_a_line_that_is_not_utf8_is_named_and_all_before_it_are_sent(scripts: Scripts) -> None:
-    emitter = scripts.emit(stdin=b"one\ntwo\nGr\xf6\xdfe\nfour\n", status=1)
-    assert "Line 3 of standard input is not UTF-8" in emitter.err
-    assert "2 tasks confirmed. Go on from line 3 of standard input." in emitter.err
-    assert scripts.broker.bodies(scripts.queue) == ["one", "two"]
-
-
-def test_the_lines_of_a_csv_file_are_counted_as_an_editor_does(scripts: Scripts) -> None:
-    file = scripts.folder / "tasks.csv"
-    file.write_bytes(b'"a\nb",1\nc,2\n"d\ne\xff",3\n')
-    emitter = scripts.emit("--file", file, status=1)
-    assert "Line 5 of" in emitter.err
-    assert "2 tasks confirmed. Go on from line 4 of" in emitter.err
-
-
 def test_many_tasks_arrive_in_their_order(scripts: Scripts) -> None:
-    numbers = [str(number) for number in range(5000)]
+    numbers = [str(number) for number in range(2500)]
     scripts.emit(stdin="\n".join(numbers).encode())
     assert scripts.broker.counts(scripts.queue)[0] == len(numbers)
     assert scripts.broker.take(scripts.queue, len(numbers)) == numbers
 
 
 def test_a_task_that_is_too_large_is_named_and_the_others_are_sent(scripts: Scripts) -> None:
-    small = [f"small {count}" for count in range(10)]
-    lines = [*small[:5], "x" * 17_000_000, *small[5:], "y" * 18_000_000]
-    emitter = scripts.emit("--log-file", scripts.log, stdin="\n".join(lines).encode(), status=1)
-    assert "Line 6 of standard input is not sent: it has 17,000,000 bytes, and RabbitMQ takes 16,777,216" in emitter.err
-    assert "Line 12 of standard input is not sent" in emitter.err
-    assert "Sent 10 tasks" in emitter.out
-    assert len(scripts.events("confirmed")) == 10
-    assert [event["line"] for event in scripts.events("refused")] == [6, 12]
-    assert "Go on from" not in emitter.err  # there is no rest
-    # RabbitMQ ends the channel, so that what it had not confirmed by then is sent again.
-    assert set(scripts.broker.bodies(scripts.queue)) == set(small)
-
-
-def test_a_task_of_the_largest_size_is_sent_after_one_that_was_too_large(scripts: Scripts) -> None:
     largest = 16 * 1024 * 1024
-    lines = [b"x" * (largest + 1), b"y" * largest, b"small"]
-    scripts.emit("--log-file", scripts.log, stdin=b"\n".join(lines), status=1)
-    assert sorted((event["line"], event["event"]) for event in scripts.events()) == [
-        (1, "refused"),
-        (2, "confirmed"),
-        (3, "confirmed"),
-    ]
-    assert scripts.broker.counts(scripts.queue)[0] == 2
+    lines = [b"one", b"x" * 17_000_000, b"y" * largest, b"four", b"z" * (largest + 1)]
+    emitter = scripts.emit("--log-file", scripts.log, stdin=b"\n".join(lines), status=1)
+    assert "Line 2 of standard input is not sent: it has 17,000,000 bytes, and RabbitMQ takes 16,777,216" in emitter.err
+    assert "Line 5 of standard input is not sent" in emitter.err
+    assert "Sent 3 tasks" in emitter.out
+    assert "Go on from" not in emitter.err  # there is no rest
+    assert sorted(event["line"] for event in scripts.events("confirmed")) == [1, 3, 4]
+    assert [event["line"] for event in scripts.events("refused")] == [2, 5]
+    # RabbitMQ ends the channel, so that what it had not confirmed by then is sent again.
+    sent = scripts.broker.counts(scripts.queue)[0]
+    assert {*scripts.broker.take(scripts.queue, sent)} == {"one", "y" * largest, "four"}
 
 
 def test_a_thousand_tasks_may_be_unconfirmed_and_no_more(scripts: Scripts, relay: Relay) -> None:
@@ -226,15 +188,6 @@ def test_a_thousand_tasks_may_be_unconfirmed_and_no_more(scripts: Scripts, relay
     relay.thaw()
     emitter.ends()
     assert sent() == 3000
-
-
-def test_progress_is_shown_at_a_terminal(scripts: Scripts) -> None:
-    file = scripts.folder / "many.txt"
-    file.write_text("task\n" * 20_000)
-    terminal = scripts.at_terminal("emitter_of_tasks.py", "--file", file)
-    terminal.expect(r" [\d,]+ sent, [\d,]+/s, \d+% of .*many.txt read, \d+ s left")
-    terminal.expect(r"Sent 20,000 tasks in [\d.]+ s \([\d,]+/s\)\.")
-    terminal.expect(pexpect.EOF)
 
 
 # ---- A person at a terminal
@@ -275,7 +228,7 @@ def test_an_emitter_that_waited_at_its_prompt_sends_at_once(scripts: Scripts) ->
     terminal = scripts.at_terminal("emitter_of_tasks.py", "--no-admin", AMQP_URL=f"{scripts.broker.url}?heartbeat=2")
     terminal.expect(PROMPT)
     asked = time.monotonic()
-    eventually(lambda: time.monotonic() > asked + 10, "ten seconds go by")
+    eventually(lambda: time.monotonic() > asked + 6, "three heartbeats go by")
     terminal.sendline("late")
     terminal.expect(" \\[x\\] Sent late\r\n")
     assert "lost" not in terminal.before
@@ -284,7 +237,7 @@ def test_an_emitter_that_waited_at_its_prompt_sends_at_once(scripts: Scripts) ->
     terminal.expect(pexpect.EOF)
 
 
-@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "::1"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_the_admin_address_comes_from_the_url_without_its_password(scripts: Scripts, host: str) -> None:
     try:
         relay = Relay(scripts.broker.node.amqp_port, host)
@@ -307,11 +260,14 @@ def test_a_panel_that_does_not_answer_is_explained(scripts: Scripts) -> None:
     assert "open that address in yours" in run.out
 
 
-@pytest.mark.parametrize("url", ["nonsense", "file:///etc/passwd", "javascript:alert(1)", "http://", ""])
-def test_an_address_that_is_none_of_a_panel_is_wrong_usage(scripts: Scripts, url: str) -> None:
-    run = scripts.emit("--admin", "--admin-url", url, "task", status=2)
-    assert "argument --admin-url: " in run.err
-    assert scripts.broker.counts(scripts.queue)[0] == 0
+def test_an_address_that_is_none_of_a_panel_is_wrong_usage(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for url in ("nonsense", "file:///etc/passwd", "javascript:alert(1)", "http://", ""):
+        monkeypatch.setattr(sys, "argv", ["emitter_of_tasks.py", "--admin-url", url, "task"])
+        with pytest.raises(SystemExit, match="2"):
+            emitter_of_tasks.settings()
+        assert "argument --admin-url: " in capsys.readouterr().err
 
 
 def test_a_password_in_the_address_of_the_panel_is_not_shown(scripts: Scripts) -> None:
@@ -360,19 +316,83 @@ def test_ctrl_c_in_the_middle_of_a_pipe_says_how_far_it_came(scripts: Scripts) -
     emitter.process.stdin.close()
 
 
-@pytest.mark.parametrize("is_file", [False, True])
-def test_ctrl_c_before_the_last_confirm_is_no_failure_if_that_still_comes(
-    scripts: Scripts, relay: Relay, is_file: bool
-) -> None:
-    file = scripts.folder / "tasks.txt"
-    file.write_text("the task\n")
-    emitter = scripts.emitter("--url", relay.url, *(("--file", file, "--verbose") if is_file else ("the", "task")))
+def test_ctrl_c_before_the_last_confirm_is_no_failure_if_that_still_comes(scripts: Scripts, relay: Relay) -> None:
+    emitter = scripts.emitter("--url", relay.url, "the", "task")
     relay.delay = 0.3  # for each piece that comes from RabbitMQ: less than the emitter waits for the last confirms
     eventually(lambda: b"the task" in relay.last_sent, "it is on its way")
     emitter.send(signal.SIGINT)
     emitter.ends()
     assert " [x] Sent the task" in emitter.lines
     assert emitter.err.strip() == ""
+
+
+GOOD, LARGE = "good", "too large"  # for the server of the tests below
+ENDS = {  # at the prompt; the tasks; what the last publish brings; whether Ctrl+C comes while it reads; its exit status
+    "words or a file": (False, [GOOD, GOOD], "a confirm", False, 0),
+    "one of them is refused": (False, [LARGE, GOOD], "a confirm", False, 1),
+    "Ctrl+C in the middle": (False, [GOOD], "a confirm", True, 130),
+    "Ctrl+C in the middle, and one is refused": (False, [LARGE, GOOD], "a confirm", True, 130),
+    "Ctrl+C before the last confirm": (False, [GOOD], "Ctrl+C, a confirm", False, 0),
+    "Ctrl+C before the last confirm, and one is refused": (False, [LARGE, GOOD], "Ctrl+C, a confirm", False, 1),
+    "a last confirm as late as the connection's end": (False, [GOOD], "Ctrl+C, a late confirm", False, 0),
+    "Ctrl+C, and no last confirm": (False, [GOOD], "Ctrl+C", False, 130),
+    "Ctrl+C, no last confirm, and one is refused": (False, [LARGE, GOOD], "Ctrl+C", False, 130),
+    "end of input at the prompt": (True, [GOOD], "a confirm", False, 0),
+    "end of input at the prompt, and one is refused": (True, [LARGE, GOOD], "a confirm", False, 1),
+    "Ctrl+C at the prompt": (True, [GOOD], "a confirm", True, 0),
+    "Ctrl+C at the prompt, and one is refused": (True, [LARGE, GOOD], "a confirm", True, 1),
+    "Ctrl+C at the prompt, and no last confirm": (True, [LARGE, GOOD], "Ctrl+C", False, 130),
+}
+
+
+@pytest.mark.parametrize("case", ENDS)
+def test_the_exit_status_tells_whether_something_was_not_sent(
+    server: Server, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    at_prompt, texts, brings, is_interrupted, status = ENDS[case]
+
+    def answer(session: Session, got: Got) -> None:
+        if got.body == LARGE.encode():
+            session.send(spec.Channel.Close(406, "PRECONDITION_FAILED - message size 9 is larger than 5", 60, 40))
+        elif session.number == texts.count(LARGE):  # not on a channel that was closed for the large one
+            is_last = len(session.got("Basic.Publish")) == texts.count(GOOD)
+            if is_last and "Ctrl+C" in brings:
+                os.kill(os.getpid(), signal.SIGINT)
+            if not is_last or brings.endswith("a confirm"):
+                session.answer(got)
+
+    def confirm(session: Session, got: Got) -> None:
+        if "late" in brings:
+            session.send(spec.Basic.Ack(1))
+        session.answer(got)
+
+    def tasks() -> Iterator[Message]:
+        yield from map(new_message, texts)
+        if is_interrupted:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(emitter_of_tasks, "LAST_CONFIRMS", DEADLINE if brings.endswith("a confirm") else 0.3)
+    server.on("Basic.Publish", answer)
+    server.on("Channel.Close", confirm)
+    with Signals() as signals:
+        report = Report(EventLog(None, "emitter"), None, False)
+        publisher = Publisher(settings_for(server.url, "tasks", "emitter", float("inf")), report.settled)
+        assert emitter_of_tasks.emit(tasks(), publisher, report, signals, at_prompt) == status
+    assert report.refused == texts.count(LARGE)
+    assert report.confirmed == len(texts) - report.refused - (brings == "Ctrl+C")
+
+
+def test_what_was_read_before_a_bad_line_is_waited_for(server: Server) -> None:
+    def tasks() -> Iterator[Message]:
+        yield new_message(GOOD)
+        raise InputError("Line 2 is bad.")
+
+    server.on("Basic.Publish", lambda session, got: threading.Timer(0.3, session.answer, [got]).start())
+    with Signals() as signals:
+        report = Report(EventLog(None, "emitter"), None, False)
+        publisher = Publisher(settings_for(server.url, "tasks", "emitter", float("inf")), report.settled)
+        assert emitter_of_tasks.emit(tasks(), publisher, report, signals, wait_for_each=False) == 1
+    assert report.confirmed == 1
 
 
 def test_the_line_to_go_on_from_loses_nothing(own_scripts: Scripts) -> None:
@@ -442,15 +462,6 @@ def test_standard_input_that_does_not_block_is_waited_for(scripts: Scripts) -> N
     assert [event["task"] for event in scripts.events()] == ["task 1", "task 2", "task 3"]
 
 
-def test_a_name_of_a_file_is_shown_without_control_characters(scripts: Scripts) -> None:
-    name = "a\x1b[31m\a.txt"
-    (scripts.folder / name).write_bytes(b"one\n\xff\n")
-    assert "Line 2 of a\\x1b[31m\\x07.txt is not UTF-8." in scripts.emit("--file", name, status=1).err
-    for arguments in (("--file", f"no{name}"), ("--log-file", f"no/{name}", "task")):
-        run = scripts.emit(*arguments, status=2)
-        assert run.err.replace("\n", "").isprintable()
-
-
 def test_a_reader_that_is_slow_does_not_stop_the_heartbeats(scripts: Scripts) -> None:
     """The main thread waits for the full pipe; the keeper must not."""
     url = f"{scripts.broker.url}?heartbeat=1"
@@ -494,7 +505,7 @@ def test_output_that_is_full_while_it_waits_for_input_does_not_stop_the_heartbea
 
 def test_ctrl_c_names_the_next_line_exactly(scripts: Scripts) -> None:
     numbers = scripts.folder / "numbers.txt"
-    numbers.write_text("".join(f"{number}\n" for number in range(1, 500_001)))
+    numbers.write_text("".join(f"{number}\n" for number in range(1, 200_001)))
     emitter = scripts.emitter("--file", numbers, "--log-file", scripts.log)
     eventually(lambda: scripts.log.exists() and scripts.log.stat().st_size > 200_000, "some are sent")
     for _ in range(3):
@@ -502,13 +513,6 @@ def test_ctrl_c_names_the_next_line_exactly(scripts: Scripts) -> None:
     emitter.ends(130)
     confirmed = len({event["line"] for event in scripts.events("confirmed")})
     assert f"{confirmed:,} tasks confirmed. Go on from line {confirmed + 1} of" in emitter.err
-
-
-def test_an_unclosed_quote_is_named_and_does_not_swallow_the_file(scripts: Scripts) -> None:
-    file = scripts.folder / "tasks.csv"
-    file.write_text('one,.\n"two,.\nthree,.\n')
-    assert "Line 2 of" in scripts.emit("--file", file, status=1).err
-    assert scripts.broker.bodies(scripts.queue) == ["one ."]
 
 
 # ---- The log
@@ -546,38 +550,19 @@ def peak_memory(scripts: Scripts, *command: object) -> int:
 
 def test_a_large_file_takes_no_more_memory_than_a_small_one(scripts: Scripts) -> None:
     peaks = []
-    for number in (5_000, 60_000):
+    for number in (5_000, 30_000):
         file = scripts.folder / f"{number}.txt"
         file.write_text("a task of some forty bytes, as many are\n" * number)
         peaks.append(peak_memory(scripts, "emitter_of_tasks.py", "--file", file))
     assert peaks[1] < peaks[0] * 1.1
 
 
-@pytest.mark.parametrize("first", ["x", "é"])
-@pytest.mark.parametrize("last", ["x", "👍"])  # one such makes each character of a Python string take four bytes
-def test_a_large_task_is_in_memory_once_beside_what_pika_makes_of_it(scripts: Scripts, first: str, last: str) -> None:
-    peaks, size = [], 12_000  # kB
-    for length in (1, size * 1000 // len(first.encode())):
-        file = scripts.folder / f"{length}.txt"
-        file.write_text(f"{first * length}{last}\n")
-        peaks.append(peak_memory(scripts, "emitter_of_tasks.py", "--file", file))
-        scripts.emit("--file", file)  # a second one, because the first must not be there any more when it comes
-        peaks.append(peak_memory(scripts, "listening_worker.py", "--burst"))
-    small_emitter, small_worker, emitter, worker = peaks
-    assert emitter - small_emitter < 2.2 * size
-    assert worker - small_worker < 2.2 * size
-
-
-def test_the_ids_of_a_forked_process_are_others_than_those_of_its_parent(scripts: Scripts) -> None:
-    program = scripts.program(
-        "import os\nfrom task_queue.message import new_id\n"
-        "print(new_id(), flush=True)\n"
-        "if child := os.fork():\n    os.waitpid(child, 0)\n"
-        "print(*(new_id() for _ in range(100)), flush=True)\n"
-    )
-    ids = [uuid.UUID(each) for each in program.ends().out.split()]
-    assert len({*ids}) == 201
-    assert {each.version for each in ids} == {4}
+def test_a_large_task_is_in_memory_a_few_times_only(scripts: Scripts) -> None:
+    file = scripts.folder / "large.txt"
+    file.write_text(f"{'x' * 12_000_000}👍\n")  # for which each character takes four bytes in Python
+    assert peak_memory(scripts, "emitter_of_tasks.py", "--file", file) < 130_000
+    scripts.emit("--file", file)  # a second one, because the first must not be there any more when it comes
+    assert peak_memory(scripts, "listening_worker.py", "--burst") < 60_000
 
 
 @pytest.mark.parametrize("frame_max", [4096, 131_072])
@@ -586,12 +571,10 @@ def test_the_frames_of_a_message_are_those_that_pika_makes(frame_max: int) -> No
     encoder = Encoder("größe", 7, frame_max)
     for size in (0, 1, largest - 1, largest, largest + 1, 2 * largest, 300_000):
         message = new_message(b"x" * size)
-        properties = pika.BasicProperties(**{**vars(PROPERTIES), "message_id": message.message_id})
-        properties.timestamp = message.timestamp
         parts = [message.body[start : start + largest] for start in range(0, size, largest)]
         frames = [
             pika.frame.Method(7, pika.spec.Basic.Publish(routing_key="größe", mandatory=True)),
-            pika.frame.Header(7, size, properties),
+            pika.frame.Header(7, size, properties(message.message_id, message.timestamp)),
             *(pika.frame.Body(7, part) for part in parts),
         ]
         assert b"".join(encoder.frames(message)) == b"".join(frame.marshal() for frame in frames)

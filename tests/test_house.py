@@ -14,8 +14,8 @@ FLOORS = {
     6: ["emitter_of_tasks", "listening_worker"],
     5: ["report", "work", "run_command", "worker_report", "admin_panel"],
     4: ["dead_letters", "publisher", "consumer", "cancellation"],
-    3: ["connection"],
-    2: ["errors", "event_log", "message", "sources", "lines", "outage", "task", "window", "declaration", "given_back"],
+    3: ["connection", "encoder"],
+    2: ["errors", "event_log", "message", "sources", "outage", "task", "window", "declaration", "given_back"],
     1: [
         "loop",
         "signals",
@@ -34,7 +34,6 @@ FLOORS = {
         "prompt",
         "commands",
         "failures",
-        "file_forms",
     ],
     0: ["__init__"],  # which everything imports by its own name
 }

@@ -65,7 +65,7 @@ from task_queue.message import new_message
 def perform(task):
     publisher = Publisher(settings_for(None, "results", "results", 0.0), tell=lambda batch: print("told", len(batch)))
     publisher.connection.open()
-    publisher.publish([new_message("result")])
+    publisher.publish(new_message("result"))
     publisher.wait()
     print("began", flush=True)
     time.sleep(1)

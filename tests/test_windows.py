@@ -256,8 +256,7 @@ def test_messages_hold_commands_that_can_be_typed_there(windows: Scripts) -> Non
     )
     file = windows.folder / "tasks.csv"
     file.write_bytes("größe\n".encode("utf-16"))
-    assert 'save it as text: a spreadsheet as "CSV UTF-8"' in windows.emit("--file", file, status=1).err
-    assert "$OutputEncoding = [Text.UTF8Encoding]::new()" in windows.emit(stdin=b"caf\xe9\n", status=1).err
+    assert 'Save it as text in UTF-8 (a spreadsheet as "CSV UTF-8")' in windows.emit("--file", file, status=1).err
 
 
 def test_a_policy_is_set_without_quotes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+from unittest import mock
 
 import pika
 import pika.exceptions
 from harness import Scripts
 from pika.adapters.blocking_connection import BlockingChannel
 
+import emitter_of_tasks
+import listening_worker
 from listening_worker import listen
+from task_queue import Failure
 
 
 @contextlib.contextmanager
@@ -44,6 +50,27 @@ def working(scripts: Scripts, perform: Callable[[Any], object], **options: Any) 
         finally:
             stop.set()
             thread.join()
+
+
+def said_by(scripts: Scripts, script: str, *arguments: object, **environment: str) -> tuple[object, str, str]:
+    """Run a script with these arguments to its end; return its exit status, its output and its errors."""
+    main = {"emitter_of_tasks.py": emitter_of_tasks.main, "listening_worker.py": listening_worker.main}[script]
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", [script, *map(str, arguments)]),
+        mock.patch.dict(os.environ, {**scripts.environment, **environment}),
+        mock.patch.object(sys, "stdin", io.StringIO()),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            status: object = main()
+        except Failure as failure:  # as run() does, which a script calls with its main()
+            status = failure.exit_code
+            print(f" [!] {failure}", file=sys.stderr)
+        except SystemExit as end:
+            status = end.code
+    return status, out.getvalue(), err.getvalue()
 
 
 def where(scripts: Scripts) -> dict[str, Any]:

@@ -111,8 +111,9 @@ def handle(task: Task, perform: Perform, consumer: Consumer, log: EventLog, sign
         perform_here(task, perform, signals)
     except BaseException as error:  # whatever a task raises fails that task, and does not end the worker
         is_interrupted = isinstance(error, KeyboardInterrupt) and signals.state == State.INTERRUPT
-        if is_interrupted or isinstance(error, WorkerError):
+        if is_interrupted:
             signals.leave()
+        if is_interrupted or isinstance(error, WorkerError):
             is_dead = consumer.requeue() and consumer.connection.rules.is_dead_if_handed_back(task.delivery_count)
             record("requeued", seconds=task.seconds())
             say_requeued(task, error, is_dead)

@@ -50,7 +50,7 @@ def hands_back(scripts: Scripts, server: Server, perform: Callable[[Any], object
     """Check that the worker ends for this reason."""
     server.put(b"one", b"two")
     with pytest.raises(WorkerError, match=f"^--run: .* can't be started: {why}[.]$"):
-        work(scripts, perform)
+        work(scripts, perform, burst=False)
     both_are_still_there(scripts, server)
 
 
@@ -137,7 +137,7 @@ def test_a_function_may_say_that_the_worker_lacks_something(at_server: Scripts, 
         raise WorkerError("the database is down")
 
     with pytest.raises(WorkerError, match="the database is down"):
-        work(at_server, perform)
+        work(at_server, perform, burst=False)
     both_are_still_there(at_server, server)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from harness import Run, Scripts
 from in_process import work, working
-from scripted_server import Server
+from scripted_server import Got, Server, Session
 
 from listening_worker import listen
 from task_queue import SettingsError
@@ -69,7 +69,7 @@ def test_a_result_that_nobody_awaits_ends_the_worker_and_the_task_failed_once(
 ) -> None:
     server.put(b"task", b"another")
     with pytest.raises(TypeError, match="The work was only begun, not done"):
-        work(at_server, made_by(code))
+        work(at_server, made_by(code), burst=False)
     assert len(server.got("Basic.Reject")) == 1
     assert server.got("Basic.Ack") == server.got("Basic.Nack") == []
     assert list(server.tasks) == [(b"task", True), (b"another", False)]
@@ -149,6 +149,36 @@ def test_a_task_that_raises_keyboard_interrupt_itself_has_failed(
     assert [record["event"] for record in at_server.events()] == ["received", "failed", "received", "done"]
     assert len(server.got("Basic.Reject")) == 1
     assert server.got("Basic.Nack") == []
+
+
+@pytest.mark.parametrize("ends_by", ["failure", "lost connection"])
+def test_a_burst_waits_for_the_next_try_of_what_failed_in_it(at_server: Scripts, server: Server, ends_by: str) -> None:
+    """RabbitMQ 4.3 counts it nowhere meanwhile, and also takes a lost connection for a failure."""
+
+    def give_back(body: bytes) -> None:
+        time.sleep(0.5)
+        with server.lock:
+            server.tasks.append((body, True))
+            server.hand_out()
+
+    def keep(session: Session, _got: Got) -> None:
+        (body, _), *_ = session.in_hand.values()
+        session.in_hand.clear()
+        threading.Thread(target=give_back, args=[body]).start()
+
+    def perform(task: Any) -> None:
+        if not task.redelivered and ends_by == "failure":
+            raise ValueError
+        if not task.redelivered:
+            keep(server.session(0), server.received[-1])
+            server.session(0).hang_up()
+            server.gets("Queue.Declare", times=3)  # it is connected again
+
+    server.on("Basic.Reject", keep)
+    server.put(b"task")
+    work(at_server, perform)
+    first = "failed" if ends_by == "failure" else "ack-lost"
+    assert [record["event"] for record in at_server.events()] == ["received", first, "received", "done"]
 
 
 # ---- Stopping it from another thread

@@ -147,9 +147,12 @@ def test_a_process_that_a_command_leaves_behind_is_not_waited_for(
     """It has the command's standard input, with a task that no pipe would take whole."""
     server.put(b"x" * 200_000)
     left = at_server.folder / "left"
-    program.write_text(f"#!/bin/sh\nsleep 60 >/dev/null 2>&1 &\necho $! > {left}\n")
+    # The shell gives a process in the background another standard input, if it is not told so.
+    program.write_text(f"#!/bin/sh\nexec 3<&0\nsleep 60 <&3 >/dev/null 2>&1 &\necho $! > {left}\n")
     try:
         assert " [x] Done." in work(at_server, running(str(program)))
+        assert Path(f"/proc/{int(left.read_text())}/cmdline").read_bytes(), "it has ended"
+        assert server.got("Basic.Reject") == []
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.kill(int(left.read_text()), signal.SIGKILL)

@@ -110,7 +110,7 @@ def handle(task: Task, perform: Perform, consumer: Consumer, log: EventLog, sign
     try:
         perform_here(task, perform, signals)
     except BaseException as error:  # whatever a task raises fails that task, and does not end the worker
-        is_interrupted = isinstance(error, KeyboardInterrupt) and signals.state == State.INTERRUPT
+        is_interrupted = isinstance(error, KeyboardInterrupt) and signals.interrupted
         if is_interrupted:
             signals.leave()
         if is_interrupted or isinstance(error, WorkerError):

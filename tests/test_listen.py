@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import signal
+import subprocess
 import sys
 import textwrap
 import threading
@@ -12,7 +14,7 @@ import time
 from typing import Any
 
 import pytest
-from harness import Run, Scripts
+from harness import Run, Scripts, eventually, fill, waits_for_output
 from in_process import work, working
 from scripted_server import Got, Server, Session
 
@@ -225,6 +227,28 @@ def test_an_event_that_is_set_already_lets_it_take_nothing(at_server: Scripts, s
     stop.set()
     work(at_server, print, stop=stop, burst=False)
     assert list(server.tasks) == [(b"task", False)]
+
+
+def test_an_event_ends_a_worker_whose_output_is_paused(at_server: Scripts, server: Server) -> None:
+    program = """
+        import threading
+        stop = threading.Event()
+        threading.Thread(target=lambda: (input(), stop.set())).start()
+        listen(lambda task: None, stop=stop)
+    """
+    reader, writer = os.pipe()
+    run = start(at_server, program, stdin=subprocess.PIPE, stdout=writer, bufsize=0)
+    server.gets("Basic.Consume")
+    fill(writer)
+    os.close(writer)
+    server.put(b"one", b"two")
+    eventually(lambda: waits_for_output(run.process.pid), "it can't tell of the task")
+    assert run.process.stdin
+    run.process.stdin.write(b"now\n")
+    run.process.stdin.close()
+    run.ends(within=10)
+    os.close(reader)
+    assert list(server.tasks)[-1] == (b"two", False)
 
 
 # ---- In other people's programs

@@ -26,14 +26,13 @@ from task_queue import outbox
 from task_queue.consumer import Consumer
 from task_queue.event_log import EventLog
 from task_queue.failures import WorkerError
-from task_queue.functions import OnlyBegun, check_function, check_result
 from task_queue.run_command import running
 from task_queue.script import end_forked_process, open_standard_streams, refuse_second_run, run
 from task_queue.settings import PATIENCE, Range, add_settings, default_name, not_empty, settings_for
 from task_queue.signals import Signals, State
 from task_queue.task import Task
 from task_queue.terminal import complain, say
-from task_queue.work import Perform, reason_of, sleeping
+from task_queue.work import OnlyBegun, Perform, check_function, check_result, reason_of, sleeping
 from task_queue.worker_report import say_failed, say_received, say_requeued
 
 ACK_TIMEOUT_HOURS = 24.0
@@ -97,24 +96,24 @@ def handle(task: Task, perform: Perform, consumer: Consumer, log: EventLog, sign
         log.note(event, task.message_id, task.body, **more)
         log.write()
 
-    say_received(task, consumer.given_back.has_taken_too_long(task))
+    say_received(task)
     record("received", redelivered=task.redelivered, delivery_count=task.delivery_count)
     try:
         perform_here(task, perform, signals)
-    except (KeyboardInterrupt, WorkerError) as error:
-        signals.leave()
-        is_dead = consumer.requeue() and consumer.connection.rules.is_dead_if_handed_back(task.delivery_count)
-        record("requeued", seconds=task.seconds())
-        say_requeued(task, error, is_dead)
-        if isinstance(error, WorkerError):
-            raise
     except BaseException as error:  # whatever a task raises fails that task, and does not end the worker
-        why, is_end = reason_of(error), isinstance(error, OnlyBegun)
-        again = consumer.seconds_until_next_try(task)
-        is_rejected = consumer.reject(last or is_end)
-        record("failed", error=why, seconds=task.seconds())
-        say_failed(task, why, is_rejected, again)
-        if is_end:
+        is_interrupted = isinstance(error, KeyboardInterrupt) and signals.interrupted
+        if is_interrupted:
+            signals.leave()
+        if is_interrupted or isinstance(error, WorkerError):
+            is_dead = consumer.requeue() and consumer.connection.rules.is_dead_if_handed_back(task.delivery_count)
+            record("requeued", seconds=task.seconds())
+            say_requeued(task, error, is_dead)
+        else:
+            why, again = reason_of(error), consumer.seconds_until_next_try(task)
+            is_rejected = consumer.reject(last or isinstance(error, OnlyBegun))
+            record("failed", error=why, seconds=task.seconds())
+            say_failed(task, why, is_rejected, again)
+        if isinstance(error, (WorkerError, OnlyBegun)):
             raise
     else:
         if consumer.acknowledge(last):
@@ -130,8 +129,7 @@ def perform_here(task: Task, perform: Perform, signals: Signals) -> None:
     pid = os.getpid()
     try:
         with signals.interruptible():
-            if (result := perform(task)) is not None:
-                check_result(result)
+            check_result(perform(task))
     finally:
         if os.getpid() != pid:  # a process that the task forked must not settle the task
             end_forked_process()

@@ -5,20 +5,18 @@ from __future__ import annotations
 from task_queue.connection import Connection
 from task_queue.errors import why_cancelled
 from task_queue.failures import QueueError
-from task_queue.given_back import GivenBack
 from task_queue.task import Task
 
 DELETES_WITHIN = 0.3  # seconds; RabbitMQ first cancels the subscriptions to a queue, and then deletes it
 ANSWERS_WITHIN = 1.0  # seconds; a queue without a leader does not answer
 
 
-def find_out(connection: Connection, overdue: Task | None, given_back: GivenBack) -> None:
+def find_out(connection: Connection, overdue: Task | None) -> None:
     """Find out why, and reconnect with that reason. Call it only inside a callback.
 
     Args:
         connection: the worker's.
         overdue: the task in hand, if it has taken longer than its ack timeout allows.
-        given_back: remembers that task, if this was the reason.
     """
     channel = connection.channel
     connection.channel = None  # the task in hand is not ours any more, so it must not be settled
@@ -30,8 +28,6 @@ def find_out(connection: Connection, overdue: Task | None, given_back: GivenBack
 
     def lose() -> None:
         if channel is not None and channel.is_open:
-            if overdue is not None:
-                given_back.took_too_long(overdue)
             connection.lose(QueueError(why_cancelled(seconds)))
 
     connection.loop.ioloop.call_later(DELETES_WITHIN, ask)

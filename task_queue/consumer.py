@@ -11,7 +11,6 @@ from pika.channel import Channel
 
 from task_queue.cancellation import find_out
 from task_queue.connection import CLOSE_WITHIN, Connection
-from task_queue.given_back import GivenBack
 from task_queue.settings import Settings
 from task_queue.signals import State
 from task_queue.task import Task, earlier_tries
@@ -19,6 +18,7 @@ from task_queue.text import text_of
 
 LAST_ANSWER = 1.0  # seconds; a broker that is blocked or frozen never answers
 ON_ITS_WAY = 0.5  # seconds; RabbitMQ's clock for a task starts before we have received it
+LATE = 2.0  # seconds by which a failed task may come late for its next try
 BURST_PATIENCE = 0.1  # seconds without a task before a --burst worker asks RabbitMQ whether the queue is empty
 
 
@@ -39,7 +39,7 @@ class Consumer:
         self._tag = settings.name
         self._ack_timeout = ack_timeout * 3600  # seconds
         self._is_burst = burst
-        self.given_back = GivenBack()
+        self._back_by: dict[str | None, float] = {}  # by their ids: until when tasks that failed here may come back
         self._delivered: deque[Task] = deque()  # and not in hand yet; at most one, if RabbitMQ respects the prefetch
         self._is_hungry = False  # the worker waits for a task
         self._is_subscribed = False
@@ -55,7 +55,8 @@ class Consumer:
             self._is_hungry = False
             if self._delivered and self._signals.state == State.RUN:
                 self.in_hand = self._delivered.popleft()
-                self.given_back.is_back(self.in_hand)
+                if self.in_hand.message_id is not None:  # else it may be another task
+                    self._back_by.pop(self.in_hand.message_id, None)
         return self.in_hand
 
     def acknowledge(self, last: bool) -> bool:
@@ -110,8 +111,9 @@ class Consumer:
             return True
 
     def _expect_again(self, task: Task | None) -> None:
-        if self._is_burst and task is not None:
-            self.given_back.expect(task, self._longest_wait(task))
+        if self._is_burst and task is not None and (wait := self._longest_wait(task)):
+            until = time.monotonic() + wait + LATE
+            self._back_by[task.message_id] = max(until, self._back_by.get(task.message_id, 0.0))
 
     def _longest_wait(self, task: Task) -> float:
         # Even if the queue was declared without delays: a policy may have added them.
@@ -123,7 +125,8 @@ class Consumer:
         # Look twice: a task on its way to us has left the queue and is not here yet.
         while empty_looks < 2 and not self._has_news():
             # RabbitMQ does not count tasks that wait for their next try.
-            self.connection.wait(self._has_news, self.given_back.seconds_to_wait() or BURST_PATIENCE)
+            may_come = max(self._back_by.values(), default=0.0) - time.monotonic()
+            self.connection.wait(self._has_news, max(may_come, BURST_PATIENCE))
             is_empty = self.connection.finds_empty(self.connection.queue, stop=self._has_news)
             empty_looks = empty_looks + 1 if is_empty else 0
 
@@ -131,7 +134,7 @@ class Consumer:
         return bool(self._delivered) or self._signals.state != State.RUN
 
     def _on_ready(self, channel: Channel) -> None:
-        channel.add_on_cancel_callback(lambda _: find_out(self.connection, self._overdue(), self.given_back))
+        channel.add_on_cancel_callback(lambda _: find_out(self.connection, self._overdue()))
         channel.basic_qos(prefetch_count=1)
         self._subscribe()
 
@@ -177,7 +180,7 @@ class Consumer:
                 body=body,
                 message_id=text_of(message_id) if isinstance(message_id, bytes) else message_id,
                 redelivered=bool(method.redelivered),
-                delivery_count=earlier_tries(headers, self.connection.rules) if method.redelivered else 0,
+                delivery_count=earlier_tries(headers) if method.redelivered else 0,
                 channel=channel,
                 delivery_tag=method.delivery_tag or 0,
                 received=time.monotonic(),

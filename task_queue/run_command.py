@@ -18,8 +18,7 @@ from task_queue.task import Task
 from task_queue.text import printable
 from task_queue.work import CommandFailed, Perform
 
-LONG_ARGUMENT = 32 * 1024  # bytes; Linux and Windows allow arguments of this length, unless the environment is large
-LONGEST_COMMAND = 32_766  # characters of a whole command on Windows, which calls a longer one a missing file
+LONG_ARGUMENT = 8 * 1024  # bytes; every system allows arguments of this length, unless the environment is large
 LOOK_EVERY = 0.2  # seconds between two looks whether a command has ended, on Windows
 COMMAND_GRACE = 5.0  # seconds from SIGTERM to SIGKILL for a command that Ctrl+C ends
 
@@ -54,22 +53,18 @@ def words_of(command: str) -> list[str]:
     Raises:
         SettingsError: it is not a command, or there is no such program.
     """
-    lexer = shlex.shlex(command, posix=True, punctuation_chars=False)
-    lexer.whitespace_split, lexer.commenters = True, ""
+    lexer = shlex.shlex(command, posix=True)
+    lexer.whitespace_split, lexer.commenters = True, ""  # no comments: #ff0000 may be a colour
     if WINDOWS:
         lexer.escape = ""  # C:\\tools\\resize.exe is a program
     try:
         words = [*lexer]
     except ValueError as error:
         raise SettingsError(f"--run '{printable(command)}' is not a command: {error}.") from None
-    if not words:
-        raise SettingsError("--run needs a command.")
     import shutil  # only here: it imports three compression modules, and there may be many workers
 
-    # Before Python 3.12, which() finds no program with a folder and without its ending.
-    program = shutil.which(words[0]) or (shutil.which(f"{words[0]}.exe") if WINDOWS else None)
-    if program is None:
-        raise SettingsError(f"--run: there is no command {printable(words[0])} here that may be executed.")
+    if not words or (program := shutil.which(words[0])) is None:
+        raise SettingsError(f"--run: there is no command {printable(''.join(words[:1]))} here that may be executed.")
     if WINDOWS:
         words[0] = program  # Windows would look for .exe only, and in other folders
         if program.lower().endswith((".bat", ".cmd")) and any("{}" in word for word in words):
@@ -87,10 +82,7 @@ def started(words: list[str], body: bytes) -> subprocess.Popen[bytes]:
         WorkerError: the command can't be started, whatever the task is.
     """
     arguments = [os.fsencode(word).replace(b"{}", body) for word in words]
-    too_long = f"the task is too long for an argument of a command ({len(body):,} bytes)"
     try:
-        if WINDOWS and len(subprocess.list2cmdline(map(os.fsdecode, arguments))) > LONGEST_COMMAND:
-            raise CommandFailed(too_long)
         # Its own session: Ctrl+C reaches the command only through us, and then with all its children.
         return subprocess.Popen(
             arguments,
@@ -99,13 +91,13 @@ def started(words: list[str], body: bytes) -> subprocess.Popen[bytes]:
             start_new_session=True,
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same on Windows
         )
-    except UnicodeDecodeError:
-        raise CommandFailed("the task is not text, as an argument of a command has to be on Windows") from None
     except ValueError:
-        raise CommandFailed("the task has a NUL character, which no argument of a command can have") from None
+        why = "the task has a NUL character, or is not text on Windows: no argument of a command can be like that"
+        raise CommandFailed(why) from None
     except OSError as error:
-        if error.errno == errno.E2BIG and len(body) > LONG_ARGUMENT and any("{}" in word for word in words):
-            raise CommandFailed(too_long) from None
+        is_refused = WINDOWS or error.errno == errno.E2BIG  # Windows calls a command that is too long a missing file
+        if is_refused and len(body) > LONG_ARGUMENT and any("{}" in word for word in words):
+            raise CommandFailed(f"the task is too long for an argument of a command ({len(body):,} bytes)") from None
         raise WorkerError(f"--run: {printable(words[0])} can't be started: {error.strerror}.") from None
 
 
@@ -113,9 +105,6 @@ def feed(process: subprocess.Popen[bytes], body: bytes) -> None:
     """Write a task to the standard input of its command, as far as the command reads it.
 
     In a thread, because the reader may be a process that the command leaves behind, and we do not wait for that.
-
-    Raises:
-        WorkerError: no thread can be started.
     """
     pipe: Any = process.stdin
 
@@ -125,11 +114,7 @@ def feed(process: subprocess.Popen[bytes], body: bytes) -> None:
             while rest:
                 rest = rest[pipe.write(rest) :]
 
-    try:
-        Aside(write).start()
-    except RuntimeError as error:
-        pipe.close()
-        raise WorkerError(f"--run: {error}.") from None
+    Aside(write).start()
 
 
 def wait_for(process: subprocess.Popen[bytes]) -> None:

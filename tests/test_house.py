@@ -15,7 +15,7 @@ FLOORS = {
     5: ["report", "work", "run_command", "worker_report", "admin_panel"],
     4: ["dead_letters", "publisher", "consumer", "cancellation"],
     3: ["connection", "encoder"],
-    2: ["errors", "event_log", "message", "sources", "outage", "task", "window", "declaration", "given_back"],
+    2: ["errors", "event_log", "message", "sources", "outage", "task", "window", "declaration"],
     1: [
         "loop",
         "signals",
@@ -27,7 +27,6 @@ FLOORS = {
         "settings",
         "urls",
         "aside",
-        "functions",
         "terminal",
         "text",
         "system",

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import os
 import subprocess
+import sys
 import textwrap
+import threading
+import time
 from typing import Any
 
 import pytest
-from harness import Run, Scripts, eventually
-from scripted_server import Server
+from harness import Run, Scripts, eventually, fill, waits_for_output
+from in_process import work, working
+from scripted_server import Got, Server, Session
+
+from listening_worker import listen
+from task_queue import SettingsError
 
 
 def start(scripts: Scripts, program: str, **popen: Any) -> Run:
@@ -31,190 +41,213 @@ NEVER_DONE = {
 }
 
 
+def made_by(code: str) -> Any:
+    """Return the function `work` that this code defines."""
+    names: dict[str, Any] = {"functools": functools}
+    exec(code, names)  # noqa: S102
+    return names["work"]
+
+
+@pytest.mark.parametrize("code", NEVER_DONE.values(), ids=NEVER_DONE)
 def test_a_function_that_only_begins_its_work_is_refused_before_a_task_is_taken(
-    at_server: Scripts, server: Server
+    at_server: Scripts, server: Server, code: str
 ) -> None:
-    program = f"""
-import functools
-for work in {list(NEVER_DONE.values())!r}:
-    exec(work)
-    try:
-        listen(work)
-    except TypeError as e:
-        print("refused:", e)
-"""
-    lines = start(at_server, program.replace("listen(work)", "listen(locals()['work'])")).ends().lines
-    assert [line.split(":")[0] for line in lines] == ["refused"] * len(NEVER_DONE)
+    with pytest.raises(TypeError, match="would only be begun, not done"):
+        work(at_server, made_by(code))
     assert server.sessions == []
 
 
 RESULTS = {
     "coroutine": "async def f(): pass\nwork = lambda task: f()",
-    "wrapped coroutine": (
-        "async def f(task): pass\n@functools.wraps(f)\ndef work(task):\n    print('begun')\n    return f(task)"
-    ),
-    "generator": "def f(): yield\nwork = lambda task: f()",
-    "async generator": "async def f(): yield\nwork = lambda task: f()",
+    "wrapped coroutine": "async def f(task): pass\n@functools.wraps(f)\ndef work(task):\n    return f(task)",
     "awaitable": "class A:\n    def __await__(self): yield\nwork = lambda task: A()",
-    "map": "work = lambda task: map(print, ['one'])",
-    "list of coroutines": "async def f(): pass\nwork = lambda task: [f(), f()]",
-    "forgotten with": "import contextlib\n@contextlib.contextmanager\ndef work(task):\n    yield",
-    "thread": "import threading\nwork = lambda task: threading.Thread(target=print)",
-    "process": "import multiprocessing\nwork = lambda task: multiprocessing.Process(target=print)",
-    "command": "import subprocess\nwork = lambda task: subprocess.Popen(['sleep', '1'])",
-    "result of a pool": (
-        "import time\nfrom multiprocessing.pool import ThreadPool\npool = ThreadPool(1)\n"
-        "work = lambda task: pool.apply_async(time.sleep, [0.5])"
-    ),
-    "future": (
-        "from concurrent.futures import ThreadPoolExecutor\npool = ThreadPoolExecutor()\n"
-        "work = lambda task: pool.submit(print, 'in the pool')"
-    ),
 }
 
 
-@pytest.mark.parametrize("work", RESULTS.values(), ids=RESULTS)
-def test_a_result_that_nobody_waits_for_ends_the_worker_and_the_task_failed_once(
-    at_server: Scripts, server: Server, work: str
+@pytest.mark.parametrize("code", RESULTS.values(), ids=RESULTS)
+def test_a_result_that_nobody_awaits_ends_the_worker_and_the_task_failed_once(
+    at_server: Scripts, server: Server, code: str
 ) -> None:
-    server.put(b"task")
-    quiet = "import warnings; warnings.simplefilter('ignore')"  # of processes and pools that are left behind
-    program = (
-        f"{quiet}\nimport functools\n{work}\ntry:\n    listen(work)\nexcept TypeError as e:\n    print('ended:', e)"
-    )
-    run = start(at_server, program).ends()
-    assert "ended: The work was only begun, not done" in run.out
-    assert "Done" not in run.out
+    server.put(b"task", b"another")
+    with pytest.raises(TypeError, match="The work was only begun, not done"):
+        work(at_server, made_by(code), burst=False)
     assert len(server.got("Basic.Reject")) == 1
-    assert server.got("Basic.Ack") == []
-    assert list(server.tasks) == [(b"task", True)]
+    assert server.got("Basic.Ack") == server.got("Basic.Nack") == []
+    assert list(server.tasks) == [(b"task", True), (b"another", False)]
+    assert [record["event"] for record in at_server.events()] == ["received", "failed"]
 
 
 def test_what_else_a_function_returns_does_not_matter(at_server: Scripts, server: Server) -> None:
-    server.put(*(b"%d" % number for number in range(7)))
-    work = """
-        import sqlite3, subprocess, threading
-        done = subprocess.Popen(["true"])
-        done.wait()
-        thread = threading.Thread(target=int)
-        thread.start()
-        thread.join()
-        bank = sqlite3.connect(":memory:")
-        results = iter([0, "text", [1], print, done, thread, bank.execute("SELECT 1")])
-        listen(lambda task: next(results), max_tasks=7)
-        bank.close()
-    """
-    start(at_server, work).ends()
-    assert len(server.got("Basic.Ack")) == 7
+    class NoBool:
+        def __bool__(self) -> bool:
+            raise ValueError
+
+    results = [0, "text", [1], print, threading.Thread(), NoBool(), map(print, [])]
+    server.put(*(b"%d" % number for number in range(len(results))))
+    work(at_server, lambda task: results[int(task.text)])
+    assert len(server.got("Basic.Ack")) == len(results)
 
 
 def test_a_wrapper_that_runs_the_coroutine_is_no_such_function(at_server: Scripts, server: Server) -> None:
     server.put(b"task")
-    program = """
-        import asyncio, functools
-        async def f(task): print("worked")
-        @functools.wraps(f)
-        def work(task): asyncio.run(f(task))
-        listen(work, max_tasks=1)
-    """
-    assert "worked" in start(at_server, program).ends().lines
+    done = []
+
+    async def coroutine(task: Any) -> None:
+        done.append(task.text)
+
+    @functools.wraps(coroutine)
+    def wrapper(task: Any) -> None:
+        asyncio.run(coroutine(task))
+
+    work(at_server, wrapper)
+    assert done == ["task"]
     assert len(server.got("Basic.Ack")) == 1
 
 
 def test_what_can_not_be_called_is_refused(at_server: Scripts, server: Server) -> None:
-    run = start(at_server, "try:\n    listen('work')\nexcept TypeError as e:\n    print(e)").ends()
-    assert run.lines == ["listen() needs a function, and 'work' is none."]
+    with pytest.raises(TypeError, match="needs a function, and 'work' is none"):
+        work(at_server, "work")  # type: ignore[arg-type]
     assert server.sessions == []
 
 
-def test_an_empty_setting_is_never_the_default(at_server: Scripts, server: Server) -> None:
-    program = """
-        from task_queue import SettingsError
-        for setting in ("url", "queue", "name", "log_file"):
-            try:
-                listen(print, **{setting: ""})
-            except SettingsError as e:
-                print("refused:", setting)
-    """
-    lines = start(at_server, program).ends().lines
-    assert lines == ["refused: url", "refused: queue", "refused: name", "refused: log_file"]
-    assert server.sessions == []
-
-
-NO_SETTINGS = [
-    "max_tasks='3'",
-    "max_tasks=0",
-    "max_tasks=-1",
-    "ack_timeout=-1",
-    "ack_timeout=None",
-    "ack_timeout=True",
-    "max_tasks=True",
-    "ack_timeout=float('inf')",
+NO_SETTINGS: list[tuple[str, object]] = [
+    *((name, value) for name in ("max_tasks", "ack_timeout") for value in ("3", 0, -1, True, float("nan"))),
+    ("ack_timeout", None),
+    ("ack_timeout", float("inf")),
+    ("name", 5),
+    ("queue", 5),
+    ("url", b"amqp://localhost"),
+    *((name, "") for name in ("url", "queue", "name", "log_file")),  # empty, which is never the default
 ]
-NO_SETTINGS += ["ack_timeout='1'", "name=5", "queue=5", "url=b'amqp://localhost'"]
 
 
-def test_a_setting_that_makes_no_sense_is_refused_as_the_flag_would_be(at_server: Scripts, server: Server) -> None:
-    program = f"""
-        from task_queue import SettingsError
-        for setting in {NO_SETTINGS!r}:
-            try:
-                exec(f"listen(print, {{setting}})")
-            except SettingsError as e:
-                print("refused:", e)
-    """
-    lines = start(at_server, program).ends().lines
-    for line, setting in zip(lines, NO_SETTINGS):
-        assert line.startswith(f"refused: {setting.split('=')[0]} must be "), setting
-    assert len(lines) == len(NO_SETTINGS)
+@pytest.mark.parametrize(("name", "value"), NO_SETTINGS)
+def test_a_setting_that_makes_no_sense_is_refused_as_the_flag_would_be(
+    at_server: Scripts, server: Server, name: str, value: object
+) -> None:
+    with pytest.raises(SettingsError) as refused:
+        work(at_server, print, **{name: value})
+    assert value == "" or str(refused.value).startswith(f"{name} must be ")
     assert server.sessions == []
+
+
+@pytest.mark.parametrize("is_main", [True, False])
+def test_a_task_that_raises_keyboard_interrupt_itself_has_failed(
+    at_server: Scripts, server: Server, is_main: bool
+) -> None:
+    """Handed back uncounted, it would end every worker in turn."""
+
+    def perform(task: Any) -> None:
+        if not task.redelivered:
+            raise KeyboardInterrupt
+
+    server.put(b"task")
+    if is_main:
+        work(at_server, perform)
+    else:
+        with working(at_server, perform):
+            server.gets("Basic.Ack")
+    assert [record["event"] for record in at_server.events()] == ["received", "failed", "received", "done"]
+    assert len(server.got("Basic.Reject")) == 1
+    assert server.got("Basic.Nack") == []
+
+
+@pytest.mark.parametrize("ends_by", ["failure", "lost connection"])
+def test_a_burst_waits_for_the_next_try_of_what_failed_in_it(at_server: Scripts, server: Server, ends_by: str) -> None:
+    """RabbitMQ 4.3 counts it nowhere meanwhile, and also takes a lost connection for a failure."""
+
+    def give_back(body: bytes) -> None:
+        time.sleep(0.5)
+        with server.lock:
+            server.tasks.append((body, True))
+            server.hand_out()
+
+    def keep(session: Session, _got: Got) -> None:
+        (body, _), *_ = session.in_hand.values()
+        session.in_hand.clear()
+        threading.Thread(target=give_back, args=[body]).start()
+
+    def perform(task: Any) -> None:
+        if not task.redelivered and ends_by == "failure":
+            raise ValueError
+        if not task.redelivered:
+            keep(server.session(0), server.received[-1])
+            server.session(0).hang_up()
+            server.gets("Queue.Declare", times=3)  # it is connected again
+
+    server.on("Basic.Reject", keep)
+    server.put(b"task")
+    work(at_server, perform)
+    first = "failed" if ends_by == "failure" else "ack-lost"
+    assert [record["event"] for record in at_server.events()] == ["received", first, "received", "done"]
 
 
 # ---- Stopping it from another thread
 
 
-def test_an_event_ends_a_worker_that_waits(at_server: Scripts, server: Server) -> None:
-    program = """
-        import threading
-        stop = threading.Event()
-        threading.Thread(target=lambda: (input(), stop.set())).start()
-        listen(print, stop=stop)
-        print("it has ended")
-    """
-    run = start(at_server, program, stdin=subprocess.PIPE, bufsize=0)
-    server.gets("Basic.Consume")
-    assert run.process.stdin
-    run.process.stdin.write(b"now\n")
-    run.process.stdin.close()
-    run.ends(within=5)
-    assert run.lines[-2:] == [" [*] Stopped.", "it has ended"]
+@pytest.mark.parametrize("is_main", [True, False])
+def test_an_event_ends_a_worker_that_waits(at_server: Scripts, server: Server, is_main: bool) -> None:
+    stop = threading.Event()
+    threading.Thread(target=lambda: (server.gets("Basic.Consume"), stop.set())).start()
+    if is_main:
+        assert work(at_server, print, stop=stop, burst=False)[-1] == " [*] Stopped."
+    else:
+        with working(at_server, print, stop=stop) as worker:
+            worker.join(5)
+            assert not worker.is_alive()
+    assert len(server.gets("Connection.Close")) == 1
 
 
-@pytest.mark.parametrize("where", ["listen(work, stop=stop)", "IN_A_THREAD"])
+@pytest.mark.parametrize("is_main", [True, False])
 def test_an_event_lets_the_task_in_hand_finish_and_takes_no_other(
-    at_server: Scripts, server: Server, where: str
+    at_server: Scripts, server: Server, is_main: bool
 ) -> None:
     server.put(b"one", b"two")
-    in_a_thread = "threading.Thread(target=listen, args=[work], kwargs={'stop': stop}).start()"
-    program = f"""
-import threading, time
-stop = threading.Event()
-def work(task):
-    stop.set()
-    time.sleep(0.3)
-    print("finished", task.text)
-{where.replace("IN_A_THREAD", in_a_thread)}
-"""
-    run = start(at_server, program).ends()
-    assert [line for line in run.lines if line.startswith("finished")] == ["finished one"]
+    stop, finished = threading.Event(), []
+
+    def perform(task: Any) -> None:
+        stop.set()
+        time.sleep(0.1)
+        finished.append(task.text)
+
+    if is_main:
+        work(at_server, perform, stop=stop, burst=False)
+    else:
+        with working(at_server, perform, stop=stop) as worker:
+            worker.join(20)
+    assert finished == ["one"]
     assert len(server.got("Basic.Ack")) == 1
     assert list(server.tasks) == [(b"two", False)]
 
 
 def test_an_event_that_is_set_already_lets_it_take_nothing(at_server: Scripts, server: Server) -> None:
     server.put(b"task")
-    start(at_server, "import threading\ns = threading.Event()\ns.set()\nlisten(print, stop=s)").ends()
+    stop = threading.Event()
+    stop.set()
+    work(at_server, print, stop=stop, burst=False)
     assert list(server.tasks) == [(b"task", False)]
+
+
+def test_an_event_ends_a_worker_whose_output_is_paused(at_server: Scripts, server: Server) -> None:
+    program = """
+        import threading
+        stop = threading.Event()
+        threading.Thread(target=lambda: (input(), stop.set())).start()
+        listen(lambda task: None, stop=stop)
+    """
+    reader, writer = os.pipe()
+    run = start(at_server, program, stdin=subprocess.PIPE, stdout=writer, bufsize=0)
+    server.gets("Basic.Consume")
+    fill(writer)
+    os.close(writer)
+    server.put(b"one", b"two")
+    eventually(lambda: waits_for_output(run.process.pid), "it can't tell of the task")
+    assert run.process.stdin
+    run.process.stdin.write(b"now\n")
+    run.process.stdin.close()
+    run.ends(within=10)
+    os.close(reader)
+    assert list(server.tasks)[-1] == (b"two", False)
 
 
 # ---- In other people's programs
@@ -239,18 +272,23 @@ def test_a_standard_output_that_is_no_file_gets_all_lines(at_server: Scripts, se
     assert run.lines[1:4] == [" [x] Received Größe", "printed", " [x] Done."]
 
 
-def test_a_standard_output_that_can_do_little_ends_nothing(at_server: Scripts, server: Server) -> None:
+class Poor:
+    """All that can stand in place of standard output."""
+
+    def __init__(self) -> None:
+        self.written = ""
+
+    def write(self, text: str) -> None:
+        self.written += text
+
+
+def test_a_standard_output_that_can_do_little_ends_nothing(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     server.put(b"task")
-    program = """
-        import sys
-        out = sys.stdout
-        class Poor:
-            def write(self, text): out.write(text)
-        sys.stdout = sys.stderr = Poor()
-        listen(lambda task: None, max_tasks=1)
-        sys.stdout, sys.stderr = out, sys.__stderr__
-    """
-    assert start(at_server, program).ends().lines[1:3] == [" [x] Received task", " [x] Done."]
+    poor = Poor()
+    monkeypatch.setattr(sys, "stdout", poor)
+    monkeypatch.setattr(sys, "stderr", poor)
+    listen(lambda task: None, url=server.url, queue="tasks", max_tasks=1)
+    assert poor.written.splitlines()[1:3] == [" [x] Received task", " [x] Done."]
 
 
 def test_five_times_in_a_row_leaves_everything_as_it_was(at_server: Scripts, server: Server) -> None:
@@ -289,17 +327,13 @@ def test_five_times_in_a_row_leaves_everything_as_it_was(at_server: Scripts, ser
 
 def test_three_threads_listen_at_once(at_server: Scripts, server: Server) -> None:
     server.put(*(b"%d" % number for number in range(9)))
-    program = """
-        import threading
-        together = threading.Barrier(3)
-        def work(task):
-            together.wait(20)
-        threads = [threading.Thread(target=listen, args=[work], kwargs={"max_tasks": 3}) for _ in range(3)]
-        [thread.start() for thread in threads]
-        [thread.join() for thread in threads]
-    """
-    start(at_server, program).ends()
-    eventually(lambda: len(server.got("Basic.Ack")) == 9, "all are done")
+    together = threading.Barrier(3)
+
+    def perform(_: object) -> None:
+        together.wait(20)
+
+    with working(at_server, perform), working(at_server, perform), working(at_server, perform):
+        server.gets("Basic.Ack", times=9)
 
 
 def test_a_worker_in_a_thread_of_an_asyncio_program(at_server: Scripts, server: Server) -> None:
@@ -323,40 +357,48 @@ def test_a_worker_in_a_thread_of_an_asyncio_program(at_server: Scripts, server: 
 # ---- Processes of a task
 
 FORKS = """
-import os, sys
+import os, sys, time
 def work(task):
     if (child := os.fork()) == 0:
         print("in the child", end="")
-        sys.exit(3)
+        exec(task.text)
+        return
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-listen(work, max_tasks=1)
+listen(work, max_tasks=4)
 """
 
 
-def test_a_forked_child_ends_with_its_own_status_and_its_output_is_kept(at_server: Scripts, server: Server) -> None:
-    server.put(b"task")
-    run = start(at_server, FORKS).ends()
-    assert "in the child3" in run.lines
-    assert len(server.got("Basic.Ack")) == 1
+def test_a_forked_child_ends_with_its_own_status_its_output_is_kept_and_the_task_is_done_once(
+    at_server: Scripts, server: Server
+) -> None:
+    server.put(b"pass", b"sys.exit(3)", b"raise SystemExit", b"1 / 0")
+    run = start(at_server, FORKS)
+    assert run.process.wait(20) == 0
+    assert [line for line in run.lines if "child" in line] == [f"in the child{status}" for status in (0, 3, 0, 1)]
+    assert run.lines.count(" [x] Done.") == len(server.got("Basic.Ack")) == 4
+    assert "not finished" not in run.out + run.err
+    assert server.got("Basic.Reject") == server.got("Basic.Nack") == []
+    assert len(server.sessions) == 1
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
-@pytest.mark.parametrize("pool", ["multiprocessing", "concurrent.futures"])
+RUN_THERE = {
+    "spawn": "child = context.Process(target=print); child.start(); child.join(); print(child.exitcode)",
+    "forkserver": "with ProcessPoolExecutor(1, mp_context=context) as pool: pool.submit(abs, -5).result()",
+}
+
+
+@pytest.mark.parametrize("method", RUN_THERE)
 def test_a_program_that_a_task_runs_again_by_mistake_takes_no_tasks(
-    at_server: Scripts, server: Server, method: str, pool: str
+    at_server: Scripts, server: Server, method: str
 ) -> None:
     """Without `if __name__ == "__main__":` each process that multiprocessing starts would be a worker."""
     server.put(b"one", b"two")
-    run_there = {
-        "multiprocessing": "child = context.Process(target=print); child.start(); child.join(); print(child.exitcode)",
-        "concurrent.futures": "with ProcessPoolExecutor(1, mp_context=context) as pool: pool.submit(abs, -5).result()",
-    }[pool]
     program = f"""
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 context = multiprocessing.get_context("{method}")
 def work(task):
-    {run_there}
+    {RUN_THERE[method]}
 listen(work, max_tasks=1)
 """
     run = start(at_server, program)
@@ -366,16 +408,15 @@ listen(work, max_tasks=1)
     assert list(server.tasks) in ([(b"two", False)], [(b"one", True), (b"two", False)])
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_a_worker_may_run_in_a_process_of_its_own(at_server: Scripts, server: Server, method: str) -> None:
-    server.put(b"task")
-    program = f"""
+def test_a_worker_may_run_in_a_process_of_its_own(at_server: Scripts, server: Server) -> None:
+    server.put(b"one", b"two", b"three")
+    program = """
 import multiprocessing
 if __name__ == "__main__":
-    context = multiprocessing.get_context("{method}")
-    child = context.Process(target=listen, args=[print], kwargs={{"max_tasks": 1}})
-    child.start(); child.join()
-    print("exit code", child.exitcode)
+    for method in ("fork", "spawn", "forkserver"):
+        child = multiprocessing.get_context(method).Process(target=listen, args=[print], kwargs={"max_tasks": 1})
+        child.start(); child.join()
+        print("exit code", child.exitcode)
 """
-    assert start(at_server, program).ends().lines[-1] == "exit code 0"
-    assert len(server.got("Basic.Ack")) == 1
+    assert start(at_server, program).ends().lines.count("exit code 0") == 3
+    assert len(server.got("Basic.Ack")) == 3

@@ -144,15 +144,6 @@ COUNTS = [  # redelivered, headers, the try
 ]
 
 
-def test_a_header_that_only_a_newer_rabbitmq_counts_in_is_the_senders(at_server: Scripts, server: Server) -> None:
-    server.version = "4.0.5"
-    worker = at_server.start("listening_worker.py", "--run", "false", "--max-tasks", 1, "--log-file", at_server.log)
-    server.gets("Basic.Consume")
-    server.session(0).deliver(b"task", True, headers={"x-delivery-count": 20, "x-acquired-count": 0})
-    worker.ends()
-    assert at_server.events("received")[0]["delivery_count"] == 20
-
-
 def test_a_clients_own_header_counts_no_tries(at_server: Scripts, server: Server) -> None:
     command = ["--run", "false", "--max-tasks", len(COUNTS), "--log-file", at_server.log]
     worker = at_server.start("listening_worker.py", *command)

@@ -284,7 +284,6 @@ def test_a_task_that_is_always_too_long_for_its_ack_timeout_is_named_so(scripts:
     worker.ends(within=30)
     told = re.findall("it has taken the task back after ([34]) s. Give tasks more time with --ack-timeout", worker.err)
     assert told
-    assert worker.err.count("goes round for ever") == 1
     assert "was deleted" not in worker.err
     received = scripts.events("received")
     assert [record["delivery_count"] for record in received] == [0, 0]
@@ -300,7 +299,6 @@ def test_a_task_that_ends_just_after_its_timeout_is_named_so_too(scripts: Script
     worker = scripts.worker("--ack-timeout", "0.001", "--run", command, "--max-tasks", 2)
     worker.ends(within=30)
     assert "it has taken the task back after 4 s. Give tasks more time with --ack-timeout" in worker.err
-    assert worker.err.count("goes round for ever") == 1
     assert "deleted" not in worker.err
 
 

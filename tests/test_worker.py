@@ -1,4 +1,4 @@
-"""What listening_worker.py promises: one task at a time, acknowledged when it is done, handed back when it is not."""
+"""What a worker promises: one task at a time, acknowledged when it is done, handed back when it is not."""
 
 from __future__ import annotations
 
@@ -9,13 +9,20 @@ import re
 import signal
 import socket
 import subprocess
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pika
 import pytest
-from harness import PROJECT, Scripts, eventually, fill, waits_for_output
+from harness import DEADLINE, Scripts, eventually, fill, leader_of, waits_for_output
+from in_process import put, work, working
+from relay import Relay
+from scripted_server import Server
+
+from listening_worker import running
+from task_queue import SettingsError
 
 STOPPED = " [*] Stopped."
 
@@ -28,84 +35,83 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def tasks_of(scripts: Scripts, event: str) -> dict[str, list[str]]:
+    """Return the tasks with this event in the log, by the name of the worker."""
+    names = {record["name"] for record in scripts.events()}
+    return {name: [record["task"] for record in scripts.events(event) if record["name"] == name] for name in names}
+
+
 # ---- Who gets which task
 
 
-def test_equal_tasks_are_taken_in_turn(scripts: Scripts) -> None:
-    one, two = (scripts.worker("--name", name, "--seconds-per-dot", "0.5", "--log-file", scripts.log) for name in "ab")
-    for number in range(1, 6):
-        scripts.emit(f"{number}.")
-    eventually(lambda: len(scripts.events("done")) == 5, "all are done")
-    got = {name: [e["task"] for e in scripts.events("received") if e["name"] == name] for name in "ab"}
-    assert sorted(got.values()) == [["1.", "3.", "5."], ["2.", "4."]]
-    for worker in (one, two):
-        worker.send(signal.SIGTERM)
-        worker.ends()
+def test_equal_tasks_are_taken_in_turn_and_a_worker_holds_one(scripts: Scripts) -> None:
+    gates = {f"{number}": threading.Event() for number in range(1, 6)}
+
+    def perform(task: Any) -> None:
+        assert gates[task.text].wait(DEADLINE)
+
+    with working(scripts, perform, name="a"), working(scripts, perform, name="b"):
+        eventually(lambda: scripts.broker.counts(scripts.queue)[1] == 2, "both listen")
+        put(scripts, *(name.encode() for name in gates))
+        for number, gate in enumerate(gates.values(), 1):
+            begun = min(number + 1, 5)
+            eventually(lambda: len(scripts.events("received")) == begun, "each has a task")  # noqa: B023
+            assert scripts.broker.counts(scripts.queue)[0] == 5 - begun
+            gate.set()
+            eventually(lambda: len(scripts.events("done")) == number, "one is done")  # noqa: B023
+    assert sorted(tasks_of(scripts, "done").values()) == [["1", "3", "5"], ["2", "4"]]
 
 
 def test_nobody_waits_while_a_task_is_ready(scripts: Scripts) -> None:
-    for name in ("a", "b"):
-        scripts.worker("--name", name, "--seconds-per-dot", "0.1", "--log-file", scripts.log)
-    lengths = [40, 1, 1, 2, 1, 9, 1, 3, 1, 1]
-    scripts.emit(stdin="\n".join("." * dots for dots in lengths).encode())
-    eventually(lambda: len(scripts.events("done")) == len(lengths), "all are done")
-    shares = {name: [len(e["task"]) for e in scripts.events("received") if e["name"] == name] for name in "ab"}
-    assert sorted(shares.values(), key=len) == [[40], lengths[1:]]  # by turns it would have been 44 and 16 dots
+    short = [f"{number}" for number in range(9)]
+    all_others = threading.Event()
+
+    def perform(task: Any) -> None:
+        assert task.text != "long" or all_others.wait(DEADLINE)
+
+    with working(scripts, perform, name="a"), working(scripts, perform, name="b"):
+        eventually(lambda: scripts.broker.counts(scripts.queue)[1] == 2, "both listen")
+        put(scripts, b"long", *(task.encode() for task in short))
+        eventually(lambda: len(scripts.events("done")) == len(short), "all others are done")
+        all_others.set()
+    assert sorted(tasks_of(scripts, "done").values()) == [short, ["long"]]  # by turns it would have been five each
 
 
-def test_a_worker_holds_one_task(scripts: Scripts) -> None:
-    scripts.worker("--seconds-per-dot", "30")
-    scripts.emit(stdin=b"one.\ntwo.\nthree.\n")
-    eventually(lambda: scripts.broker.bodies(scripts.queue) == ["two.", "three."], "the others wait in the queue")
+def test_a_worker_is_known_by_its_name_and_says_how_long_a_task_may_take(scripts: Scripts) -> None:
+    anna = f"anna of {scripts.queue}"  # a name that no other test's worker has
+    scripts.worker("--name", anna, "--ack-timeout", "0.5", "--log-file", scripts.log)
+    by_default = scripts.worker("--log-file", scripts.log)
+    own = f"worker-{socket.gethostname()}-{by_default.process.pid}"
+    bert = f"bert of {scripts.queue}"
+    milliseconds = {anna: 1_800_000, own: 86_400_000, bert: 900_000}
 
+    def consumers() -> dict[str, Any]:
+        every = scripts.broker.api("GET", "consumers")
+        return {each["consumer_tag"]: each["arguments"] for each in every if each["queue"]["name"] == scripts.queue}
 
-def consumers(scripts: Scripts) -> list[dict[str, Any]]:
-    """Return what the admin panel knows of those who listen to the queue."""
-    return [each for each in scripts.broker.api("GET", "consumers") if each["queue"]["name"] == scripts.queue]
+    def connections() -> set[str]:
+        every = scripts.broker.api("GET", "connections")
+        return {each.get("client_properties", {}).get("connection_name") for each in every}
 
-
-@pytest.mark.parametrize("is_given", [True, False])
-def test_a_worker_is_known_by_its_name(scripts: Scripts, is_given: bool) -> None:
-    given = ["--name", f"anna of {scripts.queue}"] if is_given else []  # a name that no other test's worker has
-    worker = scripts.worker(*given, "--log-file", scripts.log)
-    name = given[-1] if given else f"worker-{socket.gethostname()}-{worker.process.pid}"
-
-    def connections() -> list[str]:
-        return [c.get("client_properties", {}).get("connection_name") for c in scripts.broker.api("GET", "connections")]
-
-    eventually(lambda: [c["consumer_tag"] for c in consumers(scripts)] == [name], "the panel shows the consumer's name")
-    eventually(lambda: name in connections(), "the panel shows the connection's name")
-    scripts.broker.publish(scripts.queue, b"task")
-    worker.shows("Done.")
-    assert [event["name"] for event in scripts.events()] == [name, name]
-
-
-@pytest.mark.parametrize(
-    ("flags", "arguments", "milliseconds"),
-    [([], "", 86_400_000), (["--ack-timeout", "0.5"], ", ack_timeout=0.5", 1_800_000)],
-)
-def test_rabbitmq_is_told_how_long_a_task_may_take(
-    scripts: Scripts, flags: list[str], arguments: str, milliseconds: int
-) -> None:
-    program = scripts.folder / "work.py"
-    program.write_text(f"from listening_worker import listen\nlisten(print{arguments})\n")
-    scripts.start("listening_worker.py", *flags)
-    scripts.start(str(program), env={"PYTHONPATH": str(PROJECT)})
-    eventually(lambda: len(consumers(scripts)) == 2, "the panel shows both")
-    assert [each["arguments"] for each in consumers(scripts)] == [{"x-consumer-timeout": milliseconds}] * 2
+    with working(scripts, lambda _: None, name=bert, ack_timeout=0.25):
+        expected = {name: {"x-consumer-timeout": each} for name, each in milliseconds.items()}
+        eventually(lambda: consumers() == expected, "the panel shows the consumers' names")
+        eventually(lambda: connections() >= {*expected}, "the panel shows the connections' names")
+        put(scripts, b"one", b"two", b"three")  # one for each
+        eventually(lambda: len(scripts.events("done")) == 3, "all are done")
+    assert {record["name"] for record in scripts.events()} == {*expected}
 
 
 # ---- Ends
 
 
 def test_ctrl_c_hands_the_task_back_at_once(scripts: Scripts) -> None:
+    put(scripts, b"task.........")
     first = scripts.worker("--name", "first", "--log-file", scripts.log)
-    scripts.emit("task.........")
     first.shows("1 of 9")
-    second = scripts.worker("--name", "second", "--seconds-per-dot", "0.01")
     first.send(signal.SIGINT)
-    second.shows(" [x] Received task......... (redelivered)", within=4)
-    second.shows("Done.")
+    second = work(scripts, lambda _: None, name="second", burst=False, max_tasks=1)
+    assert " [x] Received task......... (redelivered)" in second
     first.ends()
     assert first.lines[-2:] == [" [*] Not finished, so it goes back to the queue: task.........", STOPPED]
     assert first.err == ""
@@ -114,58 +120,55 @@ def test_ctrl_c_hands_the_task_back_at_once(scripts: Scripts) -> None:
     assert 1 <= requeued["seconds"] < 9
 
 
-def test_ctrl_c_of_an_idle_worker_is_its_end(scripts: Scripts) -> None:
-    worker = scripts.worker()
-    worker.send(signal.SIGINT)
-    worker.ends(within=2)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_an_idle_worker_at_once(at_server: Scripts, server: Server, number: signal.Signals) -> None:
+    worker = at_server.worker()
+    server.gets("Basic.Consume")
+    worker.send(number)
+    worker.ends(within=4)  # pika's loop looks up every five seconds by itself
+    assert worker.lines[-1] == STOPPED
     assert worker.err == ""
 
 
-def test_sigterm_lets_the_task_finish_and_takes_no_other(scripts: Scripts) -> None:
-    scripts.emit(stdin=b"first..\nsecond..\n")
-    worker = scripts.worker("--seconds-per-dot", "0.5", "--log-file", scripts.log)
+def test_sigterm_lets_the_task_finish_and_takes_no_other(at_server: Scripts, server: Server) -> None:
+    server.put(b"first..", b"second..")
+    worker = at_server.start("listening_worker.py", "--seconds-per-dot", "0.5", "--log-file", at_server.log)
     worker.shows("1 of 2")
     worker.send(signal.SIGTERM)
     worker.ends()
     assert worker.lines[1:] == [" [x] Received first..", "     . 1 of 2", "     . 2 of 2", " [x] Done.", STOPPED]
-    assert [event["event"] for event in scripts.events()] == ["received", "done"]
-    (message,) = scripts.broker.messages(scripts.queue)
-    assert message["body"] == b"second.."
-    assert not message["redelivered"]
+    assert [event["event"] for event in at_server.events()] == ["received", "done"]
+    assert list(server.tasks) == [(b"second..", False)]
 
 
-def test_a_second_sigterm_is_like_ctrl_c(scripts: Scripts) -> None:
-    scripts.emit("task.........")
-    worker = scripts.worker()
+def test_a_second_sigterm_is_like_ctrl_c(at_server: Scripts, server: Server) -> None:
+    server.put(b"task.........")
+    worker = at_server.start("listening_worker.py")
     worker.shows("1 of 9")
     worker.send(signal.SIGTERM)
     worker.shows("2 of 9")
     worker.send(signal.SIGTERM)
     worker.ends(within=4)
     assert "goes back to the queue" in worker.out
-    assert scripts.broker.bodies(scripts.queue) == ["task........."]
-
-
-def test_sigterm_ends_an_idle_worker_at_once(scripts: Scripts) -> None:
-    worker = scripts.worker()
-    worker.send(signal.SIGTERM)
-    worker.ends(within=2)
+    assert list(server.tasks) == [(b"task.........", True)]
 
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
-def test_signals_one_after_the_other_stop_it_once_and_in_good_order(scripts: Scripts, first: signal.Signals) -> None:
-    scripts.emit(stdin=b"task .\n" * 1000)
-    for _ in range(5):
-        worker = scripts.worker("--seconds-per-dot", 0.003, "--log-file", scripts.log)
+def test_signals_one_after_the_other_stop_it_once_and_in_good_order(
+    at_server: Scripts, server: Server, first: signal.Signals
+) -> None:
+    server.put(*(b"%d ." % number for number in range(1000)))
+    for _ in range(3):
+        worker = at_server.start("listening_worker.py", "--seconds-per-dot", 0.003, "--log-file", at_server.log)
         worker.shows("Done.", times=3)
         for number in (first, signal.SIGINT, signal.SIGTERM, signal.SIGINT):
             worker.send(number)
         worker.ends(0)
         assert worker.lines[-1] == STOPPED
-    done = [event["message_id"] for event in scripts.events("done")]
+    done = [event["task"] for event in at_server.events("done")]
     assert len(done) == len(set(done))
-    assert len(scripts.events("received")) == len(done) + len(scripts.events("requeued"))
-    assert scripts.broker.counts(scripts.queue)[0] == 1000 - len(done)
+    assert len(at_server.events("received")) == len(done) + len(at_server.events("requeued"))
+    assert {body.decode() for body, _ in server.tasks} == {f"{number} ." for number in range(1000)} - {*done}
 
 
 def test_a_hangup_that_comes_twice_is_one(scripts: Scripts) -> None:
@@ -177,141 +180,191 @@ def test_a_hangup_that_comes_twice_is_one(scripts: Scripts) -> None:
 
 
 def test_burst_waits_for_a_queue_whose_leader_does_not_answer(scripts: Scripts) -> None:
-    scripts.emit(stdin=b"one..........\ntwo\n")
-    worker = scripts.start("listening_worker.py", "--burst", "--seconds-per-dot", 0.3)
-    worker.shows("Received one")
-    scripts.broker.freeze(scripts.queue)
-    scripts.broker.thaw(scripts.queue, 2.5)
-    assert "Received two" in worker.ends().out
+    leader = leader_of(scripts.queue)
+    freeze = f"sys:suspend({leader}), spawn(fun() -> timer:sleep(2500), sys:resume({leader}) end)."
+    put(scripts, b"one", b"two")
+    lines = work(scripts, lambda task: task.text == "one" and scripts.broker.node.ctl("eval", freeze))
+    assert " [x] Received two" in lines
 
 
 def test_burst_ends_with_the_queue(scripts: Scripts) -> None:
-    assert len(scripts.work().lines) == 2
-    scripts.emit(stdin=b"\n".join(b"%d" % number for number in range(200)))
-    workers = [scripts.start("listening_worker.py", "--burst") for _ in range(3)]
-    assert sum(worker.ends().out.count("Done.") for worker in workers) == 200
+    assert len(work(scripts, print)) == 2
+    put(scripts, *(b"%d" % number for number in range(200)))
+    perform: Callable[[Any], object] = lambda _: None  # noqa: E731
+    with contextlib.ExitStack() as stack:
+        for worker in [stack.enter_context(working(scripts, perform, burst=True)) for _ in range(3)]:
+            worker.join(DEADLINE)
+            assert not worker.is_alive()
+    assert sorted(int(record["task"]) for record in scripts.events("done")) == [*range(200)]
 
 
 def test_max_tasks_ends_after_so_many_and_disturbs_no_other(scripts: Scripts) -> None:
-    scripts.emit(stdin=b"one\ntwo\nthree\n")
-    assert scripts.work("--max-tasks", 2).out.count("Done.") == 2
+    put(scripts, b"one", b"two", b"three")
+    assert work(scripts, lambda _: None, burst=False, max_tasks=2).count(" [x] Done.") == 2
     (message,) = scripts.broker.messages(scripts.queue)
     assert message["body"] == b"three"
     assert not message["redelivered"]
 
 
+@pytest.mark.parametrize("how", ["fails", "only begins"])
+def test_a_worker_that_ends_with_a_failed_task_takes_no_other_one(scripts: Scripts, how: str) -> None:
+    """Not even for the moment before it is gone."""
+
+    async def nothing() -> None:
+        pass
+
+    def perform(_: object) -> object:
+        if how == "fails":
+            raise ValueError
+        return nothing()
+
+    put(scripts, b"bad", b"other")
+    with pytest.raises(TypeError) if how == "only begins" else contextlib.nullcontext():
+        work(scripts, perform, burst=False, max_tasks=1)
+    eventually(lambda: scripts.broker.counts(scripts.queue)[0] == 2, "both are in the queue")
+    by_body = {message["body"]: message["redelivered"] for message in scripts.broker.messages(scripts.queue)}
+    assert by_body == {b"bad": True, b"other": False}
+
+
 # ---- Any task at all
 
-
-@pytest.mark.parametrize(
-    "body", [b"", b"\xff\xfe\x00", b"\x1b[2J\x1b]0;title\x07", b"\xc2\x9b31m", b"%d {} $(id)", b"-"]
-)
-def test_a_body_from_another_client_is_done_and_shown_without_control_characters(scripts: Scripts, body: bytes) -> None:
-    scripts.work()
-    amqp_publish(scripts, body)
-    worker = scripts.work("--log-file", scripts.log)
-    assert worker.out.replace("\n", "").isprintable()
-    assert worker.out.count("Done.") == 1
-    (received,) = scripts.events("received")
-    assert received["message_id"] is None
-    assert received["delivery_count"] == 0
+BODIES = [b"", b"\xff\xfe\x00", b"\x1b[2J\x1b]0;title\x07", b"\xc2\x9b31m", b"%d {} $(id)", b"-"]
 
 
-def amqp_publish(scripts: Scripts, body: bytes) -> None:
-    """Send with Debian's amqp-publish, which sets no property and knows nothing of this project."""
-    url = scripts.broker.url.replace("/%2F", "")
-    subprocess.run(["amqp-publish", "--url", url, "-r", scripts.queue], input=body, check=True)
+def test_a_body_from_another_client_is_done_and_shown_without_control_characters(scripts: Scripts) -> None:
+    """Debian's amqp-publish sets no property and knows nothing of this project."""
+    put(scripts)
+    for body in BODIES:
+        url = scripts.broker.url.replace("/%2F", "")
+        subprocess.run(["amqp-publish", "--url", url, "-r", scripts.queue], input=body, check=True)
+    done: list[bytes] = []
+    lines = work(scripts, lambda task: done.append(task.body))
+    assert done == BODIES
+    assert "".join(lines).isprintable()
+    assert lines.count(" [x] Done.") == len(BODIES)
+    received = scripts.events("received")
+    assert {(record["message_id"], record["delivery_count"]) for record in received} == {(None, 0)}
 
 
-def test_a_long_task_is_cut_on_the_terminal_only(scripts: Scripts) -> None:
-    scripts.emit(stdin=b"x" * 100_000)
-    worker = scripts.work("--log-file", scripts.log)
-    assert f" [x] Received {'x' * 500} ... (100,000 characters)" in worker.lines
-    assert scripts.events("done")[0]["task"] == "x" * 100_000
+def test_a_long_task_is_cut_on_the_terminal_only(at_server: Scripts, server: Server) -> None:
+    """Of a very long one only the beginning is decoded, and no half of a character is shown."""
+    server.put(b"x" * 100_000, "日".encode() * 100_000, b"\xff" * 200_000)
+    shown = [line for line in work(at_server, lambda _: None) if "Received" in line]
+    assert shown == [
+        f" [x] Received {'x' * 500} ... (100,000 characters)",
+        f" [x] Received {'日' * 500} ... (300,000 bytes)",
+        " [x] Received " + r"\xff" * 125 + " ... (200,000 bytes)",
+    ]
+    assert at_server.events("done")[0]["task"] == "x" * 100_000
 
 
-def test_of_a_very_long_task_only_the_beginning_is_decoded_for_the_terminal(scripts: Scripts) -> None:
-    sent = scripts.emit("--verbose", stdin="日".encode() * 100_000).lines[0]
-    scripts.broker.publish(scripts.queue, b"\xff" * 200_000)
-    assert sent == f" [x] Sent {'日' * 500} ... (300,000 bytes)"
-    received = scripts.work().lines
-    assert received[1] == f" [x] Received {'日' * 500} ... (300,000 bytes)"  # with no half of a character at the cut
-    assert received[3] == " [x] Received " + r"\xff" * 125 + " ... (200,000 bytes)"
+def test_a_terminal_that_knows_only_ascii_gets_escapes(at_server: Scripts) -> None:
+    stdin = "Größe\n".encode() + "日".encode() * 100_000
+    run = at_server.emit("--verbose", stdin=stdin, env={"PYTHONIOENCODING": "ascii"})
+    assert run.lines[:2] == [r" [x] Sent Gr\xf6\xdfe", " [x] Sent " + r"\u65e5" * 500 + " ... (300,000 bytes)"]
 
 
-def test_a_terminal_that_knows_only_ascii_gets_escapes(scripts: Scripts) -> None:
-    run = scripts.emit("Größe", env={"PYTHONIOENCODING": "ascii"})
-    assert run.lines == [r" [x] Sent Gr\xf6\xdfe"]
+def test_a_large_task_is_in_memory_once_beside_what_pika_makes_of_it(at_server: Scripts, server: Server) -> None:
+    """Nor is the first there any more when the next one comes."""
+    worker = at_server.start("listening_worker.py")
+    size = 12_000_000
+
+    def peak() -> int:
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{worker.process.pid}/status").read_text())
+        assert found
+        return int(found[1]) * 1024
+
+    server.put(b"small")
+    worker.shows("Done.")
+    before = peak()
+    server.put(b"x" * size, b"y" * size)
+    worker.shows("Done.", times=3)
+    assert peak() - before < 2.2 * size
 
 
 # ---- Commands
 
 
-def test_the_command_gets_the_text_as_one_argument_and_the_body_on_standard_input(scripts: Scripts) -> None:
-    task = """it's "two  spaces"; $(touch no) `x` *"""
-    scripts.emit(task)
-    out = scripts.work("--run", """sh -c 'printf "%s|" "$@"; cat; echo' sh {} '{}={}' "and 'more'" """).lines
-    assert f"{task}|{task}={task}|and 'more'|{task}" in out
-    assert not (scripts.folder / "no").exists()
+def test_the_command_gets_the_text_as_one_argument_and_the_body_on_standard_input(
+    at_server: Scripts, server: Server
+) -> None:
+    out = at_server.folder / "out"
+    task = f"""it's "two  spaces"; $(touch {at_server.folder}/no) `x` *"""
+    server.put(task.encode())
+    command = f"""sh -c 'printf "%s|" "$@" > {out}; cat >> {out}' sh {{}} '{{}}={{}}' "and 'more'" """
+    work(at_server, running(command))
+    assert out.read_text() == f"{task}|{task}={task}|and 'more'|{task}"
+    assert not (at_server.folder / "no").exists()
 
 
-def test_a_command_without_braces_reads_its_standard_input(scripts: Scripts) -> None:
-    scripts.emit("one two")
-    assert "2" in [line.strip() for line in scripts.work("--run", "wc -w").lines]
+SUCCEED = {
+    "without braces": ("sh -c 'test $(wc -w) = 2'", b"one two"),
+    "standard input unread": ("true", b"x" * 1_000_000),
+    "no option": ("grep -cx -- {}", b"--version"),
+    "no text": (
+        r"""sh -c 'test "$1" = $(printf "\377\344") && test "$(cat)" = $(printf "\377\344")' sh {}""",
+        b"\xff\xe4",
+    ),
+    "no comment": ("""sh -c 'test "$*" = "-fill #ff0000 out"' sh -fill #ff0000 out""", b"task"),
+}
 
 
-def test_a_command_may_leave_its_standard_input_unread(scripts: Scripts) -> None:
-    scripts.emit(stdin=b"x" * 1_000_000)
-    assert scripts.work("--run", "true").out.count("Done.") == 1
-
-
-def test_bytes_that_are_no_text_reach_the_command_as_they_are(scripts: Scripts) -> None:
-    scripts.work()
-    scripts.broker.publish(scripts.queue, b"\xff\xe4")
-    scripts.work("--run", f"sh -c 'printf %s \"$1\" > {scripts.folder}/argument; cat > {scripts.folder}/input' sh {{}}")
-    assert (scripts.folder / "argument").read_bytes() == b"\xff\xe4"
-    assert (scripts.folder / "input").read_bytes() == b"\xff\xe4"
-
-
-def test_a_task_behind_two_dashes_is_no_option(scripts: Scripts) -> None:
-    scripts.emit("--", "--version")
-    assert "1" in scripts.work("--run", "grep -c -- {}").lines
-
-
-def test_a_command_that_is_not_there_is_said_before_a_task_is_taken(scripts: Scripts) -> None:
-    scripts.emit("task")
-    worker = scripts.start("listening_worker.py", "--run", "no-such-command {}").ends(2)
-    assert worker.err == " [!] --run: there is no command no-such-command here that may be executed.\n"
-    assert scripts.broker.bodies(scripts.queue) == ["task"]
+@pytest.mark.parametrize(("command", "body"), SUCCEED.values(), ids=SUCCEED)
+def test_a_command_succeeds(at_server: Scripts, server: Server, command: str, body: bytes) -> None:
+    server.put(body)
+    assert " [x] Done." in work(at_server, running(command), burst=False, max_tasks=1)
 
 
 @pytest.mark.parametrize(
     ("command", "why"),
-    [("sh -c 'exit 3'", "sh ended with exit status 3"), ("sh -c 'kill -9 $$'", "sh was killed by SIGKILL")],
+    [
+        ("no-such-command {}", "--run: there is no command no-such-command here that may be executed."),
+        (os.devnull, "--run: there is no command /dev/null here that may be executed."),
+        ("", "--run: there is no command  here that may be executed."),
+        ("sh -c 'x", "--run 'sh -c 'x' is not a command: No closing quotation."),
+    ],
 )
-def test_a_failed_command_is_a_failed_task(scripts: Scripts, command: str, why: str) -> None:
-    scripts.emit("task")
-    worker = scripts.start("listening_worker.py", "--max-tasks", 1, "--run", command, "--log-file", scripts.log).ends()
-    assert f" [!] Failed (try 1 of 21): {why}" in worker.out
-    assert scripts.events("failed")[0]["error"] == why
-    eventually(lambda: scripts.broker.bodies(scripts.queue) == ["task"], "it is tried again")
+def test_what_is_no_command_is_said_before_a_task_is_taken(command: str, why: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        running(command)
+    assert str(refused.value) == why
 
 
-@pytest.mark.parametrize("stubborn", ["", 'trap "" TERM; '])
-def test_ctrl_c_ends_the_command_with_its_children(scripts: Scripts, stubborn: str) -> None:
-    scripts.emit("task")
-    worker = scripts.worker(
-        "--run", f"sh -c '{stubborn}sleep 1000 & echo child $!; echo self $$; wait; wait; sleep 1000'"
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [
+        ("sh -c 'exit 3'", "sh ended with exit status 3"),
+        ("sh -c 'kill -9 $$'", "sh was killed by SIGKILL"),
+        ("sh -c 'kill -40 $$'", "sh was killed by signal 40"),
+    ],
+)
+def test_a_failed_command_is_a_failed_task(at_server: Scripts, server: Server, command: str, why: str) -> None:
+    server.put(b"task")
+    lines = work(at_server, running(command), burst=False, max_tasks=1)
+    assert lines[2].startswith(f" [!] Failed (try 1 of 21): {why}")
+    assert at_server.events("failed")[0]["error"] == why
+    assert list(server.tasks) == [(b"task", True)]
+
+
+def test_ctrl_c_ends_the_command_with_its_children(at_server: Scripts, server: Server) -> None:
+    """Also one that ignores SIGTERM, when its parent has ended."""
+    server.put(b"task")
+    stubborn = '(trap "" TERM; echo ready; exec sleep 1000)'
+    worker = at_server.start(
+        "listening_worker.py", "--run", f"sh -c 'sleep 1000 & echo pid $!; {stubborn} & echo pid $!; echo pid $$; wait'"
     )
-    worker.shows("self ")
-    pids = [int(pid) for pid in re.findall(r"(?:child|self) (\d+)", worker.out)]
-    assert len(pids) == 2
-    worker.send(signal.SIGINT)
-    if stubborn:
-        worker.send(signal.SIGINT)  # a second one does not wait for the command
-    worker.ends(within=7)
-    eventually(lambda: not any(map(is_alive, pids)), "both are gone")
-    assert scripts.broker.bodies(scripts.queue) == ["task"]
+    worker.shows("pid ", times=3)
+    worker.shows("ready")
+    pids = [int(pid) for pid in re.findall(r"pid (\d+)\n", worker.out)]
+    try:
+        worker.send(signal.SIGINT)
+        worker.ends()
+        eventually(lambda: not any(map(is_alive, pids)), "all are gone")
+    finally:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    assert list(server.tasks) == [(b"task", True)]
 
 
 def busy_command(when_asked_to_end: str) -> str:
@@ -321,21 +374,21 @@ def busy_command(when_asked_to_end: str) -> str:
     return f"sh -c 'trap \"{when_asked_to_end}\" TERM; echo pid $$; {loop}'"
 
 
-def test_a_command_that_is_ended_may_tidy_up(scripts: Scripts) -> None:
-    scripts.emit("task")
-    worker = scripts.worker("--run", busy_command("sleep 1; echo tidy; exit"))
+def test_a_command_that_is_ended_may_tidy_up(at_server: Scripts, server: Server) -> None:
+    server.put(b"task")
+    worker = at_server.start("listening_worker.py", "--run", busy_command("sleep 1; echo tidy; exit"))
     worker.shows("pid ")
     worker.send(signal.SIGINT)
     assert "tidy" in worker.ends().lines
-    assert scripts.broker.bodies(scripts.queue) == ["task"]
+    assert list(server.tasks) == [(b"task", True)]
 
 
 @pytest.mark.parametrize("is_asked_again", [False, True])
 def test_a_command_that_does_not_end_is_killed_after_five_seconds_or_a_second_ctrl_c(
-    scripts: Scripts, is_asked_again: bool
+    at_server: Scripts, server: Server, is_asked_again: bool
 ) -> None:
-    scripts.emit("task")
-    worker = scripts.worker("--run", busy_command("echo no"))
+    server.put(b"task")
+    worker = at_server.start("listening_worker.py", "--run", busy_command("echo no"))
     worker.shows("pid ")
     asked = time.monotonic()
     worker.send(signal.SIGINT)
@@ -351,13 +404,13 @@ def test_a_command_that_does_not_end_is_killed_after_five_seconds_or_a_second_ct
     assert (time.monotonic() - asked < 5) == is_asked_again
     (pid,) = re.findall(r"pid (\d+)", worker.out)
     assert not is_alive(int(pid))
-    assert scripts.broker.bodies(scripts.queue) == ["task"]
+    assert list(server.tasks) == [(b"task", True)]
 
 
-def test_ctrl_c_at_a_terminal_reaches_the_command_through_the_worker(scripts: Scripts) -> None:
-    scripts.emit("task")
-    ended = scripts.folder / "ended"
-    terminal = scripts.at_terminal(
+def test_ctrl_c_at_a_terminal_reaches_the_command_through_the_worker(at_server: Scripts, server: Server) -> None:
+    server.put(b"task")
+    ended = at_server.folder / "ended"
+    terminal = at_server.at_terminal(
         "listening_worker.py",
         "--run",
         f'sh -c \'trap "echo TERM >> {ended}; exit" TERM; '
@@ -370,9 +423,31 @@ def test_ctrl_c_at_a_terminal_reaches_the_command_through_the_worker(scripts: Sc
     assert ended.read_text() == "TERM\n"
 
 
+def test_ctrl_c_while_a_command_starts_ends_it_too(at_server: Scripts, server: Server) -> None:
+    server.put(b"task")
+    at_server.program(
+        "import contextlib, os, pathlib, signal, subprocess\n"
+        "from listening_worker import listen, running\n"
+        "execute = subprocess.Popen._execute_child\n"
+        "def execute_and_interrupt(self, *arguments):\n"
+        "    execute(self, *arguments)\n"
+        "    pathlib.Path('pid').write_text(str(self.pid))\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "subprocess.Popen._execute_child = execute_and_interrupt\n"
+        "with contextlib.suppress(KeyboardInterrupt):\n"
+        "    listen(running('sleep 1000'))\n"
+    )
+    pid = int((at_server.folder / "pid").read_text())
+    eventually(lambda: not is_alive(pid), "it is gone")
+    assert list(server.tasks) == [(b"task", True)]
+
+
+# ---- Tries
+
+
 def test_a_worker_says_which_try_was_the_last(scripts: Scripts) -> None:
-    scripts.emit("bad")
-    worker = scripts.work("--run", "false")
+    put(scripts, b"bad")
+    lines = work(scripts, running("false"), burst=False, max_tasks=21)
     tries = [[" [x] Received bad", f" [!] Failed (try {number} of 21): false"] for number in range(1, 22)]
     ends = [
         " [*] Waiting",
@@ -380,42 +455,27 @@ def test_a_worker_says_which_try_was_the_last(scripts: Scripts) -> None:
         " [!] It failed too often, and is a dead letter now",
         " [*] Stopped.",
     ]
-    assert len(worker.lines) == len(ends)
-    assert all(line.startswith(beginning) for line, beginning in zip(worker.lines, ends))
-    assert worker.err == ""
+    assert len(lines) == len(ends)
+    assert all(line.startswith(beginning) for line, beginning in zip(lines, ends))
 
 
 @pytest.mark.parametrize("limit", [20, 2])
 def test_a_worker_that_made_a_dead_letter_holds_one_task_at_a_time_still(scripts: Scripts, limit: int) -> None:
     scripts.broker.set_policy(scripts.queue, **{"delivery-limit": limit})
-    scripts.emit("bad")
-    worker = scripts.worker("--run", "sh -c 'test $1 != bad || exit 1; sleep 1000' sh {}")
-    eventually(lambda: scripts.broker.counts(scripts.dead_letters)[0], "it is a dead letter")
-    scripts.emit(stdin=b"one\ntwo\n")
-    worker.shows("Received one")
-    assert "Received two" in scripts.start("listening_worker.py", "--max-tasks", 1, "--seconds-per-dot", 0).ends().out
-    worker.send(signal.SIGINT)
-    worker.ends()
-    assert worker.err == ""
-    assert scripts.broker.bodies(scripts.queue) == ["one"]
+    put(scripts, b"bad")
+    goes_on = threading.Event()
 
+    def perform(task: Any) -> None:
+        assert task.text != "bad"
+        assert goes_on.wait(DEADLINE)
 
-def test_ctrl_c_while_a_command_starts_ends_it_too(scripts: Scripts) -> None:
-    scripts.emit("task")
-    scripts.start_program(
-        "import os, pathlib, signal, subprocess\n"
-        "from listening_worker import listen, run, running\n"
-        "execute = subprocess.Popen._execute_child\n"
-        "def execute_and_interrupt(self, *arguments):\n"
-        "    execute(self, *arguments)\n"
-        "    pathlib.Path('pid').write_text(str(self.pid))\n"
-        "    os.kill(os.getpid(), signal.SIGINT)\n"
-        "subprocess.Popen._execute_child = execute_and_interrupt\n"
-        "run(lambda: listen(running('sleep 1000')))\n"
-    ).ends(130)
-    pid = int((scripts.folder / "pid").read_text())
-    eventually(lambda: not is_alive(pid), "it is gone")
-    assert scripts.broker.bodies(scripts.queue) == ["task"]
+    with working(scripts, perform, name="a"):
+        eventually(lambda: scripts.broker.counts(scripts.dead_letters)[0], "it is a dead letter")
+        put(scripts, b"one", b"two")
+        eventually(lambda: tasks_of(scripts, "received")["a"][-1] == "one", "it has the first")
+        assert " [x] Received two" in work(scripts, lambda _: None, name="b", burst=False, max_tasks=1)
+        goes_on.set()
+    assert tasks_of(scripts, "done") == {"a": ["one"], "b": ["two"]}
 
 
 # ---- Python
@@ -432,7 +492,7 @@ def test_ten_lines_of_python_are_a_worker(scripts: Scripts) -> None:
         "        raise SystemExit(3)\n"
         "listen(perform, burst=True, name='mine', log_file='events.jsonl', max_tasks=9)\n"
     )
-    scripts.emit(stdin=b"good\nbad\nugly\n")
+    put(scripts, b"good", b"bad", b"ugly")
     run = scripts.program(program)
     for number in (1, 2):
         assert f" [!] Failed (try {number} of 21): ValueError: no good (work.py, line 5)" in run.out
@@ -440,25 +500,6 @@ def test_ten_lines_of_python_are_a_worker(scripts: Scripts) -> None:
     assert "bytes bad True 2 True" in run.lines
     assert run.out.count("Done.") == 3
     assert {event["name"] for event in scripts.events()} == {"mine"}
-
-
-@pytest.mark.parametrize("end", ["", "raise SystemExit", "1 / 0"])
-def test_a_process_that_a_task_forks_does_not_answer_for_it(scripts: Scripts, end: str) -> None:
-    program = (
-        "import os, time\n"
-        "from listening_worker import listen\n"
-        "def perform(task):\n"
-        "    if os.fork() == 0:\n"
-        f"        {end or 'return'}\n"
-        "    time.sleep(0.5)\n"
-        "if __name__ == '__main__':\n"
-        "    listen(perform, burst=True)\n"
-    )
-    scripts.emit(stdin=b"one\ntwo\n")
-    run = scripts.start_program(program)
-    assert run.process.wait(20) == 0
-    assert run.lines[1:] == [" [x] Received one", " [x] Done.", " [x] Received two", " [x] Done.", " [*] Stopped."]
-    assert run.err.count("ZeroDivisionError") == (2 if end == "1 / 0" else 0)
 
 
 def test_a_task_may_start_processes_and_raise_anything(scripts: Scripts) -> None:
@@ -480,7 +521,7 @@ def test_a_task_may_start_processes_and_raise_anything(scripts: Scripts) -> None
         "    listen(perform, burst=True)\n"
         "    print('the end')\n"
     )
-    scripts.emit("Größe")
+    put(scripts, "Größe".encode())
     run = scripts.program(program, PYTHONIOENCODING="ascii")
     assert " [!] Failed (try 1 of 21): CancelledError:  (work.py, line 8)" in run.out
     assert " [!] Failed (try 2 of 21): Mute: and why can't be said (work.py, line 10)" in run.out
@@ -493,8 +534,8 @@ def test_a_task_may_start_processes_and_raise_anything(scripts: Scripts) -> None
 
 
 def test_the_log_of_a_worker(scripts: Scripts) -> None:
-    scripts.emit("task")
-    scripts.work("--log-file", scripts.log, "--name", "anna")
+    put(scripts, b"task")
+    work(scripts, lambda _: None, name="anna")
     received, done = scripts.events()
     message_id = received.pop("message_id")
     assert message_id
@@ -504,20 +545,20 @@ def test_the_log_of_a_worker(scripts: Scripts) -> None:
     assert 0 <= done["seconds"] < 1
 
 
-def test_a_message_id_that_is_no_text_is_logged_all_the_same(scripts: Scripts) -> None:
-    scripts.work()
-    with contextlib.closing(pika.BlockingConnection(pika.URLParameters(scripts.broker.url))) as connection:
-        strange = pika.BasicProperties(message_id=b"\xff\x00")  # type: ignore[arg-type]
-        connection.channel().basic_publish("", scripts.queue, b"task", strange)
-    scripts.work("--log-file", scripts.log)
-    assert scripts.events("done")[0]["message_id"] == "\\xff\x00"
+def test_a_message_id_that_is_no_text_is_logged_all_the_same(at_server: Scripts, server: Server) -> None:
+    with working(at_server, lambda _: None):
+        server.gets("Basic.Consume")
+        server.session(0).deliver(b"task", message_id=b"\xff\x00")
+        server.gets("Basic.Ack")
+    assert at_server.events("done")[0]["message_id"] == "\\xff\x00"
 
 
 # ---- What it costs
 
 
-def test_an_idle_worker_costs_nothing_measurable(scripts: Scripts) -> None:
-    worker = scripts.worker()
+def test_an_idle_worker_costs_nothing_measurable(at_server: Scripts, server: Server) -> None:
+    worker = at_server.start("listening_worker.py")
+    server.gets("Basic.Consume")
     stat = Path(f"/proc/{worker.process.pid}/stat")
 
     def ticks() -> int:
@@ -537,37 +578,25 @@ def test_an_idle_worker_costs_nothing_measurable(scripts: Scripts) -> None:
     assert ticks() - before <= 1  # of a hundredth of a second
 
 
-def test_ctrl_c_counts_that_comes_before_the_work_has_begun(scripts: Scripts) -> None:
+def test_ctrl_c_counts_that_comes_before_the_work_has_begun(at_server: Scripts, server: Server) -> None:
     """While a pipe that takes no more holds up the line that tells of the task."""
     reader, writer = os.pipe()
-    worker = scripts.start("listening_worker.py", "--log-file", scripts.log, stdout=writer)
-    eventually(lambda: scripts.broker.counts(scripts.queue)[1] == 1, "the worker subscribes")
+    worker = at_server.start("listening_worker.py", "--log-file", at_server.log, stdout=writer)
+    server.gets("Basic.Consume")
     assert b"Waiting" in os.read(reader, 1000)
     fill(writer)
     os.close(writer)
-    scripts.emit("long" + "." * 60)
-    eventually(lambda: scripts.broker.counts(scripts.queue)[0] == 0, "the worker has the task")
-    eventually(lambda: waits_for_output(worker.process.pid), "it can't tell so")
+    server.put(b"long" + b"." * 60)
+    eventually(lambda: waits_for_output(worker.process.pid), "it can't tell of the task")
     worker.send(signal.SIGINT)
     with os.fdopen(reader, "rb") as pipe:
         pipe.read()
     worker.ends(0)
-    assert [record["event"] for record in scripts.events()] == ["received", "requeued"]
+    assert [record["event"] for record in at_server.events()] == ["received", "requeued"]
 
 
-CUTS = """
-import os
-from listening_worker import listen
-from relay import Relay
-
-relay = Relay(int(os.environ["BEHIND_RELAY"]))
-listen(lambda task: task.redelivered or relay.cut(), url=relay.url, max_tasks=2, log_file="events.jsonl")
-"""
-
-
-def test_an_acknowledgement_that_can_not_have_arrived_is_not_told_as_done(scripts: Scripts) -> None:
-    scripts.emit("task")
-    path = f"{PROJECT}:{PROJECT / 'tests'}"
-    run = scripts.program(CUTS, PYTHONPATH=path, BEHIND_RELAY=str(scripts.broker.node.amqp_port))
+def test_an_acknowledgement_that_can_not_have_arrived_is_not_told_as_done(scripts: Scripts, relay: Relay) -> None:
+    put(scripts, b"task")
+    lines = work(scripts, lambda task: task.redelivered or relay.cut(), url=relay.url, burst=False, max_tasks=2)
     assert [record["event"] for record in scripts.events()] == ["received", "ack-lost", "received", "done"]
-    assert "RabbitMQ will hand this task out again" in run.err
+    assert any("RabbitMQ will hand this task out again" in line for line in lines)

@@ -53,6 +53,7 @@ def listen(
     url: str | None = None,
     queue: str | None = None,
     name: str | None = None,
+    passive: bool = False,
     burst: bool = False,
     max_tasks: int | None = None,
     ack_timeout: float = ACK_TIMEOUT_HOURS,
@@ -63,7 +64,7 @@ def listen(
 
     Args:
         perform: called with each Task, in this thread. If it returns, the task is done; if it raises, the task failed.
-        url, queue, name, burst, max_tasks, ack_timeout (in hours), log_file: like the flags of the same names.
+        url, queue, name, passive, burst, max_tasks, ack_timeout (in hours), log_file: like the flags of the same names.
         stop: set it in another thread to stop the worker, as SIGTERM does.
 
     Raises:
@@ -80,7 +81,7 @@ def listen(
         TASKS.check("max_tasks", max_tasks)
     HOURS.check("ack_timeout", ack_timeout)
     patience = PATIENCE if burst or max_tasks else float("inf")
-    where = settings_for(url, queue, default_name("worker") if name is None else name, patience)
+    where = settings_for(url, queue, default_name("worker") if name is None else name, patience, passive)
     with Signals(sigterm_finishes=True) as signals, contextlib.closing(EventLog(log_file, where.name)) as log:
         if stop is not None:
             signals.finish_when(stop)
@@ -106,7 +107,7 @@ def handle(task: Task, perform: Perform, consumer: Consumer, log: EventLog, sign
         log.note(event, task.message_id, task.body, **more)
         log.write()
 
-    say_received(task, consumer.given_back.has_taken_too_long(task))
+    say_received(task)
     record("received", redelivered=task.redelivered, delivery_count=task.delivery_count)
     try:
         perform_here(task, perform, signals)

@@ -16,7 +16,6 @@ class GivenBack:
     def __init__(self) -> None:
         # When they should be back, on the monotonic clock. Two may have the same key: clients need not set an id.
         self._expected: dict[tuple[str | None, int], list[float]] = {}
-        self._took_too_long: set[tuple[str | None, int]] = set()
 
     def expect(self, task: Task, seconds: float) -> None:
         """Note that a task waits `seconds` for its next try; 0 if it does not wait."""
@@ -33,14 +32,6 @@ class GivenBack:
     def seconds_to_wait(self) -> float:
         """Return how long it takes at most until all are back, unless another worker takes them."""
         return max(0.0, max(itertools.chain(*self._expected.values()), default=0.0) - time.monotonic())
-
-    def took_too_long(self, task: Task) -> None:
-        """Note that RabbitMQ has taken a task back after the ack timeout."""
-        self._took_too_long.add(_key(task))
-
-    def has_taken_too_long(self, task: Task) -> bool:
-        """Tell whether took_too_long() was called for this task."""
-        return bool(self._took_too_long) and _key(task) in self._took_too_long
 
 
 def _key(task: Task) -> tuple[str | None, int]:

@@ -1,7 +1,6 @@
 """The connection: explained when it can't be had, made again when it is lost; and nothing confirmed goes with it."""
 
 import contextlib
-import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -52,9 +51,7 @@ def test_wrong_password(scripts: Scripts, script: str) -> None:
     said = refused(scripts, script, scripts.broker.url.replace(":guest@", ":secret@"))
     assert "refused user guest with this password" in said
     assert "check both in --url or AMQP_URL.\nOr set another password on RabbitMQ's machine:" in said
-    assert (
-        "sudo rabbitmqctl change_password guest PASSWORD  (in Docker: docker exec rabbitmq rabbitmqctl change" in said
-    )
+    assert "sudo rabbitmqctl change_password USER PASSWORD  (in Docker: docker exec rabbitmq rabbitmqctl change" in said
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -66,7 +63,7 @@ def test_unknown_host(scripts: Scripts, script: str) -> None:
 def test_unknown_virtual_host(scripts: Scripts, script: str) -> None:
     said = refused(scripts, script, scripts.broker.url.replace("%2F", "nowhere"))
     assert "has no virtual host nowhere" in said
-    assert "rabbitmqctl add_vhost 'nowhere'" in said
+    assert "rabbitmqctl add_vhost NAME" in said
 
 
 def test_a_user_without_permission(scripts: Scripts) -> None:
@@ -74,18 +71,16 @@ def test_a_user_without_permission(scripts: Scripts) -> None:
     url = scripts.broker.url.replace("guest:guest", "stranger:secret")
     said = refused(scripts, "listening_worker.py", url)
     assert "does not let user stranger into virtual host /" in said
-    queue = re.escape(scripts.queue)
-    rights = rf"'^{queue}' '^({queue}|amq\.default)' '^{queue}'"
-    assert f"sudo rabbitmqctl set_permissions -p '/' stranger {rights}" in said
+    assert "docs/operations.md has the rights that it needs." in said
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_queue_with_other_settings(scripts: Scripts, script: str) -> None:
-    for name in (scripts.dead_letters, scripts.queue):
+    for name in (scripts.queue, scripts.dead_letters):
         scripts.broker.declare(name)
         said = refused(scripts, script, scripts.broker.url)
         assert f"Queue {name} has other settings" in said
-        assert f"rabbitmqctl -p '/' delete_queue {name}" in said
+        assert "--passive" in said
         scripts.broker.drop(name)
 
 

@@ -14,7 +14,7 @@ from task_queue.failures import QueueError
 from task_queue.queues import Declares, dead_letters_of
 from task_queue.settings import Settings
 
-PREFETCH = 100  # letters that RabbitMQ delivers before it has our answers
+PREFETCH = 20  # letters that RabbitMQ delivers before it has our answers; more are no faster, and fill memory
 LOOK_AFTER = 0.2  # seconds between two looks at the queue
 LOOKS, LOOKS_AFTER_LOSS = 2, 10  # that find no letter, before we stop; after a lost connection requeuing takes a while
 

@@ -32,8 +32,7 @@ def _on_its_machine(command: str) -> str:
 
 # A pattern for pika's innermost exception, our message, and whether it is final: trying again can't help.
 WORDS: list[tuple[str, str, bool]] = [
-    ("^gaierror", "No machine named {host} is known: check the host in --url or AMQP_URL.", False),
-    ("^Unicode", "RabbitMQ at {at} can't be looked up: that is no name of a machine.", False),
+    ("^gaierror|^Unicode", "No machine named {host} is known: check the host in --url or AMQP_URL.", False),
     ("Address family", "No IPv6 here, so {at} can't be reached ({why}): write 127.0.0.1, or the like, as host.", False),
     ("^ConnectionRefused", "Nothing listens at {at}: is RabbitMQ running there?{start}", False),
     (

@@ -158,7 +158,7 @@ def test_a_final_error_is_counted_from_the_last_time_that_it_worked(
     put_forward(400)
     tried = len(server.sessions)
     server.on("Connection.Open", lambda session, _: session.send(GONE))
-    server.sessions[-1].hang_up()
+    server.sessions[-1].send(GONE)
     eventually(lambda: len(server.sessions) >= tried + 2, "it tries again and again")
     assert worker.process.poll() is None
     worker.process.terminate()

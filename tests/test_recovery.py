@@ -17,13 +17,16 @@ import pexpect
 import pytest
 import trustme
 from harness import Scripts, eventually
+from pika.adapters.utils.connection_workflow import AMQPConnectionWorkflowFailed, AMQPConnectorSocketConnectError
+from pika.exceptions import AMQPConnectionError
 from relay import Relay
 from tls import tls_server
 
 from task_queue import QueueError
 from task_queue.connection import Connection
 from task_queue.errors import in_words
-from task_queue.settings import settings_for
+from task_queue.queues import Declares
+from task_queue.settings import nodes_in, settings_for
 
 PROMPT = "Enter new task: "
 
@@ -242,6 +245,15 @@ def test_what_may_be_otherwise_in_a_minute_is_not_final(
     for (words, is_final), expected in zip(said, NOT_FINAL):
         assert expected in words
         assert not is_final, expected
+
+
+def test_of_a_host_with_several_addresses_the_last_error_is_said() -> None:
+    """The machine's own address comes last, after that of IPv6."""
+    errors = [AMQPConnectorSocketConnectError(error) for error in (ConnectionRefusedError(), TimeoutError())]
+    failed = AMQPConnectionError(AMQPConnectionWorkflowFailed(errors))
+    words, is_final = in_words(failed, nodes_in(None)[0], "tasks", Declares.BOTH)
+    assert "does not answer" in words
+    assert not is_final
 
 
 def test_what_is_not_final_is_tried_again_though_the_other_node_refuses_for_good(tenant: Scripts, relay: Relay) -> None:

@@ -76,7 +76,7 @@ def test_each_node_that_takes_no_emitter_is_named_with_the_reason(scripts: Scrip
         url.replace("%2F", "/"): "no virtual host with an empty name. A URL for the virtual host / ends in /%2F",
         url.replace("%2F", "it's"): "has no virtual host it's.\nAdd it on RabbitMQ's machine:  sudo rabbitmqctl",
         panel.replace("http://", "amqp://guest:guest@"): "Or the admin panel's? AMQP has another one, 5672.",
-        "amqp://rabbit..example/": "RabbitMQ at rabbit..example:5672 can't be looked up: that is no name of",
+        "amqp://rabbit..example/": "No machine named rabbit..example is known",
         "amqp://no-such-host.invalid": "No machine named no-such-host.invalid is known",
         "amqp://[::1]:1/": "Nothing listens at [::1]:1: ",
     }

@@ -155,12 +155,11 @@ def test_a_burst_waits_for_the_next_try_of_what_was_lost_with_its_connection(wai
 
 def test_a_burst_leaves_what_another_worker_has_failed(waiting: Scripts) -> None:
     has_waits = waiting.broker.version >= (4, 3)
-    waits = {"delayed-retry-type": "failed", "delayed-retry-min": 60_000, "delayed-retry-max": 60_000}
-    if has_waits:
-        waiting.broker.set_policy(waiting.queue, **waits)
-    waiting.emit("task")
-    waiting.start(WORKER, "--max-tasks", 1, "--run", "false").ends()
-    run = waiting.work("--run", "true")
+    times = {"x-delayed-retry-type": "failed", "x-delayed-retry-min": 60_000, "x-delayed-retry-max": 60_000}
+    waiting.broker.declare(waiting.queue, **older(waiting), **times)
+    waiting.emit("task", "--passive")
+    waiting.start(WORKER, "--passive", "--max-tasks", 1, "--run", "false").ends()
+    run = waiting.work("--passive", "--run", "true")
     assert ("Received" not in run.out) == has_waits
 
 

@@ -116,8 +116,7 @@ class Connection:
 
     def renew(self) -> None:
         """Make a new connection without printing anything. Call it only inside a callback."""
-        self.outage.is_our_own_doing = self.channel is not None
-        self.lose(QueueError("It is made anew."))
+        self.lose(QueueError(""))
 
     def close(self, within: float = CLOSE_WITHIN) -> None:
         """Send what is left, such as the last acknowledgement, and close. Take at most `within` seconds."""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from harness import Run, Scripts, eventually
 from pika import spec
-from scripted_server import Server, Session, nothing
+from scripted_server import Server, Session
 
 WITHOUT_IPV6 = """
     import socket
@@ -135,20 +135,6 @@ FAILS_WHILE_THERE_IS_A_FLAG = """\
         if not os.path.exists("flag"):
             return real(self)
         os.mkdir("tried")"""
-
-
-def test_an_emitter_that_loses_its_descriptors_names_the_line_to_go_on_from(at_server: Scripts, server: Server) -> None:
-    (at_server.folder / "tasks.txt").write_text("one\ntwo\n")
-    server.on("Basic.Publish", nothing)
-    emitter = at_server.emitter("--file", "tasks.txt")
-    server.gets("Basic.Publish", times=2)
-    _, hard = resource.prlimit(emitter.process.pid, resource.RLIMIT_NOFILE)
-    resource.prlimit(emitter.process.pid, resource.RLIMIT_NOFILE, (3, hard))
-    server.session(0).hang_up()
-    emitter.shows("Reconnecting")
-    emitter.send(signal.SIGINT)
-    emitter.ends(130)
-    assert "Go on from line 1 of tasks.txt" in emitter.err
 
 
 @pytest.mark.parametrize(

@@ -136,15 +136,6 @@ def test_many_letters_and_large_ones_are_moved_once_each_in_little_memory(script
     assert peaks[-1] < 50_000, "kB"
 
 
-def test_a_leader_that_does_not_answer_half_way_ends_nothing_too_soon(scripts: Scripts, relay: Relay) -> None:
-    texts = fill(scripts, 500)
-    mover = half_way(scripts, relay, 0.1)
-    scripts.broker.freeze(scripts.dead_letters)
-    scripts.broker.thaw(scripts.dead_letters, 2.5)
-    assert "Moved 500 dead letters" in mover.ends().out
-    wait_for(scripts, *texts)
-
-
 # ---- At a server that does what no RabbitMQ does at will
 
 

@@ -128,6 +128,26 @@ def test_a_connection_that_lasts_ends_the_outage_without_any_task(
     assert time.monotonic() - gap < 1.4  # the next pause would have been 1.6 or more
 
 
+QUICKLY = """
+from pika.adapters import select_connection
+call_later = select_connection.IOLoop.call_later
+select_connection.IOLoop.call_later = lambda self, delay, callback: call_later(self, delay / 20, callback)
+"""
+
+
+def test_a_channel_that_refuses_every_task_is_left_without_a_word(at_server: Scripts, server: Server) -> None:
+    """In a cluster it may ask a dead node for ever. Of the full queue, which it looks like, there is a word."""
+    (at_server.folder / "sitecustomize.py").write_text(QUICKLY)
+
+    def refuse(session: Session, _got: object) -> None:
+        session.send(spec.Basic.Nack(len(session.got("Basic.Publish"))))
+
+    server.on("Basic.Publish", refuse, connection=0)
+    emitter = at_server.emit("task", env={"PYTHONPATH": str(at_server.folder)})
+    assert emitter.err == " [*] The queue takes no tasks for now: is it full? Trying again ...\n"
+    assert len(server.sessions) == 2
+
+
 def test_a_final_error_is_told_once_and_tried_again_by_a_worker_that_had_a_subscription(
     at_server: Scripts, server: Server, put_forward: Callable[[float], None]
 ) -> None:

@@ -4,7 +4,6 @@ import json
 import re
 import shlex
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -121,12 +120,13 @@ NASTY = [
 
 
 def test_no_body_reaches_a_shell_or_becomes_an_option_or_a_second_argument(scripts: Scripts) -> None:
-    tell = scripts.folder / "tell.py"
-    tell.write_text("import json, sys; open('arguments', 'a').write(json.dumps(sys.argv[1:]) + '\\n')")
+    tell = scripts.folder / "tell"
+    tell.write_text("#!/bin/sh\nprintf '%s\\0' \"$@\" . >> arguments\n")
+    tell.chmod(0o755)
     scripts.emit(stdin="\n".join(NASTY).encode())
-    scripts.work("--run", f"{shlex.quote(sys.executable)} {shlex.quote(str(tell))} -- {{}} x{{}}y")
-    lines = (scripts.folder / "arguments").read_text().splitlines()
-    assert [json.loads(line) for line in lines] == [["--", body, f"x{body}y"] for body in NASTY]
+    scripts.work("--run", f"{shlex.quote(str(tell))} -- {{}} x{{}}y")
+    told = (scripts.folder / "arguments").read_text().split("\0")[:-1]
+    assert told == [argument for body in NASTY for argument in ("--", body, f"x{body}y", ".")]
     assert not (scripts.folder / "pwned").exists()
 
 

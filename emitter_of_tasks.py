@@ -62,6 +62,8 @@ def settings() -> argparse.Namespace:
     chosen.words += words
     if bool(chosen.words) + bool(chosen.file) + chosen.retry_dead_letters > 1:
         parser.error("give either words, or --file, or --retry-dead-letters")
+    if chosen.retry_dead_letters and chosen.passive:
+        parser.error("--retry-dead-letters declares the queue of the dead letters, so it can't be --passive")
     chosen.task = " ".join(chosen.words)
     if chosen.words and not chosen.task.strip():
         parser.error("the task is empty")
@@ -89,7 +91,8 @@ def split_at_dashes(arguments: list[str]) -> tuple[list[str], list[str]]:
 def main() -> int:
     """Run the emitter and return its exit status."""
     chosen = settings()
-    where = settings_for(chosen.url, chosen.queue, default_name("emitter"), float("inf") if chosen.asks else PATIENCE)
+    patience = float("inf") if chosen.asks else PATIENCE
+    where = settings_for(chosen.url, chosen.queue, default_name("emitter"), patience, chosen.passive)
     log = EventLog(chosen.log_file, where.name)
     is_bulk = not (chosen.asks or chosen.task or chosen.retry_dead_letters)
     source = Source(chosen.file, log.descriptor) if is_bulk else None

@@ -46,6 +46,7 @@ def listen(
     url: str | None = None,
     queue: str | None = None,
     name: str | None = None,
+    passive: bool = False,
     burst: bool = False,
     max_tasks: int | None = None,
     ack_timeout: float = ACK_TIMEOUT_HOURS,
@@ -56,7 +57,7 @@ def listen(
 
     Args:
         perform: called with each Task, in this thread. If it returns, the task is done; if it raises, the task failed.
-        url, queue, name, burst, max_tasks, ack_timeout (in hours), log_file: like the flags of the same names.
+        url, queue, name, passive, burst, max_tasks, ack_timeout (in hours), log_file: like the flags of the same names.
         stop: set it in another thread to stop the worker, as SIGTERM does.
 
     Raises:
@@ -72,7 +73,7 @@ def listen(
         TASKS.check("max_tasks", max_tasks)
     HOURS.check("ack_timeout", ack_timeout)
     patience = PATIENCE if burst or max_tasks else float("inf")
-    where = settings_for(url, queue, default_name("worker") if name is None else name, patience)
+    where = settings_for(url, queue, default_name("worker") if name is None else name, patience, passive)
     with Signals(is_worker=True, stop=stop) as signals, contextlib.closing(EventLog(log_file, where.name)) as log:
         consumer = Consumer(where, ack_timeout, burst)
         with contextlib.closing(consumer):

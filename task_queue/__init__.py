@@ -8,17 +8,13 @@ except ModuleNotFoundError:
 
     from task_queue.system import WINDOWS
 
-    _scripts = os.path.join(".venv", "Scripts" if WINDOWS else "bin")
-    _python = os.path.join(_scripts, "python")
-    _conda = os.path.isdir(os.path.join(sys.prefix, "conda-meta"))  # it brings no py
-    _system_python = ("python" if _conda else "py") if WINDOWS else "python3"  # which opens the Store there
-    if os.path.isdir(_scripts):
-        _words = f"It is in .venv, so start this with:  {_python} {sys.argv[0]}"
-    else:
+    _python = os.path.join(".venv", "Scripts" if WINDOWS else "bin", "python")
+    _words = f"It is in .venv, so start this with:  {_python} {sys.argv[0]}"
+    if not os.path.isdir(os.path.dirname(_python)):
+        _system = "py" if WINDOWS else "python3"
         _words = (
-            f"{_system_python} {os.path.join('tools', 'demo.py')}  installs it, with all that is needed, "
-            "and shows a demo. By hand:\n"
-            f"{_system_python} -m venv .venv\n{_python} -m pip install -r requirements.txt"
+            f"{_system} {os.path.join('tools', 'demo.py')}  installs it, with all that is needed, and shows a demo. "
+            f"By hand:\n{_system} -m venv .venv\n{_python} -m pip install -r requirements.txt"
         )
     raise SystemExit(f" [!] The Python package pika is missing. {_words}") from None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import re
 import socket
@@ -10,20 +9,24 @@ from urllib.parse import urlsplit
 
 import pika
 
-from task_queue.aside import call_aside
-from task_queue.commands import panel_port_of_private, switch_panel_on
+from task_queue.aside import Aside
 from task_queue.prompt import Prompt
 from task_queue.system import WINDOWS
 from task_queue.terminal import complain, say
 from task_queue.text import printable
 
-USUAL_PORT = 15672
+SWITCH_ON = (
+    "by taking the image rabbitmq:4-management  (without Docker: rabbitmq-plugins.bat enable rabbitmq_management)"
+    if WINDOWS
+    else "on RabbitMQ's machine:  sudo rabbitmq-plugins enable rabbitmq_management  "
+    "(in Docker: take the image rabbitmq:4-management)"
+)
 GUEST = pika.PlainCredentials("guest", "guest")  # the user of every new RabbitMQ
-ANSWERS_WITHIN = 2.0  # seconds
+ANSWERS_WITHIN = 6.0 if WINDOWS else 2.0  # seconds; there, an address that refuses takes two to do so
 
 
 def offer_panel(answer: bool | None, url: str | None, node: pika.URLParameters) -> None:
-    """Open the panel in the browser, if the person wants it.
+    """Say where the panel is and how to log in, and open it in the browser, if the person wants it.
 
     Args:
         answer: whether to open it; None to ask.
@@ -33,8 +36,19 @@ def offer_panel(answer: bool | None, url: str | None, node: pika.URLParameters) 
     Raises:
         EOFError: the input ended without an answer.
     """
-    if wants_panel() if answer is None else answer:
-        open_panel(url or panel_address(node), node)
+    if not (wants_panel() if answer is None else answer):
+        return
+    import webbrowser  # only here: it takes long to load
+
+    host = f"[{node.host}]" if ":" in node.host else node.host
+    url = url or f"http://{host}:15672/#/queues"
+    login = " (user guest, password guest)" if node.credentials == GUEST else ""
+    shown = re.sub("//[^/@]*@", "//", url)  # without a password
+    say(f" [*] RabbitMQ's admin panel: {printable(shown)}{login}")
+    if not answers(url):
+        complain(f" [!] Nothing answers there. Switch it on, {SWITCH_ON}")
+    if not webbrowser.open(url):
+        say(" [*] No browser was found here: open that address in yours.")
 
 
 def wants_panel() -> bool:
@@ -48,33 +62,20 @@ def wants_panel() -> bool:
         say(" [*] That is no answer: please type y or n.")
 
 
-def open_panel(url: str, node: pika.URLParameters) -> None:
-    """Say where the panel is and how to log in, and open it."""
-    import webbrowser  # only here: it takes long to load
-
-    login = " (user guest, password guest)" if node.credentials == GUEST else ""
-    shown = re.sub("//[^/@]*@", "//", url)  # without a password
-    say(f" [*] RabbitMQ's admin panel: {printable(shown)}{login}")
-    if not answers(url):
-        complain(f" [!] Nothing answers there. Switch it on, {switch_panel_on()}")
-    if not webbrowser.open(url):
-        say(" [*] No browser was found here: open that address in yours.")
-
-
-def panel_address(node: pika.URLParameters) -> str:
-    """Return the address of the queues' page on RabbitMQ's machine."""
-    host = f"[{node.host}]" if ":" in node.host else node.host
-    return f"http://{host}:{panel_port_of_private(node) or USUAL_PORT}/#/queues"
-
-
 def answers(url: str) -> bool:
     """Tell whether anything listens at an address."""
-    try:
+    answered: list[bool] = []
+
+    def connect() -> None:
         parts = urlsplit(url)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        # In another thread, because a DNS lookup that hangs can't be interrupted.
-        within = ANSWERS_WITHIN * (3 if WINDOWS else 1)  # there, an address that refuses takes two seconds to do so
-        call_aside(lambda: socket.create_connection((parts.hostname, port), ANSWERS_WITHIN).close(), within)
-    except (OSError, ValueError, RuntimeError, concurrent.futures.TimeoutError):
-        return False
-    return True
+        with contextlib.suppress(OSError, ValueError):
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+            socket.create_connection((parts.hostname, port), ANSWERS_WITHIN).close()
+            answered.append(True)
+
+    # In another thread, because a look-up of a host that hangs can't be interrupted.
+    thread = Aside(connect, "panel")
+    with contextlib.suppress(RuntimeError):  # no thread can be started
+        thread.start()
+        thread.join(ANSWERS_WITHIN)
+    return bool(answered)

@@ -11,11 +11,10 @@ import pika
 from pika.channel import Channel
 
 from task_queue import outbox
-from task_queue.declaration import Declaration
 from task_queue.errors import in_words
 from task_queue.failures import QueueError
 from task_queue.loop import Loop
-from task_queue.queues import Rules
+from task_queue.queues import Rules, open_channel
 from task_queue.outage import LASTS_AFTER, Outage
 from task_queue.settings import Settings
 from task_queue.signals import State
@@ -29,8 +28,8 @@ class Connection:
     """A connection to RabbitMQ that stays alive while its owner is busy, and reconnects when it is lost.
 
     Args:
-        settings: where to connect, and the queue that is declared, with its dead letters, on every new connection.
-        on_ready: called with the channel when both queues are declared.
+        settings: where to connect, and which queues are declared on every new connection.
+        on_ready: called with the channel when they are declared.
         on_lost: called with the reason when a connection is lost.
         after_keeping: see Loop.
 
@@ -53,7 +52,7 @@ class Connection:
             node.client_properties = {"connection_name": settings.name}
         self.queue = settings.queue
         self.channel: Channel | None = None
-        self.rules = Rules()
+        self.rules = Rules(settings.declares)
         self.is_blocked = False
         self.outage = Outage(settings.patience, len(settings.nodes))
         try:
@@ -69,7 +68,7 @@ class Connection:
         self._failure: QueueError | None = None  # for the main thread to raise
 
     def open(self) -> None:
-        """Connect to the first node that accepts us, and declare the queues. A signal ends this early.
+        """Connect to the first node that accepts us. A signal ends this early.
 
         Raises:
             QueueError: no node accepted us.
@@ -117,8 +116,7 @@ class Connection:
 
     def renew(self) -> None:
         """Make a new connection without printing anything. Call it only inside a callback."""
-        self.outage.is_our_own_doing = self.channel is not None
-        self.lose(QueueError("It is made anew."))
+        self.lose(QueueError(""))
 
     def close(self, within: float = CLOSE_WITHIN) -> None:
         """Send what is left, such as the last acknowledgement, and close. Take at most `within` seconds."""
@@ -136,16 +134,14 @@ class Connection:
     def _connect(self) -> None:
         self._nodes.rotate(-1)
         try:
-            self._pika = WireConnection(
-                self._nodes[-1], self._on_open, self._on_gone, self._on_gone, custom_ioloop=self.loop.ioloop
-            )
+            self._pika = WireConnection(self.loop.ioloop, self._nodes[-1], self._on_open, self._on_gone)
         except Exception as error:
             self._lost(error)
 
     def _on_open(self, connection: Any) -> None:
         connection.add_on_connection_blocked_callback(self._on_blocked)
         connection.add_on_connection_unblocked_callback(self._on_unblocked)
-        Declaration(connection, self.queue, self._on_declared, self.lose)
+        open_channel(connection, self.queue, self.rules.declares, self._on_declared, self.lose)
 
     def _on_blocked(self, _connection: object, frame: Any) -> None:
         self.is_blocked = True
@@ -157,6 +153,11 @@ class Connection:
 
     def _on_declared(self, channel: Channel, rules: Rules) -> None:
         self.channel, self.rules = channel, rules
+        if not rules.are_ours and not self.outage.had_connection:
+            outbox.complain(
+                f" [*] Queue {self.queue} is used as it is. What becomes of failed tasks, and whether tasks outlast a "
+                "restart of RabbitMQ, depends on how it was declared."
+            )
         self.outage.tell_of_return()
         self.loop.ioloop.call_later(LASTS_AFTER, lambda: self.outage.end() if self.channel is channel else None)
         self._on_ready(channel)
@@ -178,7 +179,7 @@ class Connection:
         if self.loop.closing.is_set():
             return
         self._on_lost(why)
-        words, is_final = in_words(why, self._nodes[-1], self.queue, self.rules)
+        words, is_final = in_words(why, self._nodes[-1], self.queue, self.rules.declares)
         if refusals := self.outage.why_give_up(words, is_final):
             self._give_up(refusals)
         elif not self.outage.had_connection:

@@ -9,15 +9,15 @@ from collections.abc import Callable
 import pika
 from pika.channel import Channel
 
-from task_queue.cancellation import find_out
 from task_queue.connection import CLOSE_WITHIN, Connection
+from task_queue.errors import CANCELLED
+from task_queue.failures import QueueError
 from task_queue.settings import Settings
 from task_queue.signals import State
 from task_queue.task import Task, earlier_tries
 from task_queue.text import text_of
 
 LAST_ANSWER = 1.0  # seconds; a broker that is blocked or frozen never answers
-ON_ITS_WAY = 0.5  # seconds; RabbitMQ's clock for a task starts before we have received it
 LATE = 2.0  # seconds by which a failed task may come late for its next try
 BURST_PATIENCE = 0.1  # seconds without a task before a --burst worker asks RabbitMQ whether the queue is empty
 
@@ -84,7 +84,7 @@ class Consumer:
 
     def seconds_until_next_try(self, task: Task) -> float:
         """Return how long a failed task waits, by the queue's arguments; 0 for no wait, or no tries left."""
-        return self._longest_wait(task) if self.connection.rules.has_delays else 0.0
+        return self._longest_wait(task) if self.connection.rules.are_ours else 0.0
 
     def close(self) -> None:
         """Hand back a task that arrived too late, and close the connection."""
@@ -134,30 +134,26 @@ class Consumer:
         return bool(self._delivered) or self._signals.state != State.RUN
 
     def _on_ready(self, channel: Channel) -> None:
-        channel.add_on_cancel_callback(lambda _: find_out(self.connection, self._overdue()))
+        channel.add_on_cancel_callback(lambda _: self.connection.lose(QueueError(CANCELLED)))
         channel.basic_qos(prefetch_count=1)
         self._subscribe()
-
-    def _overdue(self) -> Task | None:
-        """Return the task in hand, if it has taken so long that RabbitMQ has probably taken it back."""
-        task, times = self.in_hand, self.connection.rules.times_each_consumer
-        return task if times and task is not None and task.seconds() > self._ack_timeout - ON_ITS_WAY else None
 
     def _subscribe(self) -> None:
         # Only while the worker waits for a task: if it reconnects in the middle of one, it must not get a second one.
         channel = self.connection.channel
         if channel is not None and self._is_hungry and not self._is_subscribed:
             self._is_subscribed = True
+            timeout = {"x-consumer-timeout": int(self._ack_timeout * 1000)}  # milliseconds
             channel.basic_consume(
                 self.connection.queue,
                 self._on_delivery,
                 consumer_tag=self._tag,
-                arguments={"x-consumer-timeout": int(self._ack_timeout * 1000)},  # milliseconds
+                arguments=timeout if self.connection.rules.are_ours else None,  # a classic queue refuses it
                 callback=self.connection.outage.first_success,
             )
 
     def _unsubscribe(self) -> None:
-        # HandingBackChannel hands back what still arrives, so we wait for RabbitMQ's answer.
+        # What still arrives, pika rejects, so we wait for RabbitMQ's answer. That counts as a try, once in a while.
         self._is_hungry = False
         if self.connection.channel is not None and self._is_subscribed:
             self.connection.channel.basic_cancel(self._tag, callback=self._on_unsubscribed)
@@ -181,6 +177,7 @@ class Consumer:
                 message_id=text_of(message_id) if isinstance(message_id, bytes) else message_id,
                 redelivered=bool(method.redelivered),
                 delivery_count=earlier_tries(headers) if method.redelivered else 0,
+                is_limit_known=self.connection.rules.are_ours,
                 channel=channel,
                 delivery_tag=method.delivery_tag or 0,
                 received=time.monotonic(),

@@ -88,34 +88,31 @@ def set_wakeup_fd(descriptor: int) -> int:
     return -1
 
 
-# Around a fork the signals are blocked: one that reaches the child before it has its handlers back, Python forgets.
-# In these functions no handler may raise an exception: Python would only print it.
-
-_blocked = threading.local()  # the signals that were blocked before the fork
-
-
-def _before_fork() -> None:
-    _blocked.signals = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
-
-
-def _after_fork() -> None:
-    signal.pthread_sigmask(signal.SIG_SETMASK, _blocked.signals)
-
-
-def _in_child() -> None:
-    for number in ENDING_SIGNALS:
-        while isinstance(ours := getattr(signal.getsignal(number), "__self__", None), Handlers):
-            set_wakeup_fd(-1)
-            signal.signal(number, ours.found[number])
-    _after_fork()
-
-
 def is_forking(frame: FrameType | None) -> bool:
     """Tell whether a signal has come in one of the functions that Python calls around a fork."""
-    while frame is not None and frame.f_code not in (_before_fork.__code__, _after_fork.__code__):
+    while not WINDOWS and frame is not None:
+        if frame.f_code in (_before_fork.__code__, _after_fork.__code__):
+            return True
         frame = frame.f_back
-    return frame is not None
+    return False
 
 
 if not WINDOWS:  # which can't fork
+    # Around a fork the signals are blocked: one that reaches the child before it has its handlers back, Python forgets.
+    # In these functions no handler may raise an exception: Python would only print it.
+    _blocked = threading.local()  # the signals that were blocked before the fork
+
+    def _before_fork() -> None:
+        _blocked.signals = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
+
+    def _after_fork() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, _blocked.signals)
+
+    def _in_child() -> None:
+        for number in ENDING_SIGNALS:
+            while isinstance(ours := getattr(signal.getsignal(number), "__self__", None), Handlers):
+                set_wakeup_fd(-1)
+                signal.signal(number, ours.found[number])
+        _after_fork()
+
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child)

@@ -25,11 +25,10 @@ class Outage:
     Attributes:
         had_connection: RabbitMQ has accepted us at least once.
         had_success: a task was confirmed, or RabbitMQ accepted a subscription. Before that there is no patience.
-        is_our_own_doing: we cause the next loss ourselves, so it is not printed.
     """
 
     def __init__(self, patience: float, nodes: int) -> None:
-        self.had_connection = self.had_success = self.is_our_own_doing = False
+        self.had_connection = self.had_success = False
         self._patience, self._nodes = patience, nodes
         self._begin_anew()
 
@@ -82,11 +81,10 @@ class Outage:
         self._begin_anew()
 
     def tell_of_loss(self, why: str) -> None:
-        """Say why the connection is lost, once."""
-        if not self.is_our_own_doing and why not in self._told:
+        """Say why the connection is lost, once. Without words for it, say nothing."""
+        if why and why not in self._told:
             self._told.add(why)
             outbox.complain(f" [!] {why}\n [*] Reconnecting ...")
-        self.is_our_own_doing = False
 
     def tell_of_return(self) -> None:
         """Say that we are connected again: once, and if that does not last, again at the end of the outage."""

@@ -137,7 +137,8 @@ class Publisher:
             write(channel, frames)
 
     def _on_ready(self, channel: Channel) -> None:
-        gone = QueueError(f"Queue {self.connection.queue} is gone; it will be declared again.")
+        again = "; it will be declared again" if self.connection.rules.are_ours else ""
+        gone = QueueError(f"Queue {self.connection.queue} is gone{again}.")
         channel.add_on_return_callback(lambda *_: self.connection.lose(gone))
         channel.confirm_delivery(self._on_confirm)
         self._encoder = Encoder(self.connection.queue, channel.channel_number, channel.connection.params.frame_max)

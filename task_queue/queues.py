@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import enum
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import pika
 from pika.channel import Channel
 
 DELIVERY_LIMIT = 20  # failed tries; the default of RabbitMQ 4, while 3.x has no limit by default
@@ -13,13 +15,14 @@ DELIVERY_LIMIT = 20  # failed tries; the default of RabbitMQ 4, while 3.x has no
 NO_DELIVERY_LIMIT = 1_000_000_000
 LONGEST_TASK = 86_400_000  # milliseconds: 24 hours
 RETRY_STEP, LONGEST_RETRY = 1_000, 30_000  # milliseconds
-# More arguments of the work queue. RabbitMQ uses the first from 3.12 on and the others from 4.3 on, else ignores them.
-TIMES: dict[str, Any] = {
-    "x-consumer-timeout": LONGEST_TASK,
-    "x-delayed-retry-type": "failed",
-    "x-delayed-retry-min": RETRY_STEP,  # a failed task waits this long, times the number of its tries,
-    "x-delayed-retry-max": LONGEST_RETRY,  # but at most this long
-}
+
+
+class Declares(enum.Enum):
+    """Which of the two queues a script declares. Nothing can change an existing queue: RabbitMQ refuses another one."""
+
+    BOTH = enum.auto()
+    LETTERS = enum.auto()  # the dead letters alone: also an older work queue must be able to get them back
+    NOTHING = enum.auto()  # the work queue is used as it is
 
 
 def dead_letters_of(queue: str) -> str:
@@ -27,41 +30,83 @@ def dead_letters_of(queue: str) -> str:
     return f"{queue}.dead-letters"
 
 
-def declare_queues(channel: Channel, queue: str, times: Mapping[str, Any], then: Callable[[], None]) -> None:
-    """Declare the queue and its dead letters, then call `then`. An existing queue does not change.
+def arguments_of(queue: str) -> dict[str, Any]:
+    """Return the arguments of the work queue. RabbitMQ ignores those that it does not know yet.
 
-    They are quorum queues, which count failed tries: a task that kills every worker becomes a dead letter, and is not
+    Both are quorum queues, which count failed tries: a task that kills every worker becomes a dead letter, and is not
     redelivered for ever. Source: https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling
+    """
+    return {
+        **_arguments(DELIVERY_LIMIT, dead_letters_of(queue)),
+        "x-consumer-timeout": LONGEST_TASK,  # RabbitMQ 3.12 and later
+        "x-delayed-retry-type": "failed",  # RabbitMQ 4.3 and later
+        "x-delayed-retry-min": RETRY_STEP,  # a failed task waits this long, times the number of its tries,
+        "x-delayed-retry-max": LONGEST_RETRY,  # but at most this long
+    }
+
+
+def open_channel(
+    connection: pika.SelectConnection,
+    queue: str,
+    declares: Declares,
+    on_declared: Callable[[Channel, Rules], None],
+    on_closed: Callable[[BaseException], None],
+) -> None:
+    """Open a channel and declare the queues on it.
 
     Args:
-        channel: an open channel.
+        connection: an open connection of pika.
         queue: the work queue's name.
-        times: TIMES, or the values of an existing queue.
-        then: called when both are declared.
+        declares: which queues to declare; if that is not the work queue, it must be there.
+        on_declared: called with the channel and the rules that apply there.
+        on_closed: called with the reason when the channel is closed, then or later.
     """
-    dead_letters = dead_letters_of(queue)
-    # pika sends the second when RabbitMQ has answered the first.
+
+    def on_open(channel: Channel) -> None:
+        rules = rules_of(connection.server_properties or {}, declares)
+        declare(channel, queue, declares, then=lambda: on_declared(channel, rules))
+
+    def on_channel_closed(_channel: Channel, why: Exception) -> None:
+        if declares is Declares.LETTERS and f"no queue '{queue}'" in str(why):  # then it can't be an older one
+            open_channel(connection, queue, Declares.BOTH, on_declared, on_closed)
+        else:
+            on_closed(why)
+
+    connection.channel(on_open_callback=on_open).add_on_close_callback(on_channel_closed)
+
+
+def declare(channel: Channel, queue: str, declares: Declares, then: Callable[[], None]) -> None:
+    """Declare the queue and its dead letters, then call `then`."""
+
+    def declare_letters(_: object) -> None:  # only now, so that a refusal of the first leaves nothing behind
+        if declares is Declares.NOTHING:
+            then()
+            return
+        letters = dead_letters_of(queue)
+        arguments = _arguments(NO_DELIVERY_LIMIT, queue)
+        channel.queue_declare(letters, durable=True, arguments=arguments, callback=lambda _: then())
+
+    is_passive = declares is not Declares.BOTH  # then RabbitMQ compares no arguments
     channel.queue_declare(
-        dead_letters, durable=True, arguments=_arguments(NO_DELIVERY_LIMIT, queue), callback=lambda _: None
-    )
-    channel.queue_declare(
-        queue,
-        durable=True,
-        arguments={**_arguments(DELIVERY_LIMIT, dead_letters), **times},
-        callback=lambda _: then(),
+        queue, passive=is_passive, durable=True, arguments=arguments_of(queue), callback=declare_letters
     )
 
 
 class Rules(NamedTuple):
-    """What RabbitMQ does with our queue.
+    """What RabbitMQ does with the work queue.
 
     Attributes:
+        declares: which queues we declare.
         version: RabbitMQ's, as numbers.
-        has_delays: the queue has the arguments that make a failed task wait.
     """
 
+    declares: Declares
     version: tuple[int, ...] = (0,)
-    has_delays: bool = False
+
+    @property
+    def are_ours(self) -> bool:
+        """Whether the queue has our arguments; else we do not know how often and when it has a failed task tried."""
+        return self.declares is not Declares.NOTHING
 
     @property
     def grants_two_after_dead_letter(self) -> bool:
@@ -76,19 +121,6 @@ class Rules(NamedTuple):
         """Whether a basic.nack with requeue, and the ack timeout, count as a failed try."""
         return self.version < (4, 3)
 
-    @property
-    def times_each_consumer(self) -> bool:
-        """Whether a consumer can set its own ack timeout, instead of that of the queue, policy or server."""
-        return self.version >= (4, 3)
-
-    @property
-    def knows_queues_own_timeout(self) -> bool:
-        """Whether a queue, and not only the server, can have an ack timeout, by an argument or a policy.
-
-        Source: https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout
-        """
-        return self.version >= (3, 12)
-
     def seconds_until_next_try(self, tries: int) -> float:
         """Return how long a task waits after `tries` failed tries, by our arguments; a policy may change that.
 
@@ -99,15 +131,15 @@ class Rules(NamedTuple):
     def is_dead_if_handed_back(self, failed_tries: int) -> bool:
         """Tell whether a task with this number of failed tries becomes a dead letter if it is handed back.
 
-        On RabbitMQ 4.3 only a dead letter that was moved back does: its count goes on beyond the limit.
+        On RabbitMQ 4.3 only a dead letter that was moved back does: there its tries are counted on, beyond the limit.
         """
-        return failed_tries > DELIVERY_LIMIT - self.counts_what_is_handed_back
+        return self.are_ours and failed_tries > DELIVERY_LIMIT - self.counts_what_is_handed_back
 
 
-def rules_of(server_properties: Mapping[str, Any], times: Mapping[str, Any]) -> Rules:
+def rules_of(server_properties: Mapping[str, Any], declares: Declares) -> Rules:
     """Return the rules for a RabbitMQ with these server properties; an unknown version counts as the newest."""
     version = re.match(r"\d+(\.\d+)+", str(server_properties.get("version")))
-    return Rules(tuple(map(int, version[0].split("."))) if version else (99,), dict(times) == TIMES)
+    return Rules(declares, tuple(map(int, version[0].split("."))) if version else (99,))
 
 
 def _arguments(delivery_limit: int, dead_letter_queue: str) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Flags and environment variables of both scripts: where RabbitMQ is, the queue's name, the log file."""
+"""Flags and environment variables of both scripts: where RabbitMQ is, the queue's name, the log file.
+
+Messages about a wrong URL never show a password.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,17 @@ import os
 import re
 import socket
 from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 import pika
 
 from task_queue.failures import SettingsError
-from task_queue.queues import dead_letters_of
+from task_queue.queues import Declares, dead_letters_of
 from task_queue.text import printable
-from task_queue.urls import DEFAULT_URL, nodes_in
 
+DEFAULT_URL = "amqp://guest:guest@localhost:5672/%2F"
 DEFAULT_QUEUE = "tasks"
+LONGEST_HEARTBEAT = 65535  # seconds; AMQP has 16 bits for it
 PATIENCE = 300.0  # seconds, see Settings; for a program that ends by itself, others go on for ever
 
 
@@ -27,13 +32,15 @@ class Settings(NamedTuple):
         nodes: where RabbitMQ is; the nodes of a cluster are tried in turn.
         queue: the work queue's name.
         name: the connection's and the worker's name, in the admin panel and in the log.
-        patience: once there was a success, how many seconds we keep trying after an error that looks final.
+        patience: seconds to go on trying after a refusal, if it worked before.
+        declares: which queues to declare.
     """
 
     nodes: list[pika.URLParameters]
     queue: str
     name: str
     patience: float
+    declares: Declares
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +53,8 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     flag("--url", type=not_empty, metavar="URL[,URL...]", help=url_help.replace("%", "%%"))
     queue_help = f"the queue (default: the environment variable TASK_QUEUE, else {DEFAULT_QUEUE})"
     flag("--queue", type=not_empty, metavar="NAME", help=queue_help)
+    passive_help = "use the queue as it is, and declare nothing: for a queue that others have declared"
+    flag("--passive", action="store_true", help=passive_help)
     flag("--log-file", type=not_empty, metavar="FILE", help="append a line with a JSON object for each event")
 
 
@@ -82,7 +91,7 @@ class Range(NamedTuple):
             raise SettingsError(f"{name} {self}")
 
 
-def settings_for(url: str | None, queue: str | None, name: str, patience: float) -> Settings:
+def settings_for(url: str | None, queue: str | None, name: str, patience: float, passive: bool = False) -> Settings:
     """Return the settings. What is None comes from the environment, or is the default.
 
     Raises:
@@ -93,7 +102,34 @@ def settings_for(url: str | None, queue: str | None, name: str, patience: float)
             raise SettingsError(f"{what} must be text.")
     if not name or len(os.fsencode(name)) > 255 or re.search("[\ud800-\udfff]", name):
         raise SettingsError("--name is empty, too long, or not text in this terminal's encoding.")
-    return Settings(nodes_in(url), queue_named(queue), name, patience)
+    return Settings(nodes_in(url), queue_named(queue), name, patience, Declares.NOTHING if passive else Declares.BOTH)
+
+
+def nodes_in(urls: str | None) -> list[pika.URLParameters]:
+    """Return pika's parameters for each of the comma-separated URLs; None means those of the environment."""
+    urls = (os.environ.get("AMQP_URL") or DEFAULT_URL if urls is None else urls).strip()
+    return [_node_at(url) for url in re.split(r"\s*,\s*(?=amqps?://)", urls)]
+
+
+def _node_at(url: str) -> pika.URLParameters:
+    words = (
+        "is not a URL like amqp://user:password@host:5672/virtual-host (percent-encode special characters: / is %2F, "
+        "@ is %40), or has an option behind ? that pika does not take."
+    )
+    try:
+        # pika would take the first part of a path with two for the virtual host.
+        if re.match("amqps?://", url) and not re.fullmatch("/[^/]+/.*", urlsplit(url).path):
+            node = pika.URLParameters(url)
+            if not isinstance(node.heartbeat, int) or node.heartbeat <= LONGEST_HEARTBEAT:
+                return node
+            words = f"has a heartbeat of more than {LONGEST_HEARTBEAT:,} seconds."
+    except Exception as error:  # any, because pika evaluates parts of the query as Python
+        before, _, query = url.partition("?")
+        if "ssl_options" in query and isinstance(error, (OSError, TypeError)):  # of a file, or OpenSSL's
+            files = [file for file in re.findall(r":\s*['\"](.+?)['\"]", unquote(query)) if file not in before]
+            unreadable = [f"{file} can't be read" for file in files if not os.access(file, os.R_OK)]
+            words = f"has ssl_options that can't be used: {printable([*unreadable, str(error)][0])}"
+    raise SettingsError(f"--url or AMQP_URL {words}")
 
 
 def queue_named(name: str | None) -> str:

@@ -96,6 +96,12 @@ class Session:
         deliver = spec.Basic.Deliver(self.consumer, tag, redelivered, "", "tasks")
         self.send(deliver, pika.BasicProperties(**properties), body)
 
+    def gets(self, body: bytes, left: int) -> None:
+        """Answer a basic.get with a message."""
+        tag = next(self._delivered)
+        self.in_hand[tag] = body, False
+        self.send(spec.Basic.GetOk(tag, False, "", "tasks", left), pika.BasicProperties(), body)
+
     def write(self, data: bytes) -> None:
         """Send bytes, whatever they are."""
         with contextlib.suppress(OSError), self._writing:  # the client may be gone

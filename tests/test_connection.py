@@ -64,7 +64,7 @@ def test_wrong_password(scripts: Scripts, script: str) -> None:
     said = refused(scripts, script, scripts.broker.url.replace(":guest@", ":secret@"))
     assert "refused user guest with this password" in said
     assert "check both in --url or AMQP_URL.\nOr set another password on RabbitMQ's machine:" in said
-    assert "rabbitmqctl change_password" in said
+    assert "sudo rabbitmqctl change_password USER PASSWORD  (in Docker: docker exec rabbitmq rabbitmqctl change" in said
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -77,7 +77,7 @@ def test_unknown_host(at_server: Scripts, script: str) -> None:
 def test_unknown_virtual_host(scripts: Scripts, script: str) -> None:
     said = refused(scripts, script, scripts.broker.url.replace("%2F", "nowhere"))
     assert "has no virtual host nowhere" in said
-    assert "rabbitmqctl add_vhost" in said
+    assert "rabbitmqctl add_vhost NAME" in said
 
 
 def test_a_user_without_permission(scripts: Scripts) -> None:
@@ -85,6 +85,7 @@ def test_a_user_without_permission(scripts: Scripts) -> None:
     url = scripts.broker.url.replace("guest:guest", "stranger:secret")
     said = refused(scripts, "listening_worker.py", url)
     assert "does not let user stranger into virtual host /" in said
+    assert "docs/operations.md has the rights that it needs." in said
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -93,6 +94,7 @@ def test_a_queue_with_other_settings(scripts: Scripts, script: str) -> None:
         scripts.broker.declare(name)
         said = refused(scripts, script, scripts.broker.url)
         assert f"Queue {name} has other settings" in said
+        assert "--passive" in said
         scripts.broker.drop(scripts.queue, scripts.dead_letters)
 
 

@@ -13,9 +13,9 @@ from harness import PROJECT
 FLOORS = {
     6: ["emitter_of_tasks", "listening_worker"],
     5: ["report", "work", "run_command", "worker_report", "admin_panel"],
-    4: ["dead_letters", "publisher", "consumer", "cancellation"],
+    4: ["dead_letters", "publisher", "consumer"],
     3: ["connection", "encoder"],
-    2: ["errors", "event_log", "message", "sources", "outage", "task", "window", "declaration"],
+    2: ["errors", "event_log", "message", "sources", "outage", "task", "window"],
     1: [
         "loop",
         "signals",
@@ -25,13 +25,11 @@ FLOORS = {
         "wire",
         "queues",
         "settings",
-        "urls",
         "aside",
         "terminal",
         "text",
         "system",
         "prompt",
-        "commands",
         "failures",
     ],
     0: ["__init__"],  # which everything imports by its own name

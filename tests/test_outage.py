@@ -13,8 +13,10 @@ from harness import Run, Scripts, eventually
 from pika import spec
 from scripted_server import Answer, Server, Session
 
+from task_queue import outage
+
 GONE = spec.Connection.Close(530, "NOT_ALLOWED - vhost / not found", 10, 40)
-MEND = "has no virtual host /.\nAdd it on RabbitMQ's machine:  sudo rabbitmqctl add_vhost '/'  (in Docker: "
+MEND = "has no virtual host /.\nAdd it on RabbitMQ's machine:  sudo rabbitmqctl add_vhost NAME  (in Docker: "
 
 # A clock that a test can put forward. Patched from outside, before anything else is imported.
 CLOCK = """
@@ -126,6 +128,26 @@ def test_a_connection_that_lasts_ends_the_outage_without_any_task(
     assert time.monotonic() - gap < 1.4  # the next pause would have been 1.6 or more
 
 
+QUICKLY = """
+from pika.adapters import select_connection
+call_later = select_connection.IOLoop.call_later
+select_connection.IOLoop.call_later = lambda self, delay, callback: call_later(self, delay / 20, callback)
+"""
+
+
+def test_a_channel_that_refuses_every_task_is_left_without_a_word(at_server: Scripts, server: Server) -> None:
+    """In a cluster it may ask a dead node for ever. Of the full queue, which it looks like, there is a word."""
+    (at_server.folder / "sitecustomize.py").write_text(QUICKLY)
+
+    def refuse(session: Session, _got: object) -> None:
+        session.send(spec.Basic.Nack(len(session.got("Basic.Publish"))))
+
+    server.on("Basic.Publish", refuse, connection=0)
+    emitter = at_server.emit("task", env={"PYTHONPATH": str(at_server.folder)})
+    assert emitter.err == " [*] The queue takes no tasks for now: is it full? Trying again ...\n"
+    assert len(server.sessions) == 2
+
+
 def test_a_final_error_is_told_once_and_tried_again_by_a_worker_that_had_a_subscription(
     at_server: Scripts, server: Server, put_forward: Callable[[float], None]
 ) -> None:
@@ -141,6 +163,53 @@ def test_a_final_error_is_told_once_and_tried_again_by_a_worker_that_had_a_subsc
     worker.shows("Done.", within=60)
     worker.process.terminate()
     worker.ends()
+
+
+def test_a_final_error_is_counted_from_the_last_time_that_it_worked(
+    at_server: Scripts, server: Server, put_forward: Callable[[float], None]
+) -> None:
+    """And not from an earlier outage, which is over: a task was done."""
+    worker = at_server.start("listening_worker.py", "--max-tasks", 9)
+    server.gets("Basic.Consume")
+    lose_for_good(worker, server)
+    server.on("Connection.Open", Session.answer)
+    server.put(b"task")
+    worker.shows("Done.", within=60)
+    put_forward(400)
+    tried = len(server.sessions)
+    server.on("Connection.Open", lambda session, _: session.send(GONE))
+    server.sessions[-1].send(GONE)
+    eventually(lambda: len(server.sessions) >= tried + 2, "it tries again and again")
+    assert worker.process.poll() is None
+    worker.process.terminate()
+    worker.ends()
+
+
+def test_pauses_grow_to_five_seconds_and_after_two_minutes_to_thirty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With jitter, a quarter at most: on this clock each pause goes by at once."""
+    now = 1000.0
+    monkeypatch.setattr(outage.time, "monotonic", lambda: now)
+    lost = outage.Outage(patience=300.0, nodes=1)
+
+    def pauses_for(seconds: float) -> list[float]:
+        nonlocal now
+        pauses, end = [], now + seconds
+        while now < end:
+            pauses.append(lost.pause())
+            now += pauses[-1]
+        return pauses
+
+    first = pauses_for(119)
+    assert 0.15 <= first[0] <= 0.25
+    assert max(first) <= 6.25
+    assert all(3.75 <= pause <= 6.25 for pause in first[5:])
+    assert len({*first[5:]}) > 1, "there is jitter"
+    now += 10
+    later = pauses_for(600)
+    assert all(22.5 <= pause <= 37.5 for pause in later[3:])
+    assert later[0] < 15, "they grow"
+    lost.success()
+    assert lost.pause() <= 0.25
 
 
 @pytest.mark.parametrize("ends_by_itself", ["--burst", "--max-tasks=9"])

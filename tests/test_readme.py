@@ -562,10 +562,11 @@ def test_what_differs_between_versions_is_shown_by_the_tests_that_are_named() ->
 
 def test_the_policies_of_the_versions_are_taken(scripts: Scripts) -> None:
     commands = re.findall("rabbitmqctl (set_policy .*})'", VERSIONS)
-    assert len(commands) == 3
+    assert len(commands) == 4
     for number, command in enumerate(commands):
         kind, *arguments = shlex.split(command + "'")
-        arguments = [f"policy-{number}" if each in ("long-tasks", "lesson", "nodes") else each for each in arguments]
+        names = ("long-tasks", "lesson", "times", "nodes")
+        arguments = [f"policy-{number}" if each in names else each for each in arguments]
         if scripts.broker.version >= (4, 3) or (number == 0 and scripts.broker.version >= (3, 12)):
             scripts.broker.node.ctl(kind, *[each.replace("^tasks$", "^none$") for each in arguments])
             scripts.broker.node.ctl("clear_policy", f"policy-{number}")

@@ -10,15 +10,23 @@ import subprocess
 import termios
 import urllib.error
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from urllib.parse import quote
 
 import pexpect
 import pytest
 import trustme
 from harness import Scripts, eventually
+from pika.adapters.utils.connection_workflow import AMQPConnectionWorkflowFailed, AMQPConnectorSocketConnectError
+from pika.exceptions import AMQPConnectionError
 from relay import Relay
 from tls import tls_server
+
+from task_queue import QueueError
+from task_queue.connection import Connection
+from task_queue.errors import in_words
+from task_queue.queues import Declares
+from task_queue.settings import nodes_in, settings_for
 
 PROMPT = "Enter new task: "
 
@@ -137,35 +145,66 @@ def change_password(tenant: Scripts, password: str) -> None:
 
 def replace_queue(tenant: Scripts) -> None:
     queue = f"queues/{tenant.queue}/{tenant.queue}"
-    tenant.broker.api("DELETE", queue)
+    with contextlib.suppress(urllib.error.HTTPError):
+        tenant.broker.api("DELETE", queue)
     tenant.broker.api("PUT", queue, {"durable": True})
 
 
+# What RabbitMQ refuses for good, and what is said of it. The last one stays.
 FINAL = {
-    "refused user NAME with this password": lambda tenant: change_password(tenant, "another"),
+    "Queue NAME has other settings": replace_queue,
+    "User NAME may not do this": lambda tenant: allow(tenant, configure="^$"),
     "does not let user NAME into virtual host NAME": lambda tenant: tenant.broker.api(
         "DELETE", f"permissions/{tenant.queue}/{tenant.queue}"
     ),
-    "User NAME may not do this": lambda tenant: allow(tenant, configure="^$"),
     "has no virtual host NAME": lambda tenant: tenant.broker.api("DELETE", f"vhosts/{tenant.queue}"),
-    "Queue NAME has other settings": replace_queue,
+    "refused user NAME with this password": lambda tenant: change_password(tenant, "another"),
 }
 
 
-@pytest.mark.parametrize("words", FINAL)
 def test_what_trying_again_can_not_mend_is_told_at_the_prompt_before_anything_is_typed(
-    tenant: Scripts, relay: Relay, words: str
+    tenant: Scripts, relay: Relay
 ) -> None:
     terminal = tenant.at_terminal("emitter_of_tasks.py", "--no-admin")
     terminal.expect(PROMPT)
-    FINAL[words](tenant)
+    change_password(tenant, "another")
     relay.cut()
-    terminal.expect_exact(words.replace("NAME", tenant.queue))
+    terminal.expect_exact(f"refused user {tenant.queue} with this password")
     terminal.sendline("task")
     terminal.expect_exact("Not confirmed: task")
     terminal.expect(pexpect.EOF)
     terminal.close()
     assert terminal.exitstatus == 1
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
+    """What is said of each connection that can't be had in this process, and whether that is final."""
+    said: list[tuple[str, bool]] = []
+
+    def note(*what: Any) -> tuple[str, bool]:
+        said.append(in_words(*what))
+        return said[-1]
+
+    monkeypatch.setattr("task_queue.connection.in_words", note)
+    return said
+
+
+def connect(url: str, queue: str) -> None:
+    """Fail to connect, in this process."""
+    settings = settings_for(url, queue, "name", 0)
+    connection = Connection(settings, on_ready=lambda _: None, on_lost=lambda _: None)
+    with contextlib.closing(connection), pytest.raises(QueueError):
+        connection.open()
+
+
+def test_what_rabbitmq_refuses_is_final(tenant: Scripts, said: list[tuple[str, bool]]) -> None:
+    for words, spoil in FINAL.items():
+        spoil(tenant)
+        connect(tenant.environment["AMQP_URL"], tenant.queue)
+        assert words.replace("NAME", tenant.queue) in said[-1][0]
+        assert said[-1][1], words
+    assert not any("set_permissions" in words or "delete" in words for words, _ in said), "a hint takes nothing away"
 
 
 NOT_FINAL = {
@@ -180,35 +219,50 @@ NOT_FINAL = {
 
 
 @pytest.fixture
-def ports(tenant: Scripts) -> Iterator[dict[str, int]]:
+def ports(scripts: Scripts, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
     """Those of the servers in NOT_FINAL."""
     authority = trustme.CA()
-    authority.cert_pem.write_to_path(str(tenant.folder / "authority.pem"))
-    tenant.environment["SSL_CERT_FILE"] = "authority.pem"
-    node = tenant.broker.node
+    authority.cert_pem.write_to_path(str(scripts.folder / "authority.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(scripts.folder / "authority.pem"))
     with (
         socket.create_server(("127.0.0.1", 0)) as silent,
         tls_server(trustme.CA().issue_cert("localhost")) as of_a_stranger,
         tls_server(authority.issue_cert("elsewhere.invalid")) as for_another_host,
     ):
         yield {
-            "amqp": node.amqp_port,
+            "amqp": scripts.broker.node.amqp_port,
             "silent": silent.getsockname()[1],
             "of_a_stranger": of_a_stranger,
             "for_another_host": for_another_host,
         }
 
 
-@pytest.mark.parametrize("words", NOT_FINAL)
-def test_what_may_be_otherwise_in_a_minute_is_tried_again_though_the_other_node_refuses_for_good(
-    tenant: Scripts, relay: Relay, ports: dict[str, int], words: str
+def test_what_may_be_otherwise_in_a_minute_is_not_final(
+    scripts: Scripts, ports: dict[str, int], said: list[tuple[str, bool]]
 ) -> None:
-    nodes = f"{tenant.environment['AMQP_URL']},{NOT_FINAL[words].format(**ports)}"
+    connect(",".join(NOT_FINAL.values()).format(**ports), scripts.queue)
+    assert len(said) == len(NOT_FINAL)
+    for (words, is_final), expected in zip(said, NOT_FINAL):
+        assert expected in words
+        assert not is_final, expected
+
+
+def test_of_a_host_with_several_addresses_the_last_error_is_said() -> None:
+    """The machine's own address comes last, after that of IPv6."""
+    errors = [AMQPConnectorSocketConnectError(error) for error in (ConnectionRefusedError(), TimeoutError())]
+    failed = AMQPConnectionError(AMQPConnectionWorkflowFailed(errors))
+    words, is_final = in_words(failed, nodes_in(None)[0], "tasks", Declares.BOTH)
+    assert "does not answer" in words
+    assert not is_final
+
+
+def test_what_is_not_final_is_tried_again_though_the_other_node_refuses_for_good(tenant: Scripts, relay: Relay) -> None:
+    nodes = f"{tenant.environment['AMQP_URL']},amqp://localhost:1"
     terminal = tenant.at_terminal("emitter_of_tasks.py", "--no-admin", AMQP_URL=nodes)
     terminal.expect(PROMPT)
     change_password(tenant, "another")
     relay.cut()
-    terminal.expect_exact(words)
+    terminal.expect_exact("Nothing listens at localhost:1")
     terminal.expect_exact(f"refused user {tenant.queue} with this password")
     change_password(tenant, "right")
     terminal.expect_exact("Connected again.")

@@ -7,7 +7,7 @@ import time
 
 import pytest
 from harness import PROJECT, Scripts
-from scripted_server import Got, Server, Session
+from scripted_server import Server
 
 ASYNCIO = """
 import asyncio, signal, time
@@ -88,30 +88,6 @@ def test_a_task_that_publishes_is_finished_and_done_once_when_sigterm_comes(at_s
 
 
 # ---- What arrives when no more is wanted
-
-
-def late(session: Session, got: Got) -> None:
-    """Answer a cancel with one more task, which was on its way already."""
-    session.deliver(b"late")
-    session.answer(got)
-
-
-@pytest.mark.parametrize("arguments", [("--max-tasks", 1), ()])
-def test_what_arrives_after_the_last_task_is_handed_back_and_not_rejected(
-    at_server: Scripts, server: Server, arguments: tuple[object, ...]
-) -> None:
-    server.on("Basic.Cancel", late)
-    server.put(b"first....")
-    worker = at_server.start("listening_worker.py", "--seconds-per-dot", 0.2, *arguments)
-    worker.shows("1 of 4")
-    if not arguments:
-        worker.send(signal.SIGTERM)
-    worker.ends()
-    assert len(server.got("Basic.Ack")) == 1
-    assert server.got("Basic.Reject") == []
-    (nack,) = server.got("Basic.Nack")
-    assert nack.method.requeue
-    assert [body for body, _ in server.tasks] == [b"late"]
 
 
 @pytest.mark.parametrize(("version", "cancels"), [("3.10.8", 1), ("3.11.0", 0), ("4.3.6", 0), ("unknown", 0)])

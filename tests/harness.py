@@ -25,7 +25,7 @@ import pexpect
 import pika
 import pika.exceptions
 from pika.adapters.blocking_connection import BlockingChannel
-from rabbitmq import Node
+from rabbitmq import Node, free_port
 
 PROJECT = Path(__file__).resolve().parent.parent
 OLD_PIKA = PROJECT / ".venv" / "pika-1.3.2"  # put there by tools/test.py
@@ -48,6 +48,28 @@ def eventually(happens: Callable[[], Any], what: str, within: float = DEADLINE) 
             return value
         assert time.monotonic() < deadline, f"not within {within} s: {what}"
         time.sleep(0.02)
+
+
+class TlsNode(Node):
+    """A node that listens with TLS, too, with the certificate in its folder, which a test may replace.
+
+    Attributes:
+        tls_port: where.
+        certificate, key: the files.
+    """
+
+    def __init__(self, data: Path) -> None:
+        self.tls_port = free_port()
+        self.certificate, self.key = data.resolve() / "certificate.pem", data.resolve() / "key.pem"
+        config = (
+            f"listeners.ssl.local = 127.0.0.1:{self.tls_port}\n"
+            f"ssl_options.certfile = {self.certificate}\n"
+            f"ssl_options.keyfile = {self.key}\n"
+        )
+        super().__init__(data, config=CONFIG + config)
+        data.mkdir(exist_ok=True)
+        for file in (self.certificate, self.key):
+            file.touch()
 
 
 class Broker:

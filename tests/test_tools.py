@@ -1,5 +1,7 @@
 """The two commands and the private RabbitMQ, run as a person runs them, in copies of the project."""
 
+from __future__ import annotations
+
 import os
 import re
 import shlex
@@ -8,14 +10,15 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import installation
 import pytest
+from debian_root import CHOSEN
 from harness import Broker, Run, copy_project, eventually
 from machine import clean_environment, is_root
 from rabbitmq import free_port, is_rabbitmq
-
 
 RUNS: list[Run] = []
 
@@ -182,26 +185,48 @@ def test_a_release_of_rabbitmq_that_is_not_known_is_a_mistake_in_usage(copy: Pat
     )
 
 
-@pytest.mark.skipif(not is_root(), reason="a Debian root is root's")
-@pytest.mark.parametrize("flag", [["--rabbitmq=4.3"], ["--rabbitmq", "4.3"], []])
-def test_what_is_not_for_the_tests_command_is_for_pytest(copy: Path, flag: list[str]) -> None:
-    tool = copy / "tools" / "test.py"
-    tool.write_text(tool.read_text().replace("*CHECKS, [", "*(), ["))
-    root = copy / ".rabbitmq" / "root-4.3"
-    if not root.exists():
-        server = root / "usr/lib/rabbitmq/lib/rabbitmq_server-4.3.0/sbin/rabbitmq-server"
-        server.parent.mkdir(parents=True)
-        server.touch()
-    test = run_tool(copy, "test.py", "-k", "one or two", *flag, "--version").ends()
-    assert "--- pytest -k one or two --version" in test.lines
+LINTERS = ["ruff", "ruff", "mypy", "mypy", "mypy"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "linters", "for_pytest", "release"),
+    [
+        ([], LINTERS, [], None),
+        (["-x", "tests/test_core.py"], LINTERS, ["-x", "tests/test_core.py"], None),
+        (["--rabbitmq", "4.3", "-x"], LINTERS, ["-x"], "4.3"),
+        (["-k", "one or two", "--rabbitmq=4.0", "-v"], [], ["-k", "one or two", "-v"], "4.0"),
+        (["-kone"], [], ["-kone"], None),
+    ],
+)
+def test_what_is_not_for_the_tests_command_is_for_pytest_and_with_k_there_are_no_linters(
+    monkeypatch: pytest.MonkeyPatch,
+    run_here: Callable[..., int],
+    arguments: list[str],
+    linters: list[str],
+    for_pytest: list[str],
+    release: str | None,
+) -> None:
+    ran: list[list[str]] = []
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
+        ran.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setenv(CHOSEN, "")
+    monkeypatch.setattr(installation, "ensure_server", Path)
+    monkeypatch.setattr(subprocess, "run", run)
+    assert run_here("tools/test.py", *arguments) == 0
+    assert [command[2] for command in ran] == [*linters, "pytest"]
+    assert ran[-1] == [sys.executable, "-m", "pytest", *for_pytest]
+    assert os.environ[CHOSEN] == (release or "")
 
 
 @pytest.mark.skipif(not is_root(), reason="a Debian root is root's")
 @pytest.mark.parametrize(
     ("there", "words"),
     [
-        ([], "and that needs a mount namespace, which `unshare --mount true` does not get here."),
-        (["unshare", "true"], "and there is no apt-get here to tell a mirror."),
+        ([], "a mount namespace, which an ordinary container has not (docker run --privileged gives it one)."),
+        (["unshare"], "and there is no apt-get here to tell a mirror."),
     ],
 )
 def test_what_a_debian_root_lacks_is_said_in_a_line(copy: Path, there: list[str], words: str) -> None:
@@ -209,7 +234,8 @@ def test_what_a_debian_root_lacks_is_said_in_a_line(copy: Path, there: list[str]
     programs = copy / "programs"
     programs.mkdir()
     for name in there:
-        (programs / name).symlink_to(str(shutil.which(name)))
+        (programs / name).write_text("#!/bin/sh\n")
+        (programs / name).chmod(0o755)
     test = run_tool(copy, "test.py", "--rabbitmq", "4.3", PATH=str(programs), TEST_RABBITMQ="").ends(1)
     (line,) = test.err.splitlines()
     assert line.startswith("RabbitMQ 4.3 ")

@@ -21,10 +21,10 @@ import pika
 import trustme
 from checker import Account
 from cluster import Cluster
-from harness import PROJECT, Broker, Run, eventually, line_to_go_on_from
+from harness import PROJECT, Broker, Run, TlsNode, eventually, line_to_go_on_from
 from hypothesis import Phase, given, seed, settings
 from hypothesis import strategies as st
-from rabbitmq import Node, free_port
+from rabbitmq import Node
 from stage import RECOVERY, SOON, Stage, at_work, seconds_until, write_lines
 
 from task_queue.publisher import WINDOW
@@ -277,52 +277,44 @@ def broker_restarted(stage: Stage) -> None:
     broker_goes(stage, Node.stop)
 
 
-def kill_node_of_worker(stage: Stage, cluster: Cluster, victim: Node) -> None:
-    """Kill the node that a worker with a task in hand is connected to; another worker gets the task."""
-    if stage.broker.version >= (4, 3):  # which waits for a minute whether the node comes back
-        stage.broker.set_policy(stage.queue, **{"consumer-disconnected-timeout": 3000})
-    busy = stage.book_worker(seconds=2 * RECOVERY, url=victim.url)
-    busy.shows("Waiting")
-    stage.send(1)
-    busy.shows("Received")
-    victim.kill()
-    stage.faults += 1
-    with at_work(stage, 1):
-        number = len(stage.tasks)
-        assert seconds_until(lambda: stage.done() >= number, "another worker gets it") < SOON
-    busy.send(signal.SIGKILL)
-    busy.ends(-signal.SIGKILL)
-    victim.start()
-    cluster.wait_until_whole(stage.queue)
-
-
 @scenario
 def cluster_node_killed(stage: Stage) -> None:
-    """In a cluster of three, the node is killed that a worker talks to, the leader's, and the one of the emitter."""
+    """In a cluster of three, the leader's node is killed, and the emitter's, each time with a worker and its task."""
     cluster = Cluster(stage)
     urls = [node.url for node in cluster.nodes]
     # The queue is led where it is declared first, and the scripts begin at other nodes.
     stage.book_worker("--burst", url=urls[0]).ends()
     stage.broker, stage.environment["AMQP_URL"] = Broker(cluster.nodes[2]), ",".join([*urls[1:], urls[0]])
-    kill_node_of_worker(stage, cluster, cluster.nodes[1])
-    with at_work(stage, 2, url=",".join([urls[2], *urls[:2]])):
-        victims = (cluster.leader, cluster.node_of_emitter)[: stage.load(2, 1)]
-        for number, find_victim in enumerate(victims, 1):
-            with stage.fed(stage.load(300, 150)) as emitter:
+    if stage.broker.version >= (4, 3):  # which waits for a minute whether the node comes back
+        stage.broker.set_policy(stage.queue, **{"consumer-disconnected-timeout": 3000})
+    victims = (cluster.leader, cluster.node_of_emitter)[: stage.load(2, 1)]
+    for number, find_victim in enumerate(victims, 1):
+        with stage.fed(stage.load(300, 150)) as emitter:
+            victim = find_victim(stage.queue)
+            busy = stage.book_worker(seconds=2 * RECOVERY, url=victim.url)
+            busy.shows("Received")
+            with at_work(stage, 2, url=",".join([urls[2], *urls[:2]])):
                 stage.pause(1)
-                victim = find_victim(stage.queue)
                 victim.kill()
                 stage.faults += 1
                 confirmed, done = stage.confirmed(), stage.done()
                 emitted = seconds_until(lambda: stage.confirmed() > confirmed + 50, "emitting goes on")  # noqa: B023
                 worked = seconds_until(lambda: stage.done() > done + 50, "working goes on")  # noqa: B023
-            assert max(emitted, worked) < SOON
-            emitter.ends(within=RECOVERY)
-            if number < len(victims):
-                victim.start()
-                cluster.wait_until_whole(stage.queue)
-        stage.wait_for_done()
+                assert max(emitted, worked) < SOON
+                in_hand = re.findall(r"Received (task \d+)", busy.out)
+                eventually(lambda: is_done(stage, *in_hand), "another worker gets its task", RECOVERY)  # noqa: B023
+                busy.send(signal.SIGKILL)
+                busy.ends(-signal.SIGKILL)
+        emitter.ends(within=RECOVERY)
+        if number < len(victims):
+            victim.start()
+            cluster.wait_until_whole(stage.queue)
     stage.drain()
+
+
+def is_done(stage: Stage, text: str) -> bool:
+    """Tell whether a task wrote that it is done."""
+    return any(entry["task"] == text for entry in stage.book())
 
 
 # ---- RabbitMQ takes nothing for now, or never
@@ -426,27 +418,22 @@ def network(stage: Stage) -> None:
     stage.drain()
 
 
-@scenario
+@scenario_of_the_node
 def tls(stage: Stage) -> None:
     """TLS with the right certificate, with three wrong ones, and mistaken for no TLS."""
     authority, stranger = trustme.CA(), trustme.CA()
     authority.cert_pem.write_to_path(str(stage.folder / "authority.pem"))
     stage.environment["SSL_CERT_FILE"] = str(stage.folder / "authority.pem")
-    port = free_port()
-    node = stage.node(
-        "secure",
-        f"listeners.ssl.local = 127.0.0.1:{port}\n"
-        f"ssl_options.certfile = {stage.folder}/certificate.pem\n"
-        f"ssl_options.keyfile = {stage.folder}/key.pem\n",
-    )
+    node = stage.broker.node
+    assert isinstance(node, TlsNode)
+    port = node.tls_port
 
     def show(certificate: trustme.LeafCert) -> None:
-        certificate.cert_chain_pems[0].write_to_path(str(stage.folder / "certificate.pem"))
-        certificate.private_key_pem.write_to_path(str(stage.folder / "key.pem"))
+        certificate.cert_chain_pems[0].write_to_path(str(node.certificate))
+        certificate.private_key_pem.write_to_path(str(node.key))
+        node.ctl("eval", "ssl:clear_pem_cache().")
 
     show(authority.issue_cert("localhost"))
-    node.start()
-    stage.broker = Broker(node)
     stage.environment["AMQP_URL"] = f"amqps://guest:guest@localhost:{port}/%2F"
     stage.send(stage.load(1000, 10))
     stage.book_worker("--burst").ends()
@@ -458,7 +445,6 @@ def tls(stage: Stage) -> None:
         (authority.issue_cert("localhost", not_after=yesterday), "certificate has expired"),
     ):
         show(certificate)
-        node.ctl("eval", "ssl:clear_pem_cache().")
         for script in (["emitter_of_tasks.py", "task"], ["listening_worker.py"]):
             run = stage.start(*script).ends(1)
             assert f"The certificate of localhost:{port} is not accepted: " in run.err

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import debian_root
+import installation
 import pexpect
 import pika
 import pika.exceptions
@@ -165,11 +166,18 @@ class Broker:
 
     def freeze(self, queue: str) -> None:
         """Have the queue's leader answer nothing until thaw()."""
-        self.node.ctl("eval", f"sys:suspend({leader_of(queue)}).")
+        self.eval(f"sys:suspend({leader_of(queue)}).")
 
     def thaw(self, queue: str, seconds: float) -> None:
         """Have the queue's leader answer again after so many further seconds."""
-        self.node.ctl("eval", f"timer:sleep({seconds * 1000:.0f}), sys:resume({leader_of(queue)}).")
+        self.eval(f"timer:sleep({seconds * 1000:.0f}), sys:resume({leader_of(queue)}).")
+
+    def eval(self, code: str) -> None:
+        """Have the node evaluate some Erlang, as `rabbitmqctl eval` does, which takes a hundred times as long."""
+        cookie = (self.node.data / ".erlang.cookie").read_text()
+        command = installation.in_its_root(["erl_call", "-c", cookie, "-sname", self.node.name, "-e"])
+        answer = subprocess.check_output(command, input=f"{code}\n", env=self.node.environment(), text=True)
+        assert answer.startswith("{ok, "), answer
 
     def _on_channel(self, do: Callable[[BlockingChannel], Any]) -> Any:
         """Do something on the connection, and again on a new one if that was closed, or its node, meanwhile."""

@@ -323,19 +323,20 @@ def is_done(stage: Stage, text: str) -> bool:
 @scenario_of_the_node
 def alarms(stage: Stage) -> None:
     """RabbitMQ runs out of memory, then of disk, while emitting."""
-    ctl = stage.broker.node.ctl
+    memory = "vm_memory_monitor:set_vm_memory_high_watermark({})."
+    disk = 'rabbit_disk_monitor:set_disk_free_limit("{}").'
     with at_work(stage, 1):
         emitter = stage.emitter("--log-file", stage.log, stdin=subprocess.PIPE)
         pipe = emitter.process.stdin
         assert pipe is not None
-        for alarm, no_alarm, reason in (
-            (("set_vm_memory_high_watermark", "0.0000001"), ("set_vm_memory_high_watermark", "0.4"), "low on memory"),
-            (("set_disk_free_limit", "900000GB"), ("set_disk_free_limit", "50MB"), "low on disk"),
+        for limit, much, usual, reason in (
+            (memory, "0.0000001", "0.4", "low on memory"),
+            (disk, "900000GB", "50MB", "low on disk"),
         ):
             before = stage.confirmed()
             write_lines(pipe, stage.new_tasks(stage.load(5000, 300)))
             eventually(lambda: stage.confirmed() > before, "it sends")  # noqa: B023
-            ctl(*alarm)
+            stage.broker.eval(limit.format(much))
             stage.faults += 1
             try:
                 # In a thread, because the emitter reads no more when enough is unconfirmed.
@@ -346,7 +347,7 @@ def alarms(stage: Stage) -> None:
                 late.shows(f"takes no tasks for now: {reason}")
                 assert "Sent" not in late.out
             finally:
-                ctl(*no_alarm)
+                stage.broker.eval(limit.format(usual))
             late.ends()
             writer.join(RECOVERY)
         emitter.shows("RabbitMQ takes tasks again.", times=2)
@@ -431,7 +432,7 @@ def tls(stage: Stage) -> None:
     def show(certificate: trustme.LeafCert) -> None:
         certificate.cert_chain_pems[0].write_to_path(str(node.certificate))
         certificate.private_key_pem.write_to_path(str(node.key))
-        node.ctl("eval", "ssl:clear_pem_cache().")
+        stage.broker.eval("ssl:clear_pem_cache().")
 
     show(authority.issue_cert("localhost"))
     stage.environment["AMQP_URL"] = f"amqps://guest:guest@localhost:{port}/%2F"
@@ -508,10 +509,10 @@ def vhost_closed(stage: Stage) -> None:
         with stage.fed(20) as emitter:
             eventually(lambda: stage.done() > 10, "they are at work")
 
-            ctl("eval", 'rabbit_vhost_sup_sup:stop_and_delete_vhost(<<"place">>).')
+            stage.broker.eval('rabbit_vhost_sup_sup:stop_and_delete_vhost(<<"place">>).')
             for run in (worker, emitter):
                 run.shows("vhost 'place' is down")
-            ctl("eval", 'rabbit_vhost_sup_sup:start_vhost(<<"place">>).')
+            stage.broker.eval('rabbit_vhost_sup_sup:start_vhost(<<"place">>).')
             for run in (worker, emitter):
                 run.shows("Connected again.", within=RECOVERY)
 
@@ -551,23 +552,23 @@ def vhost_closed(stage: Stage) -> None:
 @contextlib.contextmanager
 def short_ack_timeout(stage: Stage) -> Iterator[list[str]]:
     """Have RabbitMQ take tasks back soon, in the way that counts in its version, and give the flags for a worker."""
-    ctl, policies, version = stage.broker.node.ctl, f"policies/%2F/{stage.queue}", stage.broker.version
+    policies, version = f"policies/%2F/{stage.queue}", stage.broker.version
     if version >= (4, 3):
         yield ["--ack-timeout", "0.001"]
         return
-    ctl("eval", "application:set_env(rabbit, channel_tick_interval, 200).")
+    stage.broker.eval("application:set_env(rabbit, channel_tick_interval, 200).")
     if version >= (3, 12):
         stage.broker.set_policy(stage.queue, **{"consumer-timeout": 500})
     else:
-        ctl("eval", "application:set_env(rabbit, consumer_timeout, 500).")
+        stage.broker.eval("application:set_env(rabbit, consumer_timeout, 500).")
     try:
         yield []
     finally:
-        ctl("eval", "application:set_env(rabbit, channel_tick_interval, 60_000).")
+        stage.broker.eval("application:set_env(rabbit, channel_tick_interval, 60_000).")
         if version >= (3, 12):
             stage.broker.api("DELETE", policies)
         else:
-            ctl("eval", "application:set_env(rabbit, consumer_timeout, 1_800_000).")
+            stage.broker.eval("application:set_env(rabbit, consumer_timeout, 1_800_000).")
 
 
 @scenario_of_the_node

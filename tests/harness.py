@@ -25,6 +25,7 @@ import installation
 import pexpect
 import pika
 import pika.exceptions
+import trustme
 from pika.adapters.blocking_connection import BlockingChannel
 from rabbitmq import Node, free_port
 
@@ -69,8 +70,12 @@ class TlsNode(Node):
         )
         super().__init__(data, config=CONFIG + config)
         data.mkdir(exist_ok=True)
-        for file in (self.certificate, self.key):
-            file.touch()
+        self.show(trustme.CA().issue_cert("localhost"))
+
+    def show(self, certificate: trustme.LeafCert) -> None:
+        """Have this certificate shown from the start, or from when the node has forgotten the one before."""
+        certificate.cert_chain_pems[0].write_to_path(str(self.certificate))
+        certificate.private_key_pem.write_to_path(str(self.key))
 
 
 class Broker:

@@ -430,8 +430,7 @@ def tls(stage: Stage) -> None:
     port = node.tls_port
 
     def show(certificate: trustme.LeafCert) -> None:
-        certificate.cert_chain_pems[0].write_to_path(str(node.certificate))
-        certificate.private_key_pem.write_to_path(str(node.key))
+        node.show(certificate)
         stage.broker.eval("ssl:clear_pem_cache().")
 
     show(authority.issue_cert("localhost"))

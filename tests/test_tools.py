@@ -107,11 +107,16 @@ def test_the_demo_fails_when_one_of_its_scripts_does(copy: Path, broker: Broker)
     assert demo_queues(broker) == []
 
 
-def test_what_the_demo_can_not_start_with_is_said(broker: Broker, copy: Path) -> None:
-    assert "--file: there is no file no.csv" in run_tool(copy, "demo.py", "--file", "no.csv").ends(2).err
+def test_what_the_demo_can_not_start_with_is_said(
+    broker: Broker, copy: Path, run_here: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_here("tools/demo.py", "--file", "no.csv") == 2
+    assert run_here("tools/demo.py", "--workers", "0") == 2
+    said = capsys.readouterr().err
+    assert "--file: there is no file no.csv" in said
+    assert "--workers: at least one" in said
     (copy / "empty.txt").touch()
     assert "No task was sent." in run_tool(copy, "demo.py", "--file", "empty.txt", AMQP_URL=broker.url).ends(1).err
-    assert "--workers: at least one" in run_tool(copy, "demo.py", "--workers", "0").ends(2).err
     demo = run_tool(copy, "demo.py", AMQP_URL="amqp://localhost:1").ends(1)
     assert (demo.out + demo.err).count("Nothing listens at localhost:1") == 1
 

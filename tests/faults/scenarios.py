@@ -535,7 +535,7 @@ def vhost_closed(stage: Stage) -> None:
         worker = stage.book_worker()
         prompt = stage.at_terminal("emitter_of_tasks.py", "--no-admin")
         prompt.expect("Enter new task: ")
-        worker.shows("Waiting")
+        eventually(lambda: broker.counts(stage.queue)[1] == 1, "the worker has subscribed")
         place.close()
         worker.shows("has no virtual host place.\nAdd it on RabbitMQ's machine:  sudo rabbitmqctl add_vhost 'place'")
         worker.send(signal.SIGTERM)

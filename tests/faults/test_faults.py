@@ -110,8 +110,8 @@ def test_the_full_run_goes_on_at_random_until_its_time_is_up(
 
 
 def test_a_queue_of_some_seconds_survives_its_node(own_broker: Broker) -> None:
+    """And stays there: RabbitMQ 3.10 may take no quorum queue any more if one is deleted just after its start."""
     assert young_queue.is_kept(own_broker.node, 5.0)
-    own_broker.drop("young", "young.dead-letters")
 
 
 # ---- The checker

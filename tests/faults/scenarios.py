@@ -33,7 +33,6 @@ Scenario = Callable[[Stage], None]
 SCENARIOS: dict[str, Scenario] = {}
 OF_THE_NODE: set[str] = set()  # the names of those that do to RabbitMQ what others would notice who use it
 HEARTBEAT = 2  # seconds
-TRIES = 21  # of a task that fails, before it is a dead letter
 RUSH = 4 * WINDOW  # tasks that an emitter is still busy with when it is seen to have begun
 
 
@@ -173,7 +172,8 @@ def crowd_killed(stage: Stage) -> None:
 @scenario
 def poison(stage: Stage) -> None:
     """A task kills its worker every time, another always fails; among others that must not wait for them."""
-    ordinary = stage.load(200, 40)
+    ordinary, tries = stage.load(200, 40), stage.load(21, 5)
+    stage.broker.set_policy(stage.queue, **{"delivery-limit": tries - 1})
     poisonous = ["deadly task", "hopeless task"]
     half = stage.folder / "half.txt"
     stage.tasks += poisonous
@@ -183,7 +183,7 @@ def poison(stage: Stage) -> None:
     stage.send(ordinary // 2)
     with at_work(stage, 2) as crew:
         # The last one's dead letter may be there before that worker is seen to be dead.
-        for victims in range(1, TRIES + 1):
+        for victims in range(1, tries + 1):
             eventually(lambda: crew.replace_the_dead() or stage.faults >= victims, f"{victims} are killed", RECOVERY)  # noqa: B023
         eventually(lambda: stage.broker.counts(stage.dead_letters)[0] == 2, "both are dead letters", RECOVERY)
         stage.wait_for_done(ordinary, within=SOON)
@@ -192,8 +192,8 @@ def poison(stage: Stage) -> None:
     assert {letter["body"].decode() for letter in letters} == set(poisonous)
     for letter in letters:
         assert letter["properties"]["headers"]["x-death"][0]["reason"] == "delivery_limit"
-    tries = [event for event in stage.events("received") if event["task"] in poisonous]
-    assert len(tries) == 2 * TRIES
+    received = [event for event in stage.events("received") if event["task"] in poisonous]
+    assert len(received) == 2 * tries
     assert all("ValueError: as it always does" in event["error"] for event in stage.events("failed"))
     stage.settle()
     assert stage.account.dead == set(poisonous)
@@ -575,7 +575,7 @@ def ack_timeout(stage: Stage) -> None:
     """A task takes longer than RabbitMQ waits for its acknowledgement."""
     stage.send(1)
     with short_ack_timeout(stage) as flags:
-        worker = stage.book_worker(*flags, seconds=5)
+        worker = stage.book_worker(*flags, seconds=5 if flags else 3)
         worker.shows("RabbitMQ waits no longer for an acknowledgement")
         stage.faults += 1
     worker.shows("Done, but the connection was lost meanwhile: RabbitMQ will hand this task out again.")

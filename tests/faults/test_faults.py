@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import young_queue
 from checker import Record, settle
 from harness import Broker
 from scenarios import Scenario
@@ -109,9 +108,12 @@ def test_the_full_run_goes_on_at_random_until_its_time_is_up(
     assert lines[-1].split("|")[1].strip() == str(3 * len([line for line in lines if line.endswith("holds")]))
 
 
-def test_a_queue_of_some_seconds_survives_its_node(own_broker: Broker) -> None:
-    """And stays there: RabbitMQ 3.10 may take no quorum queue any more if one is deleted just after its start."""
-    assert young_queue.is_kept(own_broker.node, 5.0)
+def test_whether_a_young_queue_is_kept_is_told(
+    capsys: pytest.CaptureFixture[str], lent_node: None, run_here: Callable[..., int]
+) -> None:
+    """By a node that goes on; broker_killed shows what a killed one keeps."""
+    assert run_here("tests/faults/young_queue.py", "--ages", "0") == 0
+    assert re.fullmatch(r"RabbitMQ \d+\.\d+\.\d+: a queue of 0.0 s is kept\.\n", capsys.readouterr().out)
 
 
 # ---- The checker

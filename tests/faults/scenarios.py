@@ -245,7 +245,7 @@ def broker_goes(stage: Stage, go: Callable[[Node], None]) -> None:
     prompt.expect("Enter new task: ")
     with at_work(stage, 3) as crew:
         for count in range(1, times + 1):
-            with stage.fed(stage.load(500, 200)) as slow:
+            with stage.fed(stage.load(500, 60)) as slow:
                 fast = stage.emitter("--file", stage.tasks_file(RUSH), "--log-file", stage.log)
                 eventually(lambda: stage.confirmed(fast), "it sends as fast as it can")  # noqa: B023
                 go(stage.broker.node)

@@ -181,8 +181,13 @@ class Broker:
         """Have the node evaluate some Erlang, as `rabbitmqctl eval` does, which takes a hundred times as long."""
         cookie = (self.node.data / ".erlang.cookie").read_text()
         command = installation.in_its_root(["erl_call", "-c", cookie, "-sname", self.node.name, "-e"])
-        answer = subprocess.check_output(command, input=f"{code}\n", env=self.node.environment(), text=True)
-        assert answer.startswith("{ok, "), answer
+        environment = self.node.environment()
+
+        def answer() -> str:  # empty if a busy node lets nobody in for now
+            return subprocess.run(command, input=f"{code}\n", env=environment, stdout=subprocess.PIPE, text=True).stdout
+
+        said = eventually(answer, "the node evaluates it")
+        assert said.startswith("{ok, "), said
 
     def _on_channel(self, do: Callable[[BlockingChannel], Any]) -> Any:
         """Do something on the connection, and again on a new one if that was closed, or its node, meanwhile."""

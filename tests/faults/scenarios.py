@@ -120,7 +120,8 @@ def emitter_ends(stage: Stage, number: signal.Signals, next_line: Callable[[Run]
         stage.faults += 1
         first += next_line(emitter) - 1
     stage.emit("--log-file", stage.log, stdin="\n".join(lines[first:]).encode())
-    stage.drain()
+    # After Ctrl+C the log may lack the last confirms on a slow machine. What it has is not lost, and the book has all.
+    stage.drain(all_are_sent=number == signal.SIGKILL)
     assert stage.account.sent_twice <= stage.faults * WINDOW
     assert stage.account.twice == 0
     assert {entry["task"] for entry in stage.book()} == set(lines)

@@ -21,6 +21,7 @@ from machine import clean_environment, is_root
 from rabbitmq import free_port, is_rabbitmq
 
 RUNS: list[Run] = []
+SLOW = 90.0  # seconds, for what takes ten on a machine with nothing else to do
 
 
 @pytest.fixture
@@ -66,12 +67,12 @@ def demo_queues(broker: Broker) -> list[str]:
 def test_the_demo_shows_who_did_what_and_leaves_nothing(copy: Path, broker: Broker) -> None:
     tasks = copy / "tasks.txt"
     tasks.write_text("one.\ntwo...\nthree.\nfour.\n")
-    demo = run_tool(copy, "demo.py", "--workers", "2", "--file", str(tasks), AMQP_URL=broker.url).ends()
+    demo = run_tool(copy, "demo.py", "--workers", "2", "--file", str(tasks), AMQP_URL=broker.url).ends(within=SLOW)
     assert demo.err == ""
     assert re.search(r"^RabbitMQ \d+\.\d+\.\d+ is up\.$", demo.out, re.MULTILINE)
     for name in ("worker-1", "worker-2"):
         assert f"{name}  |  [*] Waiting for tasks in queue demo-" in demo.out
-        assert re.search(rf"^{name}  \|     [1-3] \|   [3-5]\.\d s \| \d", demo.out, re.MULTILINE)
+        assert re.search(rf"^{name}  \|     [1-3] \|   [1-5]\.\d s \| \d", demo.out, re.MULTILINE)
         assert re.search(rf"^{name}  \| +\d=+", demo.out, re.MULTILINE)
     assert "emitter   |  [x] Sent two..." in demo.lines
     assert demo.lines[-1] == ("All 4 tasks were sent, received and done exactly once. Nothing is left in the queue.")
@@ -86,7 +87,7 @@ def test_the_demo_ends_no_worker_that_can_not_hear_it_yet(copy: Path, broker: Br
     slow = 'import sys\nimport time\n\ntime.sleep(3 * ("worker-2" in sys.argv))\n'
     worker.write_text(worker.read_text().replace(beginning, slow + beginning))
     (copy / "tasks.txt").write_text("one\n")
-    demo = run_tool(copy, "demo.py", "--file", "tasks.txt", AMQP_URL=broker.url).ends()
+    demo = run_tool(copy, "demo.py", "--file", "tasks.txt", AMQP_URL=broker.url).ends(within=SLOW)
     assert "worker-2  |  [*] Stopped." in demo.lines
 
 
@@ -94,14 +95,14 @@ def test_ctrl_c_in_the_demo_leaves_nothing(copy: Path, broker: Broker) -> None:
     demo = run_tool(copy, "demo.py", AMQP_URL=broker.url)
     demo.shows("1 of 7")
     demo.send(signal.SIGINT)
-    demo.ends(130)
+    demo.ends(130, SLOW)
     assert demo_queues(broker) == []
 
 
 def test_the_demo_fails_when_one_of_its_scripts_does(copy: Path, broker: Broker) -> None:
     tasks = copy / "tasks.txt"
     tasks.write_bytes(b"one.\nGr\xf6\xdfe\n")
-    demo = run_tool(copy, "demo.py", "--file", str(tasks), AMQP_URL=broker.url).ends(1)
+    demo = run_tool(copy, "demo.py", "--file", str(tasks), AMQP_URL=broker.url).ends(1, SLOW)
     assert "emitter   |  [!] Line 2 of" in demo.out
     assert "emitter ended with exit status 1." in demo.err
     assert demo_queues(broker) == []
@@ -116,8 +117,10 @@ def test_what_the_demo_can_not_start_with_is_said(
     assert "--file: there is no file no.csv" in said
     assert "--workers: at least one" in said
     (copy / "empty.txt").touch()
-    assert "No task was sent." in run_tool(copy, "demo.py", "--file", "empty.txt", AMQP_URL=broker.url).ends(1).err
-    demo = run_tool(copy, "demo.py", AMQP_URL="amqp://localhost:1").ends(1)
+    assert (
+        "No task was sent." in run_tool(copy, "demo.py", "--file", "empty.txt", AMQP_URL=broker.url).ends(1, SLOW).err
+    )
+    demo = run_tool(copy, "demo.py", AMQP_URL="amqp://localhost:1").ends(1, SLOW)
     assert (demo.out + demo.err).count("Nothing listens at localhost:1") == 1
 
 
@@ -145,7 +148,7 @@ def test_a_private_rabbitmq_serves_the_scripts_and_keeps_their_tasks(copy: Path,
     private = run_tool(copy, "rabbitmq.py")
     eventually((copy / ".rabbitmq" / "lock").exists, "it starts")  # and is up some seconds later
     assert "A RabbitMQ is running or starting on" in run_tool(copy, "rabbitmq.py", "--private").ends(1).err
-    private.shows("Its queues are kept in .rabbitmq/.", within=60)
+    private.shows("Its queues are kept in .rabbitmq/.", within=SLOW)
     assert re.search(r"^RabbitMQ \d+\.\d+\.\d+ is up\.  Admin panel: http", private.out, re.MULTILINE)
     assert "In the other terminals" not in private.out
     with urllib.request.urlopen(f"http://localhost:{management_port}/") as panel:
@@ -160,13 +163,13 @@ def test_a_private_rabbitmq_serves_the_scripts_and_keeps_their_tasks(copy: Path,
     assert "running or starting on" in run_tool(copy, "rabbitmq.py", "--private").ends(1).err
     said = run_tool(copy, "rabbitmq.py").ends().out
     (stop,) = re.findall("If its terminal is gone, stop it with:  python3 tools/(.*)", said)
-    run_tool(copy, *stop.split()).ends(within=60)
+    run_tool(copy, *stop.split()).ends(within=SLOW)
     assert not is_rabbitmq("localhost", amqp_port)
     eventually(lambda: processes_of(copy) == [], "nothing is left of it")
 
     set_usual_ports(copy, broker.node.amqp_port, broker.node.management_port)
     private = run_tool(copy, "rabbitmq.py", "--private")
-    private.shows("Its queues are kept in .rabbitmq/.", within=60)
+    private.shows("Its queues are kept in .rabbitmq/.", within=SLOW)
     (url,) = re.findall(r"was taken\. In the other terminals first:  export AMQP_URL='(.*)'", private.out)
     # What a script says that mends something works as it stands.
     refused = script_in(copy, url.replace("%2F", "school"), "emitter_of_tasks.py", "task").stderr
@@ -177,7 +180,7 @@ def test_a_private_rabbitmq_serves_the_scripts_and_keeps_their_tasks(copy: Path,
     done = script_in(copy, url, "listening_worker.py", "--burst", "--seconds-per-dot", "0")
     assert " [x] Received hello.\n     . 1 of 1\n [x] Done.\n" in done.stdout
     private.send(signal.SIGQUIT)  # Ctrl+\\, which the README teaches for a worker
-    private.ends(within=60)
+    private.ends(within=SLOW)
     assert "Stopping RabbitMQ" in private.out
 
 

@@ -39,7 +39,7 @@ CONFIG = (  # of every node of the tests
     "management.sample_retention_policies.detailed.minute = 1\n"
 )
 SILENT_QUEUE = 0.2  # seconds; of a queue that does not answer within 0.25, RabbitMQ says: no messages, no consumers
-DEADLINE = 20.0  # seconds for whatever should happen at once; generous, for a loaded machine
+DEADLINE = 30.0  # seconds for whatever should happen at once; generous, for a loaded machine
 
 
 def eventually(happens: Callable[[], Any], what: str, within: float = DEADLINE) -> Any:

@@ -12,6 +12,7 @@ import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import installation
 import pytest
@@ -227,6 +228,23 @@ def test_what_is_not_for_the_tests_command_is_for_pytest_and_with_k_there_are_no
     assert [command[2] for command in ran] == [*linters, "pytest"]
     assert ran[-1] == [sys.executable, "-m", "pytest", *for_pytest]
     assert os.environ[CHOSEN] == (release or "")
+
+
+@pytest.mark.parametrize("verbosity", [0, 1])
+def test_with_v_each_lesson_tells_what_it_has_lost(pytestconfig: pytest.Config, verbosity: int) -> None:
+    """As pytest's own reports have it, of which some are warnings."""
+    said: list[str] = []
+    report = SimpleNamespace(nodeid="tests/test_lessons.py::test_one_thing", user_properties=[("lesson", "3 lost")])
+    other = SimpleNamespace(nodeid="tests/test_core.py::test_another", user_properties=[])
+    reporter = SimpleNamespace(
+        stats={"": [other], "passed": [report, other], "warnings": [SimpleNamespace()]},
+        section=said.append,
+        line=said.append,
+    )
+    config = SimpleNamespace(get_verbosity=lambda: verbosity)
+    (conftest,) = (each for each in pytestconfig.pluginmanager.get_plugins() if hasattr(each, "own_broker"))
+    conftest.pytest_terminal_summary(reporter, config)
+    assert said == ["lessons", "3 lost: one thing"][: 2 * verbosity]
 
 
 @pytest.mark.skipif(not is_root(), reason="a Debian root is root's")

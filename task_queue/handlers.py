@@ -90,11 +90,9 @@ def set_wakeup_fd(descriptor: int) -> int:
 
 def is_forking(frame: FrameType | None) -> bool:
     """Tell whether a signal has come in one of the functions that Python calls around a fork."""
-    while not WINDOWS and frame is not None:
-        if frame.f_code in (_before_fork.__code__, _after_fork.__code__):
-            return True
+    while frame is not None and not frame.f_code.co_name.startswith("_around_fork"):
         frame = frame.f_back
-    return False
+    return frame is not None
 
 
 if not WINDOWS:  # which can't fork
@@ -102,10 +100,10 @@ if not WINDOWS:  # which can't fork
     # In these functions no handler may raise an exception: Python would only print it.
     _blocked = threading.local()  # the signals that were blocked before the fork
 
-    def _before_fork() -> None:
+    def _around_fork_before() -> None:
         _blocked.signals = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
 
-    def _after_fork() -> None:
+    def _around_fork_after() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, _blocked.signals)
 
     def _in_child() -> None:
@@ -113,6 +111,6 @@ if not WINDOWS:  # which can't fork
             while isinstance(ours := getattr(signal.getsignal(number), "__self__", None), Handlers):
                 set_wakeup_fd(-1)
                 signal.signal(number, ours.found[number])
-        _after_fork()
+        _around_fork_after()
 
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child)
+    os.register_at_fork(before=_around_fork_before, after_in_parent=_around_fork_after, after_in_child=_in_child)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import runpy
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import harness
 import in_turn
+import machine
 import pytest
-from harness import CONFIG, Broker, Scripts, new_queue_name
-from machine import let_children_hear_signals
+import rabbitmq
+from harness import PROJECT, Broker, Scripts, TlsNode, new_queue_name
 from rabbitmq import Node
 from relay import Relay
 from scripted_server import Server
@@ -43,6 +48,21 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         config.stash[RUN].end()
 
 
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """With -v, tell what each lesson has lost: the property `lesson` of its report."""
+    reports = [report for found in terminalreporter.stats.values() for report in found if hasattr(report, "nodeid")]
+    told = {
+        report.nodeid.rpartition("::test_")[2].replace("_", " "): value
+        for report in reports
+        for name, value in getattr(report, "user_properties", [])
+        if name == "lesson"
+    }
+    if told and config.get_verbosity() > 0:
+        terminalreporter.section("lessons")
+        for lesson, result in told.items():
+            terminalreporter.line(f"{result}: {lesson}")
+
+
 def folder_of_run(config: pytest.Config) -> Path:
     """Return the folder that all processes of this run of the suite have in common."""
     return config.stash[RUN].folder if RUN in config.stash else Path(config.workerinput["folder"])  # type: ignore[attr-defined]
@@ -51,7 +71,7 @@ def folder_of_run(config: pytest.Config) -> Path:
 @pytest.fixture(scope="session", autouse=True)
 def _signals() -> None:
     """Run the suite under nohup as anywhere else. Not on import: the processes of pytest-xdist inherit what it was."""
-    let_children_hear_signals()
+    machine.let_children_hear_signals()
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +85,7 @@ def broker(pytestconfig: pytest.Config) -> Iterator[Broker]:
 @pytest.fixture(scope="session")
 def mortal_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """A second node, which tests may stop and kill, or do to what others would notice."""
-    node = Node(tmp_path_factory.mktemp("mortal"), config=CONFIG)
+    node = TlsNode(tmp_path_factory.mktemp("mortal"))
     yield node
     node.kill()
 
@@ -79,6 +99,49 @@ def own_broker(mortal_node: Node) -> Iterator[Broker]:
     broker.shorten_waits()
     yield broker
     broker.close()
+
+
+class Lent:
+    """A node that is not to be started and ended by whoever has borrowed it."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._node, name)
+
+    def start(self) -> None:
+        pass
+
+    def kill(self) -> None:
+        pass
+
+
+@pytest.fixture
+def run_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
+    """Runs one of our commands in this process, and gives its exit status: another process would cost much more."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(machine, "run_in_venv", lambda *_: None)
+
+    def run(file: str, *arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", [str(PROJECT / file), *arguments])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(PROJECT / file), run_name="__main__")
+        return int(end.value.code or 0)
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def lent_node(own_broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever command starts a RabbitMQ of its own gets the one that tests may do anything to."""
+    lent = Lent(own_broker.node)
+    for module, name in ((rabbitmq, "Node"), (harness, "TlsNode")):
+        monkeypatch.setattr(module, name, lambda *_, **__: lent)
 
 
 @pytest.fixture

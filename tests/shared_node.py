@@ -40,11 +40,14 @@ class SuiteRun:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._goes_on = locked(folder / "run")
+        # Opened now: when pytest's session is over, the end of another run beside it may remove the folder.
+        self._keeper = (folder / "keeper").open("ab")
 
     def end(self) -> None:
         """End the node, if there is one, and return when it has ended."""
         self._goes_on.close()
-        locked(self.folder / "keeper").close()
+        with self._keeper as keeper:
+            fcntl.flock(keeper, fcntl.LOCK_EX)
 
 
 def shared_node(folder: Path) -> Node:

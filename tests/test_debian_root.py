@@ -1,7 +1,9 @@
 """Debian roots with other releases of RabbitMQ: from where they are made, and when they are taken for whole."""
 
+import contextlib
 import os
 import shutil
+import subprocess
 import urllib.error
 from pathlib import Path
 
@@ -10,8 +12,12 @@ import machine
 import pytest
 from harness import Broker
 from rabbitmq import Node, NodeError
+from relay import Relay
 
 needs_root = pytest.mark.skipif(not machine.is_root(), reason="a Debian root is root's")
+needs_mounts = pytest.mark.skipif(
+    not debian_root.may_mount(), reason="no mount namespace here, as in an ordinary container"
+)
 needs_apt = pytest.mark.skipif(shutil.which("apt-get") is None, reason="this system has no apt")
 ONE_LINE = "deb {0}/other stable main\ndeb-src {0}/debian bookworm main\ndeb [arch=amd64] {0}/debian bookworm main\n"
 DEB822 = (
@@ -72,11 +78,19 @@ def test_only_root_makes_a_debian_root(monkeypatch: pytest.MonkeyPatch) -> None:
         debian_root.ensure_root("4.3")
 
 
+NO_NAMESPACE = 'while case "$1" in --*) true;; *) false;; esac; do shift; done; exec "$@"'
+
+
 def put_programs(monkeypatch: pytest.MonkeyPatch, folder: Path, debootstrap: str) -> None:
-    """Put an apt-get that knows a mirror with forky, and a debootstrap, before those of the system."""
+    """Put an apt-get that knows a mirror with forky, and a debootstrap, before those of the system.
+
+    Where there are no mount namespaces, an unshare that makes none goes there, too.
+    """
     put_suite(folder / "mirror", "forky", "Debian")
     uri = f"file:{folder}/mirror/dists/bookworm/InRelease"
     programs = {"apt-get": f"echo \"'{uri}' some_InRelease 0\"", "debootstrap": debootstrap}
+    if not debian_root.may_mount():
+        programs["unshare"] = NO_NAMESPACE
     (folder / "bin").mkdir()
     for name, text in programs.items():
         (folder / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
@@ -126,24 +140,36 @@ def test_a_suite_that_has_moved_on_is_an_error(monkeypatch: pytest.MonkeyPatch, 
     assert not (folder / "root-4.3").exists()
 
 
-@needs_root
 def test_a_node_of_another_release_than_was_asked_for_is_an_error(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path, broker: Broker
 ) -> None:
     """With the RabbitMQ that the suite runs on, in the place of another release."""
-    version, here = broker.node.version, debian_root.chosen()
+    version = broker.node.version
     other = next(release for release in debian_root.SUITES if not debian_root.is_of(version, release))
-    folder.mkdir()
-    target = machine.PROJECT / ".rabbitmq" / f"root-{here}" if here else Path("/")
-    (folder / f"root-{other}").symlink_to(target)
+    script = folder / f"root-{other}" / "usr/lib/rabbitmq/lib/rabbitmq_server/sbin/rabbitmq-server"
+    script.parent.mkdir(parents=True)
+    script.touch()
     monkeypatch.setenv(debian_root.CHOSEN, other)
+    monkeypatch.setattr(debian_root, "ensure_root", lambda version: folder / f"root-{version}")
+    monkeypatch.setattr(debian_root, "inside", lambda *_: ["sleep", "600"])
     node = Node(tmp_path / "node")
-    try:
+    ports = {broker.node.amqp_port: node.amqp_port, broker.node.management_port: node.management_port}
+    with contextlib.ExitStack() as relays:
+        for there, here in ports.items():
+            relays.enter_context(contextlib.closing(Relay(there, at=here)))
         with pytest.raises(NodeError, match=rf"^RabbitMQ {version} answered, and {other} was asked for\.$"):
             node.start()
-        assert node.has_ended()
-    finally:
-        node.kill()
+    assert node.has_ended()
+
+
+@needs_root
+@needs_mounts
+def test_a_program_in_a_root_sees_the_roots_programs_and_no_other_one_does() -> None:
+    mounts = ["cat", "/proc/self/mounts"]
+    before = subprocess.check_output(mounts, text=True)
+    within = subprocess.check_output(debian_root.inside(Path("/"), mounts), text=True)
+    assert within.count(" /usr ") == before.count(" /usr ") + 1
+    assert subprocess.check_output(mounts, text=True) == before
 
 
 def test_what_the_panel_refuses_is_closed(broker: Broker) -> None:

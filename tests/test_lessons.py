@@ -3,7 +3,6 @@
 import contextlib
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +10,8 @@ import pexpect
 import pika
 import pytest
 from harness import PROJECT, Broker, Run, Scripts, eventually, new_queue_name
+
+Lesson = Callable[[int, int], None]
 
 TAKES_ALL_AND_FORGETS = """
 import sys, time, pika
@@ -23,7 +24,13 @@ channel.start_consuming()
 """
 
 
-def test_automatic_acknowledgement_loses_what_a_killed_worker_has_taken(scripts: Scripts) -> None:
+@pytest.fixture
+def lesson(record_property: Callable[[str, object], None]) -> Lesson:
+    """Notes down how many tasks a lesson has lost, and how many not; conftest.py shows it at the end."""
+    return lambda lost, kept: record_property("lesson", f"{lost:2} tasks lost, {kept:2} not lost")
+
+
+def test_automatic_acknowledgement_loses_what_a_killed_worker_has_taken(scripts: Scripts, lesson: Lesson) -> None:
     scripts.emit(stdin=b"".join(b"task %d\n" % number for number in range(1, 11)))
     program = scripts.folder / "forgets.py"
     program.write_text(TAKES_ALL_AND_FORGETS)
@@ -33,20 +40,23 @@ def test_automatic_acknowledgement_loses_what_a_killed_worker_has_taken(scripts:
     worker.send(signal.SIGKILL)
     worker.ends(-signal.SIGKILL)
     eventually(lambda: scripts.broker.counts(scripts.queue)[1] == 0, "RabbitMQ notices")
-    assert scripts.broker.counts(scripts.queue)[0] == 0
+    left = scripts.broker.counts(scripts.queue)[0]
     assert worker.out == "began task 1\n"
+    assert left == 0
+    lesson(10 - left, left)
 
 
-def test_acknowledgement_by_hand_loses_none_of_them(scripts: Scripts) -> None:
+def test_acknowledgement_by_hand_loses_none_of_them(scripts: Scripts, lesson: Lesson) -> None:
     scripts.emit(stdin=b"".join(b"task %d.\n" % number for number in range(1, 11)))
     worker = scripts.worker("--seconds-per-dot", "60")
     worker.shows("Received task 1")
     worker.send(signal.SIGKILL)
     worker.ends(-signal.SIGKILL)
     eventually(lambda: scripts.broker.counts(scripts.queue) == (10, 0), "all are there again")
+    lesson(0, 10)
 
 
-def test_a_restart_takes_what_is_not_durable_and_not_persistent(own_broker: Broker) -> None:
+def test_a_restart_takes_what_is_not_durable_and_not_persistent(own_broker: Broker, lesson: Lesson) -> None:
     transient, durable = new_queue_name(), new_queue_name()
     with contextlib.closing(pika.BlockingConnection(pika.URLParameters(own_broker.url))) as connection:
         channel = connection.channel()
@@ -62,9 +72,10 @@ def test_a_restart_takes_what_is_not_durable_and_not_persistent(own_broker: Brok
     assert transient not in [queue["name"] for queue in own_broker.api("GET", "queues/%2F")]
     assert own_broker.bodies(durable) == ["Persistent"]
     own_broker.drop(durable)
+    lesson(3, 1)
 
 
-def test_without_confirms_nobody_hears_that_a_task_is_not_taken(broker: Broker) -> None:
+def test_without_confirms_nobody_hears_that_a_task_is_not_taken(broker: Broker, lesson: Lesson) -> None:
     queue = new_queue_name()
     broker.declare(queue, **{"x-max-length": 1, "x-overflow": "reject-publish"})
     with contextlib.closing(pika.BlockingConnection(pika.URLParameters(broker.url))) as connection:
@@ -73,19 +84,22 @@ def test_without_confirms_nobody_hears_that_a_task_is_not_taken(broker: Broker) 
             channel.basic_publish("", queue, b"task %d" % number, mandatory=True)
     eventually(lambda: broker.bodies(queue) == ["task 0"], "one is there")
     broker.drop(queue)
+    lesson(4, 1)
 
 
-def test_a_worker_that_ctrl_z_pauses_keeps_its_task_until_heartbeats_are_missing(scripts: Scripts) -> None:
+def test_a_worker_that_ctrl_z_pauses_keeps_its_task_until_heartbeats_are_missing(
+    scripts: Scripts, lesson: Lesson
+) -> None:
     worker = scripts.worker(env={"AMQP_URL": f"{scripts.broker.url}?heartbeat=2"})
     scripts.emit("A long task" + 60 * ".")
     worker.shows("1 of 60")
     worker.send(signal.SIGSTOP)
-    time.sleep(1)
     assert scripts.broker.counts(scripts.queue) == (0, 1)
     eventually(lambda: scripts.broker.counts(scripts.queue) == (1, 0), "RabbitMQ misses its heartbeats")
+    lesson(0, 1)
 
 
-def test_ctrl_backslash_ends_a_worker_that_can_not_hand_its_task_back(scripts: Scripts) -> None:
+def test_ctrl_backslash_ends_a_worker_that_can_not_hand_its_task_back(scripts: Scripts, lesson: Lesson) -> None:
     worker = scripts.at_terminal("listening_worker.py")
     scripts.emit("A long task" + 60 * ".")
     worker.expect_exact("1 of 60")
@@ -94,13 +108,14 @@ def test_ctrl_backslash_ends_a_worker_that_can_not_hand_its_task_back(scripts: S
     worker.close()
     assert worker.signalstatus == signal.SIGQUIT
     eventually(lambda: scripts.broker.counts(scripts.queue) == (1, 0), "the task is back")
+    lesson(0, 1)
 
 
 # ---- What goes wrong with the lines of the tutorial alone: the README's table
 
 
 @pytest.fixture
-def plain_worker(broker: Broker, tmp_path: Path) -> Iterator[Callable[[bytes, str], Run]]:
+def plain_worker(broker: Broker, tmp_path: Path, lesson: Lesson) -> Iterator[Callable[[bytes, str], Run]]:
     """Give a task to docs/plain_pika/worker.py, at a queue of the test's own, which has this task then."""
     queue, runs = new_queue_name(), list[Run]()
 
@@ -118,6 +133,7 @@ def plain_worker(broker: Broker, tmp_path: Path) -> Iterator[Callable[[bytes, st
         run.process.wait()
     eventually(lambda: broker.counts(queue)[0] == 1, "the task is back")
     broker.drop(queue)
+    lesson(0, 1)
 
 
 def test_a_task_that_is_longer_than_some_heartbeats_costs_the_plain_worker_its_connection(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import re
 import shlex
@@ -95,6 +96,7 @@ def flags_in(text: str) -> set[str]:
     return set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
 
 
+@functools.cache
 def flags_of(program: str) -> set[str]:
     return flags_in(subprocess.check_output([sys.executable, PROJECT / program, "--help"], text=True)) - {"--help"}
 
@@ -111,13 +113,10 @@ def python_block(document: str, phrase: str) -> str:
 def test_every_flag_is_documented_and_every_flag_there_exists() -> None:
     assert flags_in(ALL) == set().union(*map(flags_of, PROGRAMS)) | FLAGS_OF_OTHERS
     assert flags_in(README) >= set().union(*map(flags_of, SCRIPTS))
-
-
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_a_program_has_the_flags_that_commands_give_it(program: str) -> None:
-    given = [re.split(rf"python3? {program}", command)[1] for command in commands(ALL) if f" {program}" in command]
-    assert given
-    assert flags_in(" ".join(each.partition("|")[0] for each in given)) <= flags_of(program)
+    for program in PROGRAMS:
+        given = [re.split(rf"python3? {program}", command)[1] for command in commands(ALL) if f" {program}" in command]
+        assert given, program
+        assert flags_in(" ".join(each.partition("|")[0] for each in given)) <= flags_of(program), program
 
 
 def test_what_is_not_run_is_there_and_is_a_short_list() -> None:
@@ -235,7 +234,8 @@ def typed_alone() -> list[str]:
 @pytest.mark.parametrize("command", typed_alone())
 def test_every_command_runs(scripts: Scripts, command: str) -> None:
     environment = stage(scripts)
-    scripts.emit("A task.")
+    if "listening_worker.py" in command:
+        scripts.emit("A task.")
     status, said = run_command(scripts, command, environment)
     assert (status, re.findall(r"\[!\].*", said)) == (0, [])
     assert "[x]" in said or (command.endswith("--retry-dead-letters") and "No dead letters" in said)
@@ -338,7 +338,7 @@ def test_the_user_of_the_documents_may_do_what_the_scripts_do(broker: Broker, tm
         assert f"User {user} may not do this" in elsewhere.err
         broker.drop(scripts.queue, scripts.dead_letters)
     finally:
-        broker.node.ctl("delete_user", user)
+        broker.api("DELETE", f"users/{user}")
 
 
 def exports() -> list[str]:

@@ -268,13 +268,12 @@ def test_dead_letters_go_back_to_an_older_queue(scripts: Scripts) -> None:
 @contextlib.contextmanager
 def servers_own_timeout(broker: Broker, milliseconds: int) -> Iterator[None]:
     """Have the server itself take tasks back soon, whatever its consumers say."""
-    ctl = broker.node.ctl
     look = "application:set_env(rabbit, consumer_timeout, {}), application:set_env(rabbit, channel_tick_interval, {})."
-    ctl("eval", look.format(milliseconds, 200))
+    broker.eval(look.format(milliseconds, 200))
     try:
         yield
     finally:
-        ctl("eval", look.format(1_800_000, 60_000))
+        broker.eval(look.format(1_800_000, 60_000))
 
 
 def test_the_queue_gives_a_task_24_hours_where_rabbitmq_knows_that_argument(own_scripts: Scripts) -> None:

@@ -64,8 +64,10 @@ def ensure_root(version: str) -> Path:
     what = f"RabbitMQ {version} runs out of a Debian root, and that needs"
     if not machine.is_root():
         raise machine.SetupError(f"{what} root: run this with sudo.")
-    if not machine.succeeds(["unshare", "--mount", "true"]):
-        raise machine.SetupError(f"{what} a mount namespace, which `unshare --mount true` does not get here.")
+    if not may_mount():
+        raise machine.SetupError(
+            f"{what} a mount namespace, which an ordinary container has not (docker run --privileged gives it one)."
+        )
     root = FOLDER / f"root-{version}"
     if not root.is_dir():
         FOLDER.mkdir(exist_ok=True)
@@ -74,6 +76,11 @@ def ensure_root(version: str) -> Path:
             if not root.is_dir():
                 make(root, version)
     return root
+
+
+def may_mount() -> bool:
+    """Tell whether this process may have mounts of its own, as root has, but not in an ordinary container."""
+    return machine.succeeds(["unshare", "--mount", "true"])
 
 
 def inside(root: Path, command: list[str]) -> list[str]:

@@ -181,7 +181,7 @@ def run_main(main: Callable[[], int]) -> None:
 
 def ensure_venv(*requirements: str) -> None:
     """Make the virtual environment if it is missing or broken, and install what changed in the requirement files."""
-    if not succeeds([str(VENV_PYTHON), "-m", "pip", "--version"]):
+    if not succeeds([str(VENV_PYTHON), "-c", "import pip"]):
         if not succeeds([sys.executable, "-c", "import ensurepip, venv"]):
             install("python3-venv")
         say("Making .venv ...")

@@ -104,6 +104,8 @@ def measure(names: list[str], runs: int, tasks: int) -> tuple[str, dict[str, Res
                     text, figures[name] = every[name](bench, runs, tasks)
                 except Exception as error:  # the others have taken an hour
                     text = f"Not measured: {error!r}"
+                finally:
+                    bench.broker.close()
                 print(f"\n{text}\n", flush=True)
                 tables.append(f"## {name}\n\n{every[name].__doc__}\n\n{text}\n")
         finally:

@@ -1,22 +1,24 @@
 """The benchmark's own parts: its command, and its arithmetic. How fast anything is, no test asks."""
 
-import os
 import re
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pika
+import pytest
 from bench import Message, in_turn, ratio, spread, table
-from harness import PROJECT, Run
+from harness import PROJECT
 from loads import MEASUREMENTS as LOADS
 from measurements import MEASUREMENTS
 
 
-def test_one_measurement_is_told_on_the_terminal(tmp_path: Path) -> None:
+def test_one_measurement_is_told_on_the_terminal(
+    capsys: pytest.CaptureFixture[str], lent_node: None, run_here: Callable[..., int]
+) -> None:
     before = {file: file.stat().st_mtime_ns for file in (PROJECT / "tests/benchmarks").glob("results.*")}
-    command = [sys.executable, str(PROJECT / "tests/benchmarks/run.py"), "--only", "latency", "--runs", "1"]
-    run = Run([*command, "--tasks", "100"], tmp_path, dict(os.environ)).ends(within=100)
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in run.lines if line.startswith("|")]
+    assert run_here("tests/benchmarks/run.py", "--only", "latency", "--runs", "1", "--tasks", "100") == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")]
     assert rows[0] == ["publish to start of work", "median", "to bare", "spread", "99 %", "to bare"]
     assert rows[1] == ["---", "---:", "---:", "---:", "---:", "---:"]
     assert [row[0] for row in rows[2:]] == ["pika BlockingConnection, bare callback", "listening_worker.py"]
@@ -25,16 +27,20 @@ def test_one_measurement_is_told_on_the_terminal(tmp_path: Path) -> None:
     assert {file: file.stat().st_mtime_ns for file in before} == before
 
 
-def test_what_is_no_checkout_is_a_usage_error(tmp_path: Path) -> None:
-    command = [sys.executable, str(PROJECT / "tests/benchmarks/pairs.py"), str(tmp_path)]
-    assert "is no checkout of this project" in Run(command, tmp_path, dict(os.environ)).ends(2).err
+def test_what_is_no_checkout_is_a_usage_error(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, run_here: Callable[..., int]
+) -> None:
+    assert run_here("tests/benchmarks/pairs.py", str(tmp_path)) == 2
+    assert "is no checkout of this project" in capsys.readouterr().err
 
 
-def test_an_unknown_measurement_is_a_usage_error(tmp_path: Path) -> None:
-    command = [sys.executable, str(PROJECT / "tests/benchmarks/run.py"), "--only", "fastest"]
-    run = Run(command, tmp_path, dict(os.environ)).ends(2)
-    assert "invalid choice: 'fastest'" in run.err
-    assert all(repr(name) in run.err for name in {**MEASUREMENTS, **LOADS})
+def test_an_unknown_measurement_is_a_usage_error(
+    capsys: pytest.CaptureFixture[str], run_here: Callable[..., int]
+) -> None:
+    assert run_here("tests/benchmarks/run.py", "--only", "fastest") == 2
+    said = capsys.readouterr().err
+    assert "invalid choice: 'fastest'" in said
+    assert all(repr(name) in said for name in {**MEASUREMENTS, **LOADS})
 
 
 def test_contenders_take_turns_and_ratios_are_of_one_round() -> None:

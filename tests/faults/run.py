@@ -26,7 +26,6 @@ sys.path[:0] = [str(PROJECT), str(PROJECT / "tools"), str(PROJECT / "tests")]
 import debian_root  # noqa: E402
 import installation  # noqa: E402
 import machine  # noqa: E402
-import rabbitmq  # noqa: E402
 
 
 class Line:
@@ -45,7 +44,7 @@ class Line:
 def play(name: str, seed: int, line: Line) -> None:
     """Run a scenario on a RabbitMQ of its own, and add what came of it to its line of the table."""
     # Only here, because they need what is installed by then.
-    from harness import CONFIG, Broker
+    from harness import Broker, TlsNode
     from stage import Stage
     from surroundings import SCENARIOS
 
@@ -53,7 +52,7 @@ def play(name: str, seed: int, line: Line) -> None:
     print(f"{name} --seed {seed} ... ", end="", flush=True)
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
-    node = rabbitmq.Node(folder / "node", config=CONFIG)
+    node = TlsNode(folder / "node")
     stage = Stage(Broker(node), folder, seed, is_full=True)
     has_failed = False
     try:

@@ -36,6 +36,7 @@ class Stage(Scripts):
         super().__init__(broker, new_queue_name(), folder, "newest")
         self.random = random.Random(seed)
         self.tasks: list[str] = []
+        self._counts = threading.Lock()  # held by who adds tasks: an emitter is fed by a thread
         self.faults = 0
         self.account = Account()
         self._is_full = is_full
@@ -52,8 +53,9 @@ class Stage(Scripts):
 
     def new_tasks(self, number: int) -> list[str]:
         """Return the texts of so many further tasks."""
-        texts = [f"task {count}" for count in range(len(self.tasks) + 1, len(self.tasks) + number + 1)]
-        self.tasks += texts
+        with self._counts:
+            texts = [f"task {count}" for count in range(len(self.tasks) + 1, len(self.tasks) + number + 1)]
+            self.tasks += texts
         return texts
 
     def tasks_file(self, number: int) -> Path:
@@ -66,22 +68,27 @@ class Stage(Scripts):
         """Send so many further tasks, with nothing in their way."""
         self.emit("--file", self.tasks_file(number), "--log-file", self.log)
 
-    def feed(self, number: int, seconds: float, *arguments: object) -> Run:
-        """Start an emitter that gets so many further tasks through a pipe, spread over a time."""
+    @contextlib.contextmanager
+    def fed(self, per_second: int, *arguments: object) -> Iterator[Run]:
+        """Give an emitter that gets tasks through a pipe for the time of the block, so that it does not end before."""
         emitter = self.emitter("--log-file", self.log, *arguments, stdin=subprocess.PIPE)
-        texts = self.new_tasks(number)
-        steps = max(1, round(seconds * 20))
+        enough = threading.Event()
 
         def write() -> None:
             pipe = emitter.process.stdin
             assert pipe is not None
             with contextlib.suppress(BrokenPipeError), pipe:
-                for step in range(steps):
-                    write_lines(pipe, texts[step * number // steps : (step + 1) * number // steps])
-                    time.sleep(seconds / steps)
+                while not enough.wait(0.05):
+                    write_lines(pipe, self.new_tasks(per_second // 20))
 
-        threading.Thread(target=write, daemon=True).start()
-        return emitter
+        writer = threading.Thread(target=write, daemon=True)
+        writer.start()
+        try:
+            eventually(lambda: self.confirmed(emitter), "it has begun", RECOVERY)
+            yield emitter
+        finally:
+            enough.set()
+        writer.join(RECOVERY)
 
     def book_worker(self, *arguments: object, seconds: float = 0.0, url: str = "", **popen: Any) -> Run:
         """Start a worker whose tasks take so long, and write into the book when they are done."""

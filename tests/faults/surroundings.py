@@ -24,22 +24,21 @@ def flapping(stage: Stage) -> None:
     """Every connection is cut a moment after it was begun, for a while."""
     relay = stage.relay()
     with at_work(stage, 2, seconds=0.002, url=relay.url) as crew:
-        emitter = stage.feed(stage.load(5000, 600), 2, "--url", relay.url)
-        eventually(stage.confirmed, "the first is confirmed")
-        until = time.monotonic() + stage.load(40, 4)
-        relay.cut()
-        relay.delay = 0.05  # so that no task can be settled in the time that a connection has
-        opened = 0
-        while time.monotonic() < until:
-            eventually(lambda: relay.sockets or time.monotonic() > until, "somebody comes back", RECOVERY)
-            time.sleep(0.1)
-            opened += len(relay.sockets) // 2  # one to each side
+        with stage.fed(stage.load(100, 150), "--url", relay.url) as emitter:
+            until = time.monotonic() + stage.load(40, 4)
             relay.cut()
-            stage.faults += 1
-        relay.delay = 0.0
-        confirmed, done = stage.confirmed(), stage.done()
-        eventually(lambda: stage.confirmed() > confirmed or confirmed == len(stage.tasks), "it sends again", SOON)
-        eventually(lambda: stage.done() > done, "they work again", SOON)
+            relay.delay = 0.05  # so that no task can be settled in the time that a connection has
+            opened = 0
+            while time.monotonic() < until:
+                eventually(lambda: relay.sockets or time.monotonic() > until, "somebody comes back", RECOVERY)
+                time.sleep(0.1)
+                opened += len(relay.sockets) // 2  # one to each side
+                relay.cut()
+                stage.faults += 1
+            relay.delay = 0.0
+            confirmed, done = stage.confirmed(), stage.done()
+            eventually(lambda: stage.confirmed() > confirmed, "it sends again", SOON)
+            eventually(lambda: stage.done() > done, "they work again", SOON)
         emitter.ends(within=RECOVERY)
         stage.wait_for_done()
     for run in (emitter, *crew.workers):
@@ -152,6 +151,7 @@ def program_lost(stage: Stage) -> None:
     for _ in range(stage.load(20, 3)):
         stage.pause(0.3)
         program.unlink()
+        stage.send(1)  # should it have done all others
         worker.ends(1, within=SOON)
         assert f"{program.name} can't be started: No such file or directory" in worker.err
         stage.faults += 1

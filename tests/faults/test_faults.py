@@ -1,16 +1,16 @@
 """The short form of each scenario, and the checker against runs that went wrong."""
 
 import contextlib
-import os
 import random
 import re
-import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from checker import Record, settle
-from harness import PROJECT, Broker, Run, copy_project
+from harness import Broker
+from scenarios import Scenario
 from stage import Stage
 from surroundings import OF_THE_NODE, SCENARIOS
 
@@ -54,37 +54,66 @@ def test_nor_is_it_when_that_is_done_to_rabbitmq(own_stage: Stage, name: str) ->
     check(own_stage, name)
 
 
-def test_the_full_run_closes_with_a_table(tmp_path: Path) -> None:
-    command = [sys.executable, str(PROJECT / "tests/faults/run.py"), "--scenario", "poison", "--seed", "7"]
-    run = Run([*command, "--minutes", "0.01"], tmp_path, dict(os.environ)).ends(within=100)
-    assert run.lines[0] == "poison --seed 7 ... holds"
-    assert run.lines[2].split(" | ")[1:] == ["  tasks", "faults", "lost", "twice", "seconds"]
-    assert re.match(r"RabbitMQ \d+\.\d+\.\d+ +\|", run.lines[2])
-    assert [cell.strip() for cell in run.lines[4].split("|")[:5]] == ["poison", "202", "21", "0", "0"]
+# ---- The full run
 
 
-def test_a_queue_of_some_seconds_survives_its_node(tmp_path: Path) -> None:
-    command = [sys.executable, str(PROJECT / "tests/faults/young_queue.py"), "--ages", "5"]
-    run = Run(command, tmp_path, {**os.environ, "TMPDIR": str(tmp_path)}).ends(within=100)
-    assert re.fullmatch(r"RabbitMQ \d+\.\d+\.\d+: a queue of 5.0 s is kept\.\n", run.out)
+def a_few(stage: Stage) -> None:
+    """A scenario in which nothing goes wrong."""
+    stage.send(3)
+    stage.faults += 1
+    stage.drain()
 
 
-def test_the_full_run_says_when_a_promise_is_broken(tmp_path: Path) -> None:
-    """With an emitter that reports as confirmed what it never sends."""
-    copy = tmp_path / "copy"
-    copy_project(copy)
-    publisher = copy / "task_queue" / "publisher.py"
-    text = publisher.read_text()
-    honest = "            window.unconfirmed[window.next_tag] = message\n"
-    assert honest in text
-    settled = "window.settled.append((message, None))"
-    dishonest = f"            if message.line == 30:\n                {settled}\n                continue\n"
-    publisher.write_text(text.replace(honest, dishonest + honest))
-    command = [sys.executable, str(copy / "tests/faults/run.py"), "--scenario", "output_lost"]
-    run = Run(command, tmp_path, {**os.environ, "TMPDIR": str(tmp_path)})
-    assert run.process.wait(100) == 1
-    assert "AssertionError: 1 lost, such as ['task 30']" in run.out
-    assert run.lines[-1].endswith("FAILED")
+def a_theft(stage: Stage) -> None:
+    """One in which a task that is confirmed disappears."""
+    stage.send(1)
+    stage.broker.take(stage.queue, 1)
+    stage.send(2)
+    stage.drain()
+
+
+@pytest.mark.parametrize(("scenario", "status", "end"), [(a_few, 0, ""), (a_theft, 1, "  FAILED")])
+def test_the_full_run_closes_with_a_table(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    lent_node: None,
+    run_here: Callable[..., int],
+    scenario: Scenario,
+    status: int,
+    end: str,
+) -> None:
+    monkeypatch.setitem(SCENARIOS, scenario.__name__, scenario)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert run_here("tests/faults/run.py", "--scenario", scenario.__name__, "--seed", "7") == status
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"{scenario.__name__} --seed 7 ... {'FAILED' if end else 'holds'}")
+    assert ("AssertionError: 1 lost, such as ['task 1']" in lines) == bool(end)
+    *_, titles, _, row = lines
+    assert re.fullmatch(r"RabbitMQ \d+\.\d+\.\d+ +\|   tasks \| faults \| lost \| twice \| seconds", titles)
+    assert re.fullmatch(rf"{scenario.__name__} +\| +3 \| +{1 - status} \| +{status} \| +0 \| +\d+{end}", row)
+
+
+def test_the_full_run_goes_on_at_random_until_its_time_is_up(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    lent_node: None,
+    run_here: Callable[..., int],
+) -> None:
+    monkeypatch.setitem(SCENARIOS, "a_few", a_few)
+    arguments = ("--scenario", "a_few", "--seed", "7", "--minutes", "0.01")
+    assert run_here("tests/faults/run.py", *arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "a_few --seed 7 ... holds"
+    assert lines[-1].split("|")[1].strip() == str(3 * len([line for line in lines if line.endswith("holds")]))
+
+
+def test_whether_a_young_queue_is_kept_is_told(
+    capsys: pytest.CaptureFixture[str], lent_node: None, run_here: Callable[..., int]
+) -> None:
+    """By a node that goes on; broker_killed shows what a killed one keeps."""
+    assert run_here("tests/faults/young_queue.py", "--ages", "0") == 0
+    assert re.fullmatch(r"RabbitMQ \d+\.\d+\.\d+: a queue of 0.0 s is kept\.\n", capsys.readouterr().out)
 
 
 # ---- The checker

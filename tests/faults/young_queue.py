@@ -41,10 +41,9 @@ def is_kept(node: rabbitmq.Node, age: float) -> bool:
         connection.process_data_events(0.01)
     channel.confirm_delivery()
     channel.basic_publish("", "young", b"task", pika.BasicProperties(delivery_mode=2), mandatory=True)
+    connection.close()
     time.sleep(max(0.0, began + age - time.monotonic()))
     node.kill()
-    with contextlib.suppress(pika.exceptions.AMQPError):
-        connection.close()
     node.start()
     deadline = time.monotonic() + ELECTS_WITHIN
     while time.monotonic() < deadline:  # a queue without a leader yet is not found, or looks empty

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import io
 import os
 import signal
@@ -26,6 +27,9 @@ def run(main: Callable[[], Status]) -> None:
     """
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # the scripts have set this for the time of their imports
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if not gc.isenabled():  # and this: from now on no collection looks at what they have imported
+        gc.freeze()
+        gc.enable()
     open_standard_streams()
     status: Status = 130
     with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl+C: what is not printed yet is dropped

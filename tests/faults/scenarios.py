@@ -453,7 +453,7 @@ def tls(stage: Stage) -> None:
         stage.faults += 1
 
     plain = stage.emitter("task", env={"AMQP_URL": f"amqp://localhost:{port}"}).ends(1)
-    assert "Is it a TLS port? That needs amqps://" in plain.err
+    assert "Is it a TLS port, which needs amqps://" in plain.err
     stage.faults += 1
     stage.settle()
 

@@ -123,7 +123,7 @@ def odd_headers(stage: Stage) -> None:
         send_with_table(stage, stage.queue, text.encode(), field(b"header", odd[number % len(odd)]))
     stage.faults = len(texts)
     worker = stage.book_worker("--burst").ends(within=RECOVERY)
-    assert worker.err.count("headers of a task can't be read") == worker.err.count("\n") == 1
+    assert worker.err == ""
     stage.settle(all_are_sent=False)
     assert stage.done() == len(texts)
     assert stage.account.twice == 0

@@ -127,11 +127,15 @@ class Consumer:
             # RabbitMQ does not count tasks that wait for their next try.
             may_come = max(self._back_by.values(), default=0.0) - time.monotonic()
             self.connection.wait(self._has_news, max(may_come, BURST_PATIENCE))
-            is_empty = self.connection.finds_empty(self.connection.queue, stop=self._has_news)
+            # Not until a task comes: behind a question without its answer, pika would hold a basic.cancel back.
+            is_empty = self.connection.finds_empty(self.connection.queue, stop=self._is_to_end)
             empty_looks = empty_looks + 1 if is_empty else 0
 
     def _has_news(self) -> bool:
-        return bool(self._delivered) or self._signals.state != State.RUN
+        return bool(self._delivered) or self._is_to_end()
+
+    def _is_to_end(self) -> bool:
+        return self._signals.state != State.RUN
 
     def _on_ready(self, channel: Channel) -> None:
         channel.add_on_cancel_callback(lambda _: self.connection.lose(QueueError(CANCELLED)))

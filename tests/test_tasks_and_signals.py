@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 
 import pytest
 from harness import PROJECT, Scripts
-from scripted_server import Server
+from scripted_server import Got, Server, Session
 
 ASYNCIO = """
 import asyncio, signal, time
@@ -101,6 +102,27 @@ def test_a_failed_task_costs_a_subscription_only_where_rabbitmq_needs_it(
     assert len(server.got("Basic.Reject")) == 1
     assert len(server.got("Basic.Cancel")) == cancels
     assert len(server.got("Basic.Consume")) == 1 + cancels
+
+
+def test_a_burst_unsubscribes_before_it_rejects_though_a_task_comes_while_it_asks(
+    at_server: Scripts, server: Server
+) -> None:
+    """Else RabbitMQ 3.10 would deliver one more task, and its return untried would count as a try."""
+    server.version = "3.10.8"
+    looks = []
+
+    def look(session: Session, got: Got) -> None:
+        looks.append(got)
+        if len(looks) == 3:  # the first two declare the queues
+            session.deliver(b"task")
+            threading.Timer(0.5, session.answer, [got]).start()
+        else:
+            session.answer(got)
+
+    server.on("Queue.Declare", look)
+    at_server.start("listening_worker.py", "--burst", "--max-tasks", 2, "--run", "false")
+    (reject,) = server.gets("Basic.Reject")
+    assert server.got("Basic.Cancel")[0].at <= reject.at
 
 
 # ---- What comes out of pika's loop

@@ -293,6 +293,23 @@ def test_a_worker_whose_output_nobody_reads_ends_when_asked_again(scripts: Scrip
     assert scripts.events("done") or eventually(lambda: scripts.broker.bodies(scripts.queue) == ["task"], "it is back")
 
 
+def test_two_sigterms_at_nearly_the_same_time_are_one_and_a_later_one_forces(
+    at_server: Scripts, server: Server
+) -> None:
+    """A supervisor may forward the one that its children have got already."""
+    for number, (pause, end) in enumerate(((0.03, "Done."), (0.5, "Not finished")), 1):
+        server.put(b"task....")
+        worker = at_server.start("listening_worker.py", "--seconds-per-dot", 0.3)
+        worker.shows("1 of 4")
+        worker.send(signal.SIGTERM)
+        since = time.monotonic()
+        eventually(lambda: time.monotonic() > since + pause, "the second one comes")  # noqa: B023
+        worker.send(signal.SIGTERM)
+        assert end in worker.ends().out
+        assert len(server.got("Basic.Ack")) == 1
+        assert len(server.got("Basic.Nack")) == number - 1
+
+
 @pytest.mark.parametrize("busy_with", ["nothing", "a task", "reconnecting"])
 def test_a_broker_that_is_frozen_does_not_keep_a_worker_from_ending(
     scripts: Scripts, relay: Relay, busy_with: str

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
+import json
 import os
 from datetime import datetime, timezone
 
 from task_queue.failures import SettingsError
-from task_queue.system import WINDOWS
 from task_queue.terminal import complain
 from task_queue.text import printable, text_of
 
@@ -32,17 +31,12 @@ class EventLog:
         self._noted: list[dict[str, object]] = []
         self._is_torn = False  # the last line has no end, because the disk was full
         self._has_complained = False
+        self._encode = json.JSONEncoder(default=str).encode
         if path is None:
             return
-        import json  # only here: most runs have no log, and start faster without it
-
-        self._encode = json.JSONEncoder(default=str).encode
         try:
-            # Non-blocking only to be opened: a named pipe without a reader is an error then.
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
             self.descriptor = os.open(path, flags, 0o666)
-            if not WINDOWS:
-                os.set_blocking(self.descriptor, True)
         except OSError as error:
             raise SettingsError(f"The log file {printable(str(path))} can't be opened: {error.strerror}.") from None
 
@@ -74,6 +68,5 @@ class EventLog:
     def close(self) -> None:
         """Close the file; records are dropped from now on."""
         if self.descriptor is not None:
-            with contextlib.suppress(OSError):  # a task has closed it
-                os.close(self.descriptor)
+            os.close(self.descriptor)
             self.descriptor = None

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import sys
-import threading
 from typing import Any, TextIO
 
 from task_queue import terminal
 from task_queue.system import WINDOWS
-
-DRAWN_WITHIN = 0.2  # seconds from asking until the question is on the screen
 
 
 class Prompt:
@@ -22,8 +19,7 @@ class Prompt:
 
     def __init__(self, text: str, has_history: bool) -> None:
         self._text, self._has_history = text, has_history
-        self._is_drawn = threading.Event()
-        is_edited = sys.stderr and terminal.is_terminal(sys.stdin) and terminal.is_terminal(sys.stdout)
+        is_edited = terminal.is_terminal(sys.stdin) and terminal.is_terminal(sys.stdout)
         self._readline = line_editor() if is_edited else None
 
     def ask(self) -> str:
@@ -37,13 +33,10 @@ class Prompt:
         terminal.print_through(self._print_above)
         try:
             typed = self._input()
-        except UnicodeError:
-            raise
-        except (OSError, RuntimeError, ValueError) as error:  # standard input or output is closed
+        except OSError as error:  # the terminal is gone
             raise EOFError from error
         finally:
             terminal.print_through(None)
-            self._is_drawn.clear()
         if typed == "\x04":  # Ctrl+D on Windows, where it is a character like any other
             raise EOFError
         return typed
@@ -55,17 +48,14 @@ class Prompt:
     def _input(self) -> str:
         if self._readline is None:
             terminal.say(self._text, end="")
-            self._is_drawn.set()
             if not (line := sys.stdin.readline()):  # and not input(), which may use readline all the same
                 raise EOFError
             return line.rstrip("\n")
         self._readline.set_auto_history(self._has_history)
-        self._readline.set_pre_input_hook(self._is_drawn.set)  # libedit, on macOS, never calls it
         return input(self._text)
 
     def _print_above(self, text: str, stream: TextIO) -> None:
         # Called by the background thread.
-        self._is_drawn.wait(DRAWN_WITHIN)
         if terminal.is_terminal(sys.stdout) and terminal.is_terminal(stream):
             typed = self._text + (self._readline.get_line_buffer() if self._readline else "")
             # Blanks, because an old console of Windows knows no escape codes.

@@ -123,14 +123,6 @@ def no_more_come(server: Server) -> bool:
 # ---- Logs and prompts that block
 
 
-@pytest.mark.parametrize("script", ["emitter_of_tasks.py", "listening_worker.py"])
-def test_a_log_that_is_a_pipe_without_a_reader_is_an_error(at_server: Scripts, script: str) -> None:
-    os.mkfifo(at_server.log)
-    words = ["task"] * (script == "emitter_of_tasks.py")
-    run = at_server.start(script, "--log-file", at_server.log, *words).ends(2)
-    assert "can't be opened" in run.err
-
-
 def test_a_prompt_at_a_paused_terminal_ends_when_asked(at_server: Scripts, server: Server) -> None:
     terminal = at_server.at_terminal("emitter_of_tasks.py")
     terminal.expect("Would you like to monitor RabbitMQ queues")

@@ -113,17 +113,6 @@ def test_no_input_is_no_task(scripts: Scripts) -> None:
     assert "Sent 0 tasks" in scripts.emitter("--file", "-", stdin=subprocess.DEVNULL).ends().out
 
 
-@pytest.mark.parametrize("way", ["< /dev/null", "<&-"])  # as where an editor, or cron, starts a program
-def test_where_there_is_no_input_it_says_what_it_misses(scripts: Scripts, way: str) -> None:
-    command = " ".join(scripts.command("emitter_of_tasks.py"))
-    run = scripts.start_command(["sh", "-c", f"exec {command} {way}"]).ends(2)
-    assert run.out == ""
-    assert run.err == (
-        " [!] No task is given. Give one as words, or a file with --file, or start this in a terminal and type tasks "
-        "there.\n"
-    )
-
-
 def test_verbose_names_each_task_of_a_file_and_a_dash_is_standard_input(scripts: Scripts) -> None:
     lines = scripts.emit("--verbose", "--file", "-", stdin=b"one\ntwo\n").lines
     assert lines[:2] == [" [x] Sent one", " [x] Sent two"]
@@ -258,16 +247,6 @@ def test_a_panel_that_does_not_answer_is_explained(scripts: Scripts) -> None:
     assert "on RabbitMQ's machine:  sudo rabbitmq-plugins enable rabbitmq_management" in run.err
     assert "(in Docker: take the image rabbitmq:4-management)" in run.err
     assert "open that address in yours" in run.out
-
-
-def test_an_address_that_is_none_of_a_panel_is_wrong_usage(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for url in ("nonsense", "file:///etc/passwd", "javascript:alert(1)", "http://", ""):
-        monkeypatch.setattr(sys, "argv", ["emitter_of_tasks.py", "--admin-url", url, "task"])
-        with pytest.raises(SystemExit, match="2"):
-            emitter_of_tasks.settings()
-        assert "argument --admin-url: " in capsys.readouterr().err
 
 
 def test_a_password_in_the_address_of_the_panel_is_not_shown(scripts: Scripts) -> None:

@@ -15,16 +15,14 @@ from task_queue.connection import Connection
 from task_queue.encoder import Encoder
 from task_queue.errors import largest_size
 from task_queue.failures import QueueError
-from task_queue.message import Message
+from task_queue.message import Message, Settled, Window
 from task_queue.settings import Settings
 from task_queue.signals import State
-from task_queue.window import Settled, Window
 from task_queue.wire import write
 
 WINDOW = 1000  # messages; a larger window is hardly faster, and has more to send again after a lost connection
 REFILL = 250  # messages that must be settled before a full window gets new ones; with 500 RabbitMQ would sit idle
 WINDOW_BYTES = 16 * 1024 * 1024  # so that large messages do not fill the memory
-SILENCE = 10.0  # seconds without a confirm until we say that we wait, as for a queue that has lost most of its nodes
 SLOW_REPORT = 2.0  # seconds that another thread may take to report, at the end, on a loaded machine
 FULL_PAUSE = 1.0  # seconds until we send again what a full queue has refused
 FULL_PAUSES = 5  # such pauses until we try another connection
@@ -79,13 +77,10 @@ class Publisher:
         def has_news() -> bool:
             return bool(window.settled) or signals.interrupts or not window.is_over(messages, size)
 
-        deadline, has_complained = time.monotonic() + seconds, False
+        deadline = time.monotonic() + seconds
         while window.is_over(messages, size) and (left := deadline - time.monotonic()) > 0:
             with self.connection.loop:
-                self.connection.wait(has_news, min(left, SILENCE))
-                if left > SILENCE and not has_news() and not has_complained and self._is_due():
-                    has_complained = True
-                    outbox.complain(f" [*] RabbitMQ has confirmed nothing for {SILENCE:.0f} s. Waiting ...")
+                self.connection.wait(has_news, left)
             self.tell_settled()
 
     def pending(self) -> list[Message]:
@@ -103,10 +98,6 @@ class Publisher:
                 self._tell_now()
         finally:
             self._telling.release()
-
-    def _is_due(self) -> bool:
-        is_waiting_for_confirms = self.connection.channel is not None and bool(self._window.unconfirmed)
-        return is_waiting_for_confirms and not self._holds_off and not self.connection.is_blocked
 
     def _tell_in_background(self) -> None:
         if self._window.settled:

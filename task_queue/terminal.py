@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TextIO
 
 from task_queue.failures import Failure
-from task_queue.system import WINDOWS, is_console
+from task_queue.system import WINDOWS
 
 LOOK_EVERY = 0.1  # seconds between two checks of a blocked stream, such as a paused terminal
 PATIENCE = 0.5  # seconds that a program which is about to end waits for such a stream
@@ -109,7 +109,7 @@ def takes_more(stream: TextIO, seconds: float = 0.0) -> bool:
 
 def is_terminal(stream: TextIO | None) -> bool:
     """Tell whether a person is at the other end."""
-    return stream is not None and stream.isatty() and (not WINDOWS or is_console(stream.fileno()))
+    return stream is not None and stream.isatty()
 
 
 def let_go() -> None:

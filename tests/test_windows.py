@@ -67,7 +67,7 @@ def send_signal(process, number):
 os.set_blocking, select.select, socket.socketpair = for_pipes_only, for_sockets_only, socketpair
 time.monotonic = lambda: monotonic() // 0.0156 * 0.0156
 subprocess.Popen.send_signal = send_signal
-sys.modules["task_queue.system"] = types.SimpleNamespace(WINDOWS=True, is_console=os.isatty)
+sys.modules["task_queue.system"] = types.SimpleNamespace(WINDOWS=True)
 """
 LIMITS_COMMANDS = """
 execute = subprocess.Popen._execute_child

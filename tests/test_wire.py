@@ -133,27 +133,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
     return said
 
 
-WAITS = "RabbitMQ has confirmed nothing for 0 s. Waiting ...\n"
 IS_FULL = "The queue takes no tasks for now: is it full? Trying again ...\n"
-
-
-def test_an_emitter_says_that_it_waits_when_nothing_is_confirmed_for_long(
-    server: Server, publisher: Publisher, said: Callable[[], str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As when a queue has lost most of its nodes. Said once, and not where RabbitMQ has said why on this connection."""
-    monkeypatch.setattr(task_queue.publisher, "SILENCE", 0.1)
-    server.on("Basic.Publish", nothing)
-    publisher.publish(new_message("task"))
-    server.gets("Basic.Publish")
-    server.session(0).send(spec.Connection.Blocked("low on memory"))
-    eventually(lambda: "low on memory" in said(), "it is said")
-    publisher.wait(seconds=0.5)
-    assert WAITS not in said()
-    server.session(0).hang_up()
-    server.gets("Basic.Publish", times=2)
-    publisher.wait(seconds=0.5)
-    eventually(lambda: WAITS in said(), "it is said that nothing comes on the new connection")
-    assert said().count(WAITS) == 1
 
 
 @pytest.mark.parametrize("patience", [0.0])

@@ -155,24 +155,22 @@ def send(tasks: Iterator[Message], publisher: Publisher, signals: Signals, wait_
 
 def retry(letters: DeadLetters, offer: Callable[[], object], signals: Signals) -> int:
     """Have RabbitMQ move the dead letters back, say how many, and return the exit status."""
-    status, queue = 1, letters.connection.queue
+    status, queue = 0, letters.connection.queue
     try:
         with contextlib.closing(letters.connection), signals.interruptible():
             letters.connection.open()
             offer()
             letters.move()
-        status = 0
     except KeyboardInterrupt:
         say("")
         status = 130
-    except Failure as failure:
-        tell(failure)
-    outbox.flush()
-    if letters.total == 0:
-        say(f" [*] No dead letters in {dead_letters_of(queue)}.")
-    elif letters.total is not None:
-        at_least = "" if letters.is_exact else "at least "
-        say(f" [x] Moved {at_least}{counted(letters.moved, 'dead letter')} back to queue {queue}.")
+    finally:
+        outbox.flush()
+        if letters.total == 0:
+            say(f" [*] No dead letters in {dead_letters_of(queue)}.")
+        elif letters.total is not None:
+            at_least = "" if letters.is_exact else "at least "
+            say(f" [x] Moved {at_least}{counted(letters.moved, 'dead letter')} back to queue {queue}.")
     return status
 
 

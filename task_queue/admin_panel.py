@@ -53,7 +53,7 @@ def offer_panel(answer: bool | None, url: str | None, node: pika.URLParameters) 
 
 def wants_panel() -> bool:
     """Ask the person at the terminal, until the answer is yes or no."""
-    prompt = Prompt("Would you like to monitor RabbitMQ queues? y or n: ", has_history=False)
+    prompt = Prompt("Would you like to monitor RabbitMQ queues? y or n: ")
     while True:
         with contextlib.suppress(UnicodeError):
             answer = prompt.ask().strip().lower()

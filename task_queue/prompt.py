@@ -13,12 +13,11 @@ class Prompt:
     """A question that may be asked again and again.
 
     Args:
-        text: what is shown before the cursor.
-        has_history: the arrow keys bring earlier answers back.
+        text: what is shown before the cursor. The arrow keys bring earlier answers back.
     """
 
-    def __init__(self, text: str, has_history: bool) -> None:
-        self._text, self._has_history = text, has_history
+    def __init__(self, text: str) -> None:
+        self._text = text
         is_edited = terminal.is_terminal(sys.stdin) and terminal.is_terminal(sys.stdout)
         self._readline = line_editor() if is_edited else None
 
@@ -32,27 +31,22 @@ class Prompt:
         terminal.wait_for(sys.stdout)  # while a terminal is paused, no signal can interrupt input()
         terminal.print_through(self._print_above)
         try:
-            typed = self._input()
+            if self._readline is not None:
+                typed = input(self._text)
+            else:
+                terminal.say(self._text, end="")
+                typed = sys.stdin.readline() or "\x04"  # and not input(), which may use readline all the same
         except OSError as error:  # the terminal is gone
             raise EOFError from error
         finally:
             terminal.print_through(None)
-        if typed == "\x04":  # Ctrl+D on Windows, where it is a character like any other
+        if (text := typed.rstrip("\n")) == "\x04":  # also Ctrl+D on Windows, where it is a character like any other
             raise EOFError
-        return typed
+        return text
 
     def edit_no_more(self) -> None:
         """Switch line editing off: readline keeps a part of bytes that are not text, and adds it to the next answer."""
         self._readline = None
-
-    def _input(self) -> str:
-        if self._readline is None:
-            terminal.say(self._text, end="")
-            if not (line := sys.stdin.readline()):  # and not input(), which may use readline all the same
-                raise EOFError
-            return line.rstrip("\n")
-        self._readline.set_auto_history(self._has_history)
-        return input(self._text)
 
     def _print_above(self, text: str, stream: TextIO) -> None:
         # Called by the background thread.

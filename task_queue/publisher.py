@@ -17,7 +17,6 @@ from task_queue.errors import largest_size
 from task_queue.failures import QueueError
 from task_queue.message import Message, Settled, Window
 from task_queue.settings import Settings
-from task_queue.signals import State
 from task_queue.wire import write
 
 WINDOW = 1000  # messages; a larger window is hardly faster, and has more to send again after a lost connection
@@ -89,15 +88,12 @@ class Publisher:
 
     def tell_settled(self) -> None:
         """Report the messages that were settled since the last call."""
-        signals = self.connection.loop.signals
-        while not self._telling.acquire(timeout=SLOW_REPORT):
-            if signals.state != State.RUN:  # the other thread may wait for a paused terminal for good
-                return
-        try:
-            with signals.held():
-                self._tell_now()
-        finally:
-            self._telling.release()
+        if self._telling.acquire(timeout=SLOW_REPORT):  # the other thread may wait for a paused terminal for good
+            try:
+                with self.connection.loop.signals.held():
+                    self._tell_now()
+            finally:
+                self._telling.release()
 
     def _tell_in_background(self) -> None:
         if self._window.settled:

@@ -15,7 +15,7 @@ from task_queue.failures import InputError, SettingsError
 from task_queue.message import Message, new_message
 from task_queue.prompt import Prompt
 from task_queue.system import WINDOWS
-from task_queue.terminal import complain, is_terminal, say
+from task_queue.terminal import complain, say
 from task_queue.text import printable
 
 LONGEST_LINE = 128 * 1024 * 1024  # bytes, so that no input fills the memory; RabbitMQ's limit for a message is lower
@@ -29,7 +29,7 @@ def typed_tasks(queue: str) -> Iterator[Message]:
         EOFError: the input has ended.
     """
     say(f" [*] Sending tasks to queue {queue}. To exit press CTRL+C")
-    prompt = Prompt("Enter new task: ", has_history=True)
+    prompt = Prompt("Enter new task: ")
     while True:
         try:
             if (text := prompt.ask()).strip():
@@ -58,7 +58,6 @@ class Source:
         name = name or "-"
         self.name = "standard input" if name == "-" else printable(name)
         self._is_csv = name.lower().endswith(".csv")
-        self._is_terminal = name == "-" and is_terminal(sys.stdin)
         self._number = 0  # of the line that was read last
         self._begin = 1  # the line where the task that is being read begins
         try:
@@ -80,7 +79,7 @@ class Source:
         Raises:
             InputError: a line is not UTF-8, not CSV, or can't be read. The tasks before it have been yielded.
         """
-        if self._is_terminal:
+        if self._stream.isatty():
             key = "Ctrl+Z, then Enter," if WINDOWS else "Ctrl+D"
             complain(f" [*] Tasks are read from {self.name}, one per line. {key} ends them.")
         after = 1

@@ -170,15 +170,6 @@ def test_a_task_can_be_edited_and_the_one_before_brought_back(scripts: Scripts) 
     assert scripts.broker.bodies(scripts.queue) == ["Grö!ße", "Grö!ße."]
 
 
-def test_the_answer_to_the_question_is_no_older_task(scripts: Scripts) -> None:
-    screen = Screen(scripts)
-    screen.ends_with(QUESTION)
-    screen.types("n\r")
-    screen.ends_with(PROMPT)
-    screen.types("\x1b[Atask\r")
-    screen.ends_with(" [x] Sent task", PROMPT)
-
-
 def test_lines_that_are_pasted_are_a_task_each(scripts: Scripts) -> None:
     screen = Screen(scripts, "--no-admin")
     screen.ends_with(PROMPT)

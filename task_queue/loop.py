@@ -19,7 +19,6 @@ from pika.adapters.select_connection import IOLoop
 
 from task_queue import signals
 from task_queue.aside import Aside
-from task_queue.failures import QueueError
 
 KEEPER_DELAY = 0.02  # seconds that the main thread may be away, as in a short task, before the keeper drives
 STOP_SEEN_WITHIN = 0.1  # seconds from setting listen()'s `stop` until the loop ends a step
@@ -92,11 +91,7 @@ class Loop:
             ioloop.remove_timeout(alarm)
 
     def step(self) -> None:
-        """Run the loop once: send what is buffered, wait for input or a signal, run callbacks. Only inside `with`.
-
-        Raises:
-            QueueError: after an error, there can be no new I/O loop.
-        """
+        """Run the loop once: send what is buffered, wait for input or a signal, run callbacks. Only inside `with`."""
         try:
             self._before_step()
             self.ioloop.poll()
@@ -105,10 +100,7 @@ class Loop:
             go_on = self._on_error(error)
             with contextlib.suppress(Exception):
                 self.ioloop.close()
-            try:
-                self.ioloop = self._new_ioloop()
-            except OSError as why:
-                raise QueueError(f"No connection can be made ({why.strerror}).") from None
+            self.ioloop = self._new_ioloop()
             go_on()
 
     def close(self) -> None:

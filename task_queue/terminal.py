@@ -31,9 +31,7 @@ class _ThisThread(threading.local):
     writes_to: TextIO | None = None
     has_dropped = False  # a line, and since then the stream has taken nothing
     has_complained = False
-
-    def is_ending(self) -> bool:
-        return False
+    is_ending: Callable[[], bool] = staticmethod(lambda: False)
 
 
 _here = _ThisThread()
@@ -69,7 +67,7 @@ def print_through(prints: Callable[[str, TextIO], None] | None) -> None:
 
 def give_up_when(is_ending: Callable[[], bool]) -> None:
     """From now on, drop lines of this thread that nobody takes, if `is_ending()` is true."""
-    _here.is_ending = is_ending  # type: ignore[method-assign]
+    _here.is_ending = is_ending
     _here.has_dropped = False
 
 

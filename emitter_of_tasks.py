@@ -40,7 +40,7 @@ from task_queue.settings import PATIENCE, add_settings, default_name, not_empty,
 from task_queue.signals import Signals
 from task_queue.sources import Source, typed_tasks
 from task_queue.terminal import complain, is_terminal, say, tell
-from task_queue.text import counted, printable
+from task_queue.text import counted
 
 LAST_CONFIRMS = 1.0  # seconds to wait for the last publisher confirms after Ctrl+C
 
@@ -59,10 +59,8 @@ def settings() -> argparse.Namespace:
     flag("--verbose", action="store_true", help="also print each task of a file or pipe")
     admin_help = "open (or do not open) RabbitMQ's admin panel, without asking"
     flag("--admin", action=argparse.BooleanOptionalAction, help=admin_help)
-    flag("--admin-url", type=http_url, metavar="URL", help="the panel's address (default: http://HOST:15672/#/queues)")
-    options, words = split_at_dashes(sys.argv[1:])
-    chosen = parser.parse_intermixed_args(options)
-    chosen.words += words
+    flag("--admin-url", type=not_empty, metavar="URL", help="the panel's address (default: http://HOST:15672/#/queues)")
+    chosen = parser.parse_args()
     if bool(chosen.words) + bool(chosen.file) + chosen.retry_dead_letters > 1:
         parser.error("give either words, or --file, or --retry-dead-letters")
     if chosen.retry_dead_letters and chosen.passive:
@@ -76,19 +74,6 @@ def settings() -> argparse.Namespace:
     if chosen.admin is None and not (chosen.asks and is_terminal(sys.stdout)):
         chosen.admin = False
     return chosen
-
-
-def http_url(text: str) -> str:
-    """Read a flag's value that is an address for the browser."""
-    if not re.match("https?://[^/]", text):
-        raise argparse.ArgumentTypeError(f"{printable(text)} does not begin with http:// or https:// and a machine")
-    return text
-
-
-def split_at_dashes(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Return the arguments before `--` and the words after it. Before Python 3.14, argparse mixes them up."""
-    end = arguments.index("--") if "--" in arguments else len(arguments)
-    return arguments[:end], arguments[end + 1 :]
 
 
 def main() -> int:
@@ -173,24 +158,22 @@ def send(tasks: Iterator[Message], publisher: Publisher, signals: Signals, wait_
 
 def retry(letters: DeadLetters, offer: Callable[[], object], signals: Signals) -> int:
     """Have RabbitMQ move the dead letters back, say how many, and return the exit status."""
-    status, queue = 1, letters.connection.queue
+    status, queue = 0, letters.connection.queue
     try:
         with contextlib.closing(letters.connection), signals.interruptible():
             letters.connection.open()
             offer()
             letters.move()
-        status = 0
     except KeyboardInterrupt:
         say("")
         status = 130
-    except Failure as failure:
-        tell(failure)
-    outbox.flush()
-    if letters.total == 0:
-        say(f" [*] No dead letters in {dead_letters_of(queue)}.")
-    elif letters.total is not None:
-        at_least = "" if letters.is_exact else "at least "
-        say(f" [x] Moved {at_least}{counted(letters.moved, 'dead letter')} back to queue {queue}.")
+    finally:
+        outbox.flush()
+        if letters.total == 0:
+            say(f" [*] No dead letters in {dead_letters_of(queue)}.")
+        elif letters.total is not None:
+            at_least = "" if letters.is_exact else "at least "
+            say(f" [x] Moved {at_least}{counted(letters.moved, 'dead letter')} back to queue {queue}.")
     return status
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 
 import pika
 import pika.frame
@@ -37,28 +36,17 @@ class Encoder:
         publish = pika.spec.Basic.Publish(exchange="", routing_key=queue, mandatory=True)
         header = pika.frame.Header(channel, 0, properties(SAMPLE_ID, 0)).marshal()
         self._begin = pika.frame.Method(channel, publish).marshal() + header[: SIZE.start]
-        self._middle, _, end = header[SIZE.stop :].partition(SAMPLE_ID.encode())
-        if len(end) != 8 + len(END):  # only the timestamp is behind the id
-            raise AssertionError("pika encodes properties in another way than AMQP says")
+        self._middle = header[SIZE.stop :].partition(SAMPLE_ID.encode())[0]  # only the timestamp is behind the id
         self._channel = channel
         self._largest_part = frame_max - FRAME.size - len(END)
 
     def frames(self, message: Message) -> list[bytes]:
-        """Return the bytes of a message, in one or several pieces."""
-        body = message.body
-        before = (
-            self._begin,
-            len(body).to_bytes(8, "big"),
-            self._middle,
-            message.message_id.encode(),
-            message.timestamp.to_bytes(8, "big"),
-            END,
-        )
-        if 0 < len(body) <= self._largest_part:
-            return [b"".join((*before, FRAME.pack(pika.spec.FRAME_BODY, self._channel, len(body)), body, END))]
-        return [b"".join(before), *self._body_frames(body)]
-
-    def _body_frames(self, body: bytes) -> Iterator[bytes]:
+        """Return the bytes of a message, in a piece for each body frame."""
+        body, pieces = message.body, []
+        size, time = len(body).to_bytes(8, "big"), message.timestamp.to_bytes(8, "big")
+        before = b"".join((self._begin, size, self._middle, message.message_id.encode(), time, END))
         for start in range(0, len(body), self._largest_part):
             part = body[start : start + self._largest_part]
-            yield b"".join((FRAME.pack(pika.spec.FRAME_BODY, self._channel, len(part)), part, END))
+            pieces.append(b"".join((before, FRAME.pack(pika.spec.FRAME_BODY, self._channel, len(part)), part, END)))
+            before = b""
+        return pieces or [before]

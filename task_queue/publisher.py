@@ -15,10 +15,8 @@ from task_queue.connection import Connection
 from task_queue.encoder import Encoder
 from task_queue.errors import largest_size
 from task_queue.failures import QueueError
-from task_queue.message import Message
+from task_queue.message import Message, Settled, Window
 from task_queue.settings import Settings
-from task_queue.signals import State
-from task_queue.window import Settled, Window
 from task_queue.wire import write
 
 WINDOW = 1000  # messages; a larger window is hardly faster, and has more to send again after a lost connection
@@ -94,15 +92,12 @@ class Publisher:
 
     def tell_settled(self) -> None:
         """Report the messages that were settled since the last call."""
-        signals = self.connection.loop.signals
-        while not self._telling.acquire(timeout=SLOW_REPORT):
-            if signals.state != State.RUN:  # the other thread may wait for a paused terminal for good
-                return
-        try:
-            with signals.held():
-                self._tell_now()
-        finally:
-            self._telling.release()
+        if self._telling.acquire(timeout=SLOW_REPORT):  # the other thread may wait for a paused terminal for good
+            try:
+                with self.connection.loop.signals.held():
+                    self._tell_now()
+            finally:
+                self._telling.release()
 
     def _is_due(self) -> bool:
         is_waiting_for_confirms = self.connection.channel is not None and bool(self._window.unconfirmed)

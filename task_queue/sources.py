@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import codecs
-import contextlib
 import functools
 import os
 import stat
 import sys
-import time
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from task_queue import outbox
-from task_queue.aside import Aside
 from task_queue.failures import InputError, SettingsError
 from task_queue.message import Message, new_message
 from task_queue.prompt import Prompt
 from task_queue.system import WINDOWS
-from task_queue.terminal import complain, is_terminal, say
+from task_queue.terminal import complain, say
 from task_queue.text import printable
 
 LONGEST_LINE = 128 * 1024 * 1024  # bytes, so that no input fills the memory; RabbitMQ's limit for a message is lower
-SILENCE = 3.0  # seconds without a line until we say what we wait for
 PACKED = (b"PK\x03\x04", b"\x1f\x8b")  # how a zip file begins, which a spreadsheet is, too, and one of gzip
 NO_INPUT = (
     "No task is given. Give one as words, or a file with --file, or start this in a terminal and type tasks there."
@@ -77,11 +72,11 @@ class Source:
             if not WINDOWS:
                 os.set_blocking(self._stream.fileno(), True)  # else an empty non-blocking pipe looks like an end
             status = os.fstat(self._stream.fileno())
-            self._is_file = stat.S_ISREG(status.st_mode)  # not seekable(): on Windows pipes say that they are
-            self.size, self.bytes_read = (status.st_size, self._stream.tell()) if self._is_file else (0, 0)
+            is_file = stat.S_ISREG(status.st_mode)  # not seekable(): on Windows pipes say that they are
+            self.size, self.bytes_read = (status.st_size, self._stream.tell()) if is_file else (0, 0)
         except (OSError, AttributeError) as error:
             raise SettingsError(f"{self.name} can't be read: {getattr(error, 'strerror', 'it is closed')}.") from None
-        if log is not None and self._is_file and os.path.samestat(status, os.fstat(log)):
+        if log is not None and is_file and os.path.samestat(status, os.fstat(log)):
             self._stream.close()
             raise SettingsError("--log-file is the file with the tasks: every log record would become a task.")
 
@@ -91,13 +86,13 @@ class Source:
         Raises:
             InputError: a line is not UTF-8, not CSV, or can't be read. The tasks before it have been yielded.
         """
-        if not self._is_file:
-            with contextlib.suppress(RuntimeError):  # no thread can be started; it is only a hint
-                Aside(self._tell_if_nothing_comes, "silence").start()
+        if self._stream.isatty():
+            key = "Ctrl+Z, then Enter," if WINDOWS else "Ctrl+D"
+            complain(f" [*] Tasks are read from {self.name}, one per line. {key} ends them.")
         after = 1
         try:
             with self._stream:
-                for body in self._rows() if self._is_csv else self._lines():
+                for body in self._rows() if self._is_csv else (raw.rstrip(b"\r\n") for raw in self._lines()):
                     next_line = self._number + 1
                     if body.decode().strip():
                         yield new_message(body, self._begin, after, next_line)
@@ -110,33 +105,18 @@ class Source:
         except MemoryError:
             raise InputError(f"Line {self._begin} of {self.name} is too long for the memory here.") from None
 
-    def _tell_if_nothing_comes(self) -> None:
-        # Some terminals and editors on Windows give us a pipe, though a person sits at its other end.
-        time.sleep(SILENCE)
-        if self._number == 0 and not self._stream.closed:
-            key = "Ctrl+Z, then Enter," if WINDOWS else "Ctrl+D"
-            how = f" {key} ends them." if is_terminal(sys.stdin) else ""
-            outbox.complain(f" [*] Nothing comes from {self.name} yet. Tasks are read from there, one per line.{how}")
-
-    def _lines(self) -> Iterator[bytes]:
-        for raw in self._raw_lines():
-            body = raw.rstrip(b"\r\n")
-            if b"\r" in body:
-                raise self._wrong(r"has carriage returns in it: are they the ends of lines? Convert it:  tr '\r' '\n'")
-            yield body
-
     def _rows(self) -> Iterator[bytes]:
         import csv  # only here: most runs send one task, and start faster without it
 
         csv.field_size_limit(LONGEST_LINE)
         try:
-            for cells in csv.reader(map(bytes.decode, self._raw_lines()), strict=True):
+            for cells in csv.reader(map(bytes.decode, self._lines()), strict=True):
                 yield " ".join(cells).encode()
         except csv.Error as error:
             why = str(error).partition(" - ")[0]  # behind that is advice for programmers
             raise InputError(f"Line {self._begin} of {self.name} is not CSV: {why}.") from None
 
-    def _raw_lines(self) -> Iterator[bytes]:
+    def _lines(self) -> Iterator[bytes]:
         for raw in iter(functools.partial(self._stream.readline, LONGEST_LINE + 1), b""):
             self._number += 1
             self.bytes_read += len(raw)
@@ -147,9 +127,6 @@ class Source:
             if b"\0" in raw:
                 raise self._wrong(f"has NUL characters in it: is it UTF-16? {AS_TEXT.format('utf-16')}")
             yield raw.removeprefix(codecs.BOM_UTF8)  # of any line, because files may have been joined
-        if self.bytes_read < self.size and os.fstat(self._stream.fileno()).st_size < self.size:
-            behind = f"behind line {self._number}"
-            raise InputError(f"{self.name} was cut off while it was read: it ends {behind} now.")
 
     def _wrong(self, what: str) -> InputError:
         return InputError(f"Line {self._number} of {self.name} {what}")

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TextIO
 
 from task_queue.failures import Failure
-from task_queue.system import WINDOWS, is_console
+from task_queue.system import WINDOWS
 
 LOOK_EVERY = 0.1  # seconds between two checks of a blocked stream, such as a paused terminal
 PATIENCE = 0.5  # seconds that a program which is about to end waits for such a stream
@@ -31,9 +31,7 @@ class _ThisThread(threading.local):
     writes_to: TextIO | None = None
     has_dropped = False  # a line, and since then the stream has taken nothing
     has_complained = False
-
-    def is_ending(self) -> bool:
-        return False
+    is_ending: Callable[[], bool] = staticmethod(lambda: False)
 
 
 _here = _ThisThread()
@@ -69,7 +67,7 @@ def print_through(prints: Callable[[str, TextIO], None] | None) -> None:
 
 def give_up_when(is_ending: Callable[[], bool]) -> None:
     """From now on, drop lines of this thread that nobody takes, if `is_ending()` is true."""
-    _here.is_ending = is_ending  # type: ignore[method-assign]
+    _here.is_ending = is_ending
     _here.has_dropped = False
 
 
@@ -109,7 +107,7 @@ def takes_more(stream: TextIO, seconds: float = 0.0) -> bool:
 
 def is_terminal(stream: TextIO | None) -> bool:
     """Tell whether a person is at the other end."""
-    return stream is not None and stream.isatty() and (not WINDOWS or is_console(stream.fileno()))
+    return stream is not None and stream.isatty()
 
 
 def let_go() -> None:

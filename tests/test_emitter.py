@@ -260,16 +260,6 @@ def test_a_panel_that_does_not_answer_is_explained(scripts: Scripts) -> None:
     assert "open that address in yours" in run.out
 
 
-def test_an_address_that_is_none_of_a_panel_is_wrong_usage(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for url in ("nonsense", "file:///etc/passwd", "javascript:alert(1)", "http://", ""):
-        monkeypatch.setattr(sys, "argv", ["emitter_of_tasks.py", "--admin-url", url, "task"])
-        with pytest.raises(SystemExit, match="2"):
-            emitter_of_tasks.settings()
-        assert "argument --admin-url: " in capsys.readouterr().err
-
-
 def test_a_password_in_the_address_of_the_panel_is_not_shown(scripts: Scripts) -> None:
     url = scripts.broker.node.admin_url.replace("http://", "http://user:se-cret@")
     assert "se-cret" not in scripts.emit("--admin", "--admin-url", url, "task", env={"BROWSER": "true"}).out

@@ -15,7 +15,7 @@ FLOORS = {
     5: ["report", "work", "run_command", "worker_report", "admin_panel"],
     4: ["dead_letters", "publisher", "consumer"],
     3: ["connection", "encoder"],
-    2: ["errors", "event_log", "message", "sources", "outage", "task", "window"],
+    2: ["errors", "event_log", "message", "sources", "outage", "task"],
     1: [
         "loop",
         "signals",

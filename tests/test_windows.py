@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import installation
@@ -68,7 +67,7 @@ def send_signal(process, number):
 os.set_blocking, select.select, socket.socketpair = for_pipes_only, for_sockets_only, socketpair
 time.monotonic = lambda: monotonic() // 0.0156 * 0.0156
 subprocess.Popen.send_signal = send_signal
-sys.modules["task_queue.system"] = types.SimpleNamespace(WINDOWS=True, is_console=os.isatty)
+sys.modules["task_queue.system"] = types.SimpleNamespace(WINDOWS=True)
 """
 LIMITS_COMMANDS = """
 execute = subprocess.Popen._execute_child
@@ -275,20 +274,11 @@ def test_a_missing_pika_is_said_with_commands_for_windows(tmp_path: Path) -> Non
     assert "By hand:\npy -m venv .venv\n.venv/Scripts/python -m pip install -r requirements.txt\n" in run.stderr
 
 
-def test_silence_on_standard_input_is_told(windows: Scripts) -> None:
-    """Some terminals give a program a pipe."""
+def test_standard_input_that_is_a_terminal_is_told_with_the_key_that_ends_it(windows: Scripts) -> None:
     terminal = windows.at_terminal("emitter_of_tasks.py", "--file", "-")
-    reads, writes = os.pipe()
-    emitter = windows.emitter(stdin=reads)
-    told = "Nothing comes from standard input yet. Tasks are read from there, one per line."
-    emitter.shows(f"{told}\n")  # no key ends a pipe
-    terminal.expect_exact(f"{told} Ctrl+Z, then Enter, ends them.")
+    terminal.expect_exact("Tasks are read from standard input, one per line. Ctrl+Z, then Enter, ends them.")
     terminal.sendeof()
     eventually(lambda: not terminal.isalive(), "it ends")
-    os.write(writes, b"task\n")
-    os.close(writes)
-    os.close(reads)
-    emitter.ends()
 
 
 # ---- The tools
@@ -335,20 +325,3 @@ def test_a_tool_that_can_not_work_there_says_what_does(copy: Path, tool: str, wo
     run = run_tool(copy, tool).ends(1)
     assert words in run.err
     assert DOCKER in installation.ON_WINDOWS
-
-
-def test_a_silent_pipe_is_told_everywhere_and_a_talking_one_is_not(scripts: Scripts) -> None:
-    reads, writes = os.pipe()
-    emitter = scripts.emitter(stdin=reads)
-    emitter.shows("Nothing comes from standard input yet. Tasks are read from there, one per line.\n")
-    os.write(writes, b"task\n")
-    second_reads, second_writes = os.pipe()
-    os.write(second_writes, b"task\n")
-    second = scripts.emitter("--verbose", stdin=second_reads)
-    second.shows("Sent task")
-    since = time.monotonic()
-    eventually(lambda: time.monotonic() > since + 3.5, "longer than the silence that is told")
-    for descriptor in (reads, writes, second_reads, second_writes):
-        os.close(descriptor)
-    emitter.ends()
-    assert second.ends().err == ""

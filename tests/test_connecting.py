@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import signal
 import textwrap
 from collections.abc import Callable
@@ -112,29 +111,6 @@ def test_a_limit_of_open_files_is_said_in_one_line_or_enough(
     assert run.err.count("\n") <= 1
 
 
-@pytest.mark.parametrize("is_busy", [True, False])
-def test_a_worker_without_descriptors_comes_back_when_there_are_some(
-    at_server: Scripts, server: Server, is_busy: bool
-) -> None:
-    """Whoever drives the loop, the keeper beside a task or the main thread, must not end by it."""
-    worker = at_server.start("listening_worker.py")
-    server.gets("Basic.Consume")
-    if is_busy:
-        server.put(b"long ...")
-        worker.shows("Received")
-    soft, hard = resource.prlimit(worker.process.pid, resource.RLIMIT_NOFILE)
-    resource.prlimit(worker.process.pid, resource.RLIMIT_NOFILE, (3, hard))
-    server.session(0).hang_up()
-    worker.shows("Reconnecting")
-    if is_busy:
-        worker.shows("RabbitMQ will hand this task out again")
-    resource.prlimit(worker.process.pid, resource.RLIMIT_NOFILE, (soft, hard))
-    server.gets("Basic.Consume", times=2)
-    worker.shows("Connected again")
-    worker.send(signal.SIGTERM)
-    worker.ends()
-
-
 @pytest.mark.parametrize(
     ("script", "number"), [("emitter_of_tasks.py", signal.SIGINT), ("listening_worker.py", signal.SIGTERM)]
 )
@@ -157,18 +133,6 @@ def test_a_look_up_that_hangs_after_a_loss_keeps_no_one_from_ending(
     eventually((at_server.folder / "asked").exists, "the host's name is looked up")
     worker.send(signal.SIGTERM)
     worker.ends(within=5)
-
-
-def test_a_look_up_of_the_panel_that_hangs_is_waited_for_two_seconds(at_server: Scripts, server: Server) -> None:
-    hangs = HANGING_LOOK_UP.replace(
-        "def getaddrinfo(*arguments, **named):",
-        "look_up = socket.getaddrinfo\n    def getaddrinfo(host, *arguments, **named):\n"
-        "        if host != 'panel.example':\n            return look_up(host, *arguments, **named)",
-    )
-    run = start(at_server, hangs, "emitter_of_tasks.py", "--admin", "--admin-url", "http://panel.example/", "task")
-    run.ends(within=10)
-    assert "Nothing answers there" in run.err
-    assert len(server.got("Basic.Publish")) == 1
 
 
 LATER = """look_up, calls = socket.getaddrinfo, []

@@ -110,8 +110,7 @@ class Consumer:
 
     def _expect_again(self, task: Task | None) -> None:
         if self._is_burst and task is not None and (wait := self.seconds_until_next_try(task)):
-            until = time.monotonic() + wait + LATE
-            self._back_by[task.message_id] = max(until, self._back_by.get(task.message_id, 0.0))
+            self._back_by[task.message_id] = time.monotonic() + wait + LATE
 
     def _wait_until_empty(self) -> None:
         empty_looks = 0

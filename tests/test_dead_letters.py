@@ -79,7 +79,9 @@ def test_a_task_that_fails_again_at_once_is_not_moved_for_ever(scripts: Scripts)
     worker.ends()
 
 
-def test_no_dead_letters_is_nothing_to_do(scripts: Scripts) -> None:
+def test_no_dead_letters_is_nothing_to_do_and_no_queue_is_an_error(scripts: Scripts) -> None:
+    retry = scripts.emit("--retry-dead-letters", status=1)
+    assert f"There is no queue {scripts.queue}, and with --passive or --retry-dead-letters it is not" in retry.err
     scripts.work()  # declares both queues
     retry = scripts.emit("--retry-dead-letters")
     assert (retry.out, retry.err) == (f" [*] No dead letters in {scripts.dead_letters}.\n", "")

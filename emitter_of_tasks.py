@@ -172,8 +172,7 @@ def retry(letters: DeadLetters, offer: Callable[[], object], signals: Signals) -
         if letters.total == 0:
             say(f" [*] No dead letters in {dead_letters_of(queue)}.")
         elif letters.total is not None:
-            at_least = "" if letters.is_exact else "at least "
-            say(f" [x] Moved {at_least}{counted(letters.moved, 'dead letter')} back to queue {queue}.")
+            say(f" [x] Moved {counted(letters.moved, 'dead letter')} back to queue {queue}.")
     return status
 
 

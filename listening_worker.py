@@ -28,19 +28,19 @@ import threading
 from task_queue import outbox
 from task_queue.consumer import Consumer
 from task_queue.event_log import EventLog
-from task_queue.failures import WorkerError
+from task_queue.failures import SettingsError, WorkerError
 from task_queue.run_command import running
 from task_queue.script import end_forked_process, open_standard_streams, refuse_second_run, run
-from task_queue.settings import PATIENCE, Range, add_settings, default_name, not_empty, settings_for
+from task_queue.settings import PATIENCE, add_settings, default_name, not_empty, settings_for
 from task_queue.signals import Signals, State
 from task_queue.task import Task
 from task_queue.terminal import complain, say
+from task_queue.text import printable, shown
 from task_queue.work import OnlyBegun, Perform, check_function, check_result, reason_of, sleeping
-from task_queue.worker_report import say_failed, say_received, say_requeued
 
 ACK_TIMEOUT_HOURS = 24.0
 # With 0 hours RabbitMQ would redeliver a task for ever; and it stores the timeout as milliseconds in 32 bits.
-HOURS, SECONDS, TASKS = Range(float, 0.001, 1000), Range(float, 0), Range(int, 1)
+LEAST_HOURS, MOST_HOURS = 0.001, 1000
 
 
 def listen(
@@ -72,9 +72,10 @@ def listen(
     check_function(perform)
     refuse_second_run()
     open_standard_streams()
-    if max_tasks is not None:
-        TASKS.check("max_tasks", max_tasks)
-    HOURS.check("ack_timeout", ack_timeout)
+    if max_tasks is not None and not (type(max_tasks) is int and max_tasks > 0):
+        raise SettingsError("max_tasks must be a whole number, 1 or more.")
+    if type(ack_timeout) not in (int, float) or not LEAST_HOURS <= ack_timeout <= MOST_HOURS:
+        raise SettingsError("ack_timeout must be a number of hours, from 0.001 to 1,000.")
     patience = PATIENCE if burst or max_tasks else float("inf")
     where = settings_for(url, queue, default_name("worker") if name is None else name, patience, passive)
     with Signals(is_worker=True, stop=stop) as signals, contextlib.closing(EventLog(log_file, where.name)) as log:
@@ -100,18 +101,18 @@ def handle(task: Task, perform: Perform, consumer: Consumer, log: EventLog, sign
         log.note(event, task.message_id, task.body, **more)
         log.write()
 
-    say_received(task)
+    say(f" [x] Received {shown(task.body)}{' (redelivered)' if task.redelivered else ''}")
     record("received", redelivered=task.redelivered, delivery_count=task.delivery_count)
     try:
         perform_here(task, perform, signals)
     except BaseException as error:  # whatever a task raises fails that task, and does not end the worker
-        is_interrupted = isinstance(error, KeyboardInterrupt) and signals.interrupted
-        if is_interrupted:
+        if is_interrupted := isinstance(error, KeyboardInterrupt) and signals.interrupted:
             signals.leave()
         if is_interrupted or isinstance(error, WorkerError):
-            is_dead = consumer.requeue() and consumer.connection.rules.is_dead_if_handed_back(task.delivery_count)
+            consumer.requeue()
             record("requeued", seconds=task.seconds())
-            say_requeued(task, error, is_dead)
+            begin = "\n" * is_interrupted + " [*]"  # a terminal shows ^C without a newline
+            say(f"{begin} Not finished, so it goes back to the queue: {shown(task.body)}")
         else:
             why, again = reason_of(error), consumer.seconds_until_next_try(task)
             is_rejected = consumer.reject(last or isinstance(error, OnlyBegun))
@@ -126,6 +127,14 @@ def handle(task: Task, perform: Perform, consumer: Consumer, log: EventLog, sign
         else:
             record("ack-lost", seconds=task.seconds())
             complain(" [!] Done, but the connection was lost meanwhile: RabbitMQ will hand this task out again.")
+
+
+def say_failed(task: Task, why: str, is_rejected: bool, again: float) -> None:
+    """Tell the person that a task failed, and in how many seconds it is tried again; 0 if it does not wait."""
+    when = f"; again in about {again:.0f} s" if is_rejected and again else ""
+    say(f" [!] Failed{task.tries}: {printable(why)}{when}")
+    if is_rejected and task.is_last_try:
+        say(f" [!] It failed too often, and is a dead letter now: {shown(task.body)}")
 
 
 def perform_here(task: Task, perform: Perform, signals: Signals) -> None:
@@ -148,28 +157,20 @@ def settings() -> argparse.Namespace:
     )
     flag = parser.add_argument
     add_settings(parser)
-    flag(
-        "--name", type=not_empty, help="the worker's name in the admin panel and in the log (default: worker-HOST-PID)"
-    )
+    name_help = "the worker's name in the admin panel and in the log (default: worker-HOST-PID)"
+    flag("--name", type=not_empty, help=name_help)
     dot_help = "without --run: how many seconds to sleep for each dot in a task (default: 1)"
-    flag("--seconds-per-dot", type=SECONDS.read, default=1.0, metavar="S", help=dot_help)
-    flag(
-        "--run",
-        type=not_empty,
-        metavar="COMMAND",
-        help="the command to run for each task; {} is replaced by the task, which is also on standard input",
-    )
-    flag(
-        "--burst",
-        action="store_true",
-        help="stop when no task is ready, and none that failed here waits for its next try",
-    )
-    flag("--max-tasks", type=TASKS.read, metavar="N", help="stop after N tasks")
+    flag("--seconds-per-dot", type=float, default=1.0, metavar="S", help=dot_help)
+    run_help = "the command to run for each task; {} is replaced by the task, which is also on standard input"
+    flag("--run", type=not_empty, metavar="COMMAND", help=run_help)
+    burst_help = "stop when no task is ready, and none that failed here waits for its next try"
+    flag("--burst", action="store_true", help=burst_help)
+    flag("--max-tasks", type=int, metavar="N", help="stop after N tasks")
     ack_help = (
         "how many hours a task may take before RabbitMQ takes it back, from 0.001 to 1,000 (default: 24); "
         "needs RabbitMQ 4.3 or later (before that, see docs/versions.md)"
     )
-    flag("--ack-timeout", type=HOURS.read, default=ACK_TIMEOUT_HOURS, metavar="HOURS", help=ack_help)
+    flag("--ack-timeout", type=float, default=ACK_TIMEOUT_HOURS, metavar="HOURS", help=ack_help)
     return parser.parse_args()
 
 

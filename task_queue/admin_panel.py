@@ -9,18 +9,11 @@ from urllib.parse import urlsplit
 
 import pika
 
-from task_queue.aside import Aside
 from task_queue.prompt import Prompt
 from task_queue.system import WINDOWS
 from task_queue.terminal import complain, say
 from task_queue.text import printable
 
-SWITCH_ON = (
-    "by taking the image rabbitmq:4-management  (without Docker: rabbitmq-plugins.bat enable rabbitmq_management)"
-    if WINDOWS
-    else "on RabbitMQ's machine:  sudo rabbitmq-plugins enable rabbitmq_management  "
-    "(in Docker: take the image rabbitmq:4-management)"
-)
 GUEST = pika.PlainCredentials("guest", "guest")  # the user of every new RabbitMQ
 ANSWERS_WITHIN = 6.0 if WINDOWS else 2.0  # seconds; there, an address that refuses takes two to do so
 
@@ -46,7 +39,10 @@ def offer_panel(answer: bool | None, url: str | None, node: pika.URLParameters) 
     shown = re.sub("//[^/@]*@", "//", url)  # without a password
     say(f" [*] RabbitMQ's admin panel: {printable(shown)}{login}")
     if not answers(url):
-        complain(f" [!] Nothing answers there. Switch it on, {SWITCH_ON}")
+        complain(
+            " [!] Nothing answers there. Switch it on, on RabbitMQ's machine:  rabbitmq-plugins enable "
+            "rabbitmq_management  (in Docker: take the image rabbitmq:4-management)"
+        )
     if not webbrowser.open(url):
         say(" [*] No browser was found here: open that address in yours.")
 
@@ -64,18 +60,9 @@ def wants_panel() -> bool:
 
 def answers(url: str) -> bool:
     """Tell whether anything listens at an address."""
-    answered: list[bool] = []
-
-    def connect() -> None:
-        parts = urlsplit(url)
-        with contextlib.suppress(OSError, ValueError):
-            port = parts.port or (443 if parts.scheme == "https" else 80)
-            socket.create_connection((parts.hostname, port), ANSWERS_WITHIN).close()
-            answered.append(True)
-
-    # In another thread, because a look-up of a host that hangs can't be interrupted.
-    thread = Aside(connect, "panel")
-    with contextlib.suppress(RuntimeError):  # no thread can be started
-        thread.start()
-        thread.join(ANSWERS_WITHIN)
-    return bool(answered)
+    parts = urlsplit(url)
+    with contextlib.suppress(OSError, ValueError):
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        socket.create_connection((parts.hostname, port), ANSWERS_WITHIN).close()
+        return True
+    return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from task_queue import outbox
 from task_queue.errors import in_words
 from task_queue.failures import QueueError
 from task_queue.loop import Loop
-from task_queue.queues import Rules, open_channel
+from task_queue.queues import Rules, declare, version_of
 from task_queue.outage import LASTS_AFTER, Outage
 from task_queue.settings import Settings
 from task_queue.signals import State
@@ -28,8 +29,8 @@ class Connection:
     """A connection to RabbitMQ that stays alive while its owner is busy, and reconnects when it is lost.
 
     Args:
-        settings: where to connect, and which queues are declared on every new connection.
-        on_ready: called with the channel when they are declared.
+        settings: where to connect, and whether the queues are declared on every new connection.
+        on_ready: called with the channel then.
         on_lost: called with the reason when a connection is lost.
         after_keeping: see Loop.
 
@@ -52,7 +53,7 @@ class Connection:
             node.client_properties = {"connection_name": settings.name}
         self.queue = settings.queue
         self.channel: Channel | None = None
-        self.rules = Rules(settings.declares)
+        self.rules = Rules(are_ours=not settings.is_passive)
         self.is_blocked = False
         self.outage = Outage(settings.patience, len(settings.nodes))
         try:
@@ -114,16 +115,13 @@ class Connection:
             self._why = why
             self._pika.close()
 
-    def renew(self) -> None:
-        """Make a new connection without printing anything. Call it only inside a callback."""
-        self.lose(QueueError(""))
-
     def close(self, within: float = CLOSE_WITHIN) -> None:
         """Send what is left, such as the last acknowledgement, and close. Take at most `within` seconds."""
         self.loop.closing.set()
         with self.loop:
             if self._pika is not None:
-                self._pika.close_somehow()
+                with contextlib.suppress(Exception):  # it is closing, or not open yet: then it closes all the same
+                    self._pika.close()
                 self.loop.wait(lambda: self._pika is None, within)
             if self._pika is not None:
                 self._pika.abandon()
@@ -141,7 +139,12 @@ class Connection:
     def _on_open(self, connection: Any) -> None:
         connection.add_on_connection_blocked_callback(self._on_blocked)
         connection.add_on_connection_unblocked_callback(self._on_unblocked)
-        open_channel(connection, self.queue, self.rules.declares, self._on_declared, self.lose)
+        self.rules = self.rules._replace(version=version_of(connection.server_properties or {}))
+        channel = connection.channel(on_open_callback=self._on_channel)
+        channel.add_on_close_callback(lambda _channel, why: self.lose(why))
+
+    def _on_channel(self, channel: Channel) -> None:
+        declare(channel, self.queue, not self.rules.are_ours, then=lambda: self._on_declared(channel))
 
     def _on_blocked(self, _connection: object, frame: Any) -> None:
         self.is_blocked = True
@@ -151,13 +154,8 @@ class Connection:
         self.is_blocked = False
         outbox.complain(" [*] RabbitMQ takes tasks again.")
 
-    def _on_declared(self, channel: Channel, rules: Rules) -> None:
-        self.channel, self.rules = channel, rules
-        if not rules.are_ours and not self.outage.had_connection:
-            outbox.complain(
-                f" [*] Queue {self.queue} is used as it is. What becomes of failed tasks, and whether tasks outlast a "
-                "restart of RabbitMQ, depends on how it was declared."
-            )
+    def _on_declared(self, channel: Channel) -> None:
+        self.channel = channel
         self.outage.tell_of_return()
         self.loop.ioloop.call_later(LASTS_AFTER, lambda: self.outage.end() if self.channel is channel else None)
         self._on_ready(channel)
@@ -179,7 +177,7 @@ class Connection:
         if self.loop.closing.is_set():
             return
         self._on_lost(why)
-        words, is_final = in_words(why, self._nodes[-1], self.queue, self.rules.declares)
+        words, is_final = in_words(why, self._nodes[-1], self.queue)
         if refusals := self.outage.why_give_up(words, is_final):
             self._give_up(refusals)
         elif not self.outage.had_connection:

@@ -84,15 +84,13 @@ class Consumer:
 
     def seconds_until_next_try(self, task: Task) -> float:
         """Return how long a failed task waits, by the queue's arguments; 0 for no wait, or no tries left."""
-        return self._longest_wait(task) if self.connection.rules.are_ours else 0.0
+        rules = self.connection.rules
+        return rules.seconds_until_next_try(task.delivery_count + 1) if rules.are_ours and not task.is_last_try else 0.0
 
     def close(self) -> None:
-        """Hand back a task that arrived too late, and close the connection."""
+        """End the subscription, and close the connection."""
         with self.connection.loop as loop:
             self._unsubscribe()
-            for task in self._delivered:
-                if task.channel is self.connection.channel:
-                    task.channel.basic_nack(task.delivery_tag, requeue=True)
             loop.wait(lambda: not self._is_subscribed, LAST_ANSWER)
         self.connection.close(CLOSE_WITHIN - LAST_ANSWER)
 
@@ -111,14 +109,8 @@ class Consumer:
             return True
 
     def _expect_again(self, task: Task | None) -> None:
-        if self._is_burst and task is not None and (wait := self._longest_wait(task)):
-            until = time.monotonic() + wait + LATE
-            self._back_by[task.message_id] = max(until, self._back_by.get(task.message_id, 0.0))
-
-    def _longest_wait(self, task: Task) -> float:
-        # Even if the queue was declared without delays: a policy may have added them.
-        rules = self.connection.rules
-        return 0.0 if task.is_last_try else rules.seconds_until_next_try(task.delivery_count + 1)
+        if self._is_burst and task is not None and (wait := self.seconds_until_next_try(task)):
+            self._back_by[task.message_id] = time.monotonic() + wait + LATE
 
     def _wait_until_empty(self) -> None:
         empty_looks = 0

@@ -11,7 +11,7 @@ from pika.channel import Channel
 
 from task_queue.connection import Connection
 from task_queue.failures import QueueError
-from task_queue.queues import Declares, dead_letters_of
+from task_queue.queues import dead_letters_of, declare_dead_letters
 from task_queue.settings import Settings
 
 PREFETCH = 20  # letters that RabbitMQ delivers before it has our answers; more are no faster, and fill memory
@@ -25,14 +25,13 @@ class DeadLetters:
     Attributes:
         total: how many there were at the start; None before they were counted.
         moved: how many we have rejected, so that they are on their way back.
-        is_exact: no connection was lost before RabbitMQ had answered for what we rejected there.
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.connection = Connection(settings._replace(declares=Declares.LETTERS), self._on_ready, self._on_lost)
+        # The work queue is not declared, so that letters come back to an older one, too.
+        self.connection = Connection(settings._replace(is_passive=True), self._on_ready, self._on_lost)
         self.total: int | None = None
         self.moved = self._answered = 0  # the second counts those for which RabbitMQ has answered
-        self.is_exact = True
         self._queue, self._name = dead_letters_of(settings.queue), settings.name
         self._looks = LOOKS
 
@@ -59,6 +58,9 @@ class DeadLetters:
     def _on_ready(self, channel: Channel) -> None:
         cancelled = QueueError(f"RabbitMQ cancelled the subscription to {self._queue}. Was that queue deleted?")
         channel.add_on_cancel_callback(lambda _: self.connection.lose(cancelled))
+        declare_dead_letters(channel, self.connection.queue, then=lambda: self._on_declared(channel))
+
+    def _on_declared(self, channel: Channel) -> None:
         if self.total is not None:
             self._subscribe(channel)
             return
@@ -88,6 +90,5 @@ class DeadLetters:
             channel.basic_nack(method.delivery_tag or 0, requeue=False)
 
     def _on_lost(self, _why: BaseException) -> None:
-        self.is_exact = self.is_exact and self.moved == self._answered
         self.moved = self._answered  # RabbitMQ delivers the others again, unless it has received our answer
         self._looks = LOOKS_AFTER_LOSS

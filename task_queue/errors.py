@@ -7,28 +7,16 @@ import re
 import pika
 
 from task_queue.failures import QueueError
-from task_queue.queues import LONGEST_TASK, Declares
+from task_queue.queues import LONGEST_TASK
 from task_queue.system import WINDOWS
 from task_queue.text import printable
 
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 DOCKER = "docker run -d --name rabbitmq --hostname rabbitmq -p 5672:5672 -p 15672:15672 rabbitmq:4-management"
 START = f"{DOCKER}  (the next time: docker start rabbitmq)" if WINDOWS else "python3 tools/rabbitmq.py"
-SET_FILE = "$env:SSL_CERT_FILE = 'AUTHORITY.pem'" if WINDOWS else "export SSL_CERT_FILE=AUTHORITY.pem"
-CERTIFICATE = (
-    "name it in --url with ?ssl_options={{'certfile': 'client.pem', 'keyfile': 'client.key', 'ca_certs': 'ca.pem'}}"
-)
 CANCELLED = (
     "RabbitMQ cancelled this worker's subscription: its queue was deleted, or its task took longer than --ack-timeout."
 )
-
-
-def _on_its_machine(command: str) -> str:
-    if WINDOWS:
-        return f"docker exec rabbitmq rabbitmqctl {command}  (without Docker: in the admin panel, under Admin)"
-    docker = f"in Docker: docker exec rabbitmq rabbitmqctl {command}"
-    return f"sudo rabbitmqctl {command}  ({docker}; without root: python3 tools/rabbitmq.py ctl {command})"
-
 
 # A pattern for pika's innermost exception, our message, and whether it is final: trying again can't help.
 WORDS: list[tuple[str, str, bool]] = [
@@ -36,24 +24,20 @@ WORDS: list[tuple[str, str, bool]] = [
     ("Address family", "No IPv6 here, so {at} can't be reached ({why}): write 127.0.0.1, or the like, as host.", False),
     ("^ConnectionRefused", "Nothing listens at {at}: is RabbitMQ running there?{start}", False),
     (
-        "^SSLCert.*(issuer|self-signed)",
+        "^SSLCert",
         "The certificate of {at} is not accepted: {why}\n"
-        f"If an authority of your own has signed it, say so:  {SET_FILE}",
+        "If an authority of your own has signed it, name its file in the environment variable SSL_CERT_FILE.",
         False,
     ),
-    ("^SSLCert", "The certificate of {at} is not accepted: {why}", False),
-    ("(?i)certificate.required|handshake.failure", "{at} wants a certificate of yours: " + CERTIFICATE, False),
-    ("^SSL", "No TLS with {at} ({why}): is that its TLS port? amqp:// is without TLS.", False),
-    ("^ConnectionBlocked", "RabbitMQ at {at} took no tasks for as long as blocked_connection_timeout allows.", False),
+    (
+        "(?i)^SSL|certificate.required",
+        "No TLS with {at} ({why}).\nIs that its TLS port? Does it want a certificate of yours, as docs/operations.md "
+        "shows it? amqp:// is without TLS.",
+        False,
+    ),
     (r"^\w*[Tt]imeout|Timeout while", "{at} does not answer: a firewall in between, or a RabbitMQ that hangs?", False),
     (
-        r"(Stream|ConnectionReset).* frame_max [4-7]\d{3}\b",  # and RabbitMQ says no word about it
-        "The connection to RabbitMQ at {at} was lost ({why}).\n"
-        "From RabbitMQ 4.1 on, frame_max in --url or AMQP_URL must be 8192 or more.",
-        False,
-    ),
-    (
-        r"^Incompatible|^(Stream|ConnectionReset).* port 1567[12]\b",
+        r"^Incompatible|^(Stream|ConnectionReset).* port 1567[12]$",
         "{at} ended the connection without a word of AMQP.\nIs it a TLS port, which needs amqps:// and perhaps a "
         "certificate? Or the admin panel's? AMQP has another one, 5672. Or is RabbitMQ still starting?",
         False,
@@ -61,12 +45,7 @@ WORDS: list[tuple[str, str, bool]] = [
     (
         r"\(403\).*Login was refused",
         "RabbitMQ at {at} refused user {user} with this password: check both in --url or AMQP_URL.{guest}\n"
-        "Or set another password on RabbitMQ's machine:  " + _on_its_machine("change_password USER PASSWORD"),
-        True,
-    ),
-    (
-        r"\(403\).* NOTHING$",
-        "User {user} may not do this ({why}).\ndocs/operations.md has the rights that it needs.",
+        "Or set another password on RabbitMQ's machine:  rabbitmqctl change_password USER PASSWORD",
         True,
     ),
     (
@@ -76,17 +55,11 @@ WORDS: list[tuple[str, str, bool]] = [
         True,
     ),
     (
-        r"\(530\).*vhost  not found",
-        "RabbitMQ at {at} has no virtual host with an empty name. A URL for the virtual host / ends in /%2F",
+        r"\(530\).*vhost .*not found",
+        "RabbitMQ at {at} has no virtual host {vhost}.\nIn a URL, / is written /%2F. "
+        "Another one is added on RabbitMQ's machine:  rabbitmqctl add_vhost NAME",
         True,
     ),
-    (
-        r"\(530\).*not found",
-        "RabbitMQ at {at} has no virtual host {vhost}.\nAdd it on RabbitMQ's machine:  "
-        + _on_its_machine("add_vhost NAME"),
-        True,
-    ),
-    (r"\(530\).* limit ", "RabbitMQ at {at} takes no more connections ({why}).", False),
     (
         r"\(530\)",
         "RabbitMQ at {at} does not let user {user} into virtual host {vhost} ({why}).\n"
@@ -98,7 +71,6 @@ WORDS: list[tuple[str, str, bool]] = [
         "Queue {queue} has other settings ({why}).\nTake another one with --queue NAME, or use it as it is: --passive",
         True,
     ),
-    (r"\(406\).*larger than", "RabbitMQ refuses a task that is too large ({why}).", False),
     (
         r"\(406\).*acknowledgement",
         "RabbitMQ waits no longer for an acknowledgement ({why}).\n"
@@ -106,22 +78,21 @@ WORDS: list[tuple[str, str, bool]] = [
         False,
     ),
     (
-        r"\(404\).*no queue.* NOTHING$",
-        "There is no queue {queue}, and with --passive it is not declared here: that is for others to do.",
+        r"\(404\).*no queue",
+        "There is no queue {queue}, and with --passive or --retry-dead-letters it is not declared here.",
         False,
     ),
-    (r"\(404\).*no queue", "Queue {queue} was deleted, and is declared again.", False),
     (r"\(\d{3}\)", "RabbitMQ at {at} closed the connection ({why}).", False),
     ("", "The connection to RabbitMQ at {at} was lost ({why}).", False),
 ]
 
 
-def in_words(error: BaseException, node: pika.URLParameters, queue: str, declares: Declares) -> tuple[str, bool]:
+def in_words(error: BaseException, node: pika.URLParameters, queue: str) -> tuple[str, bool]:
     """Say what went wrong and how to fix it; and whether it is final, so that trying again can't help."""
     error = root_cause(error)
     if isinstance(error, QueueError):
         return str(error), False
-    names = f"{type(error).__name__} {error!r} port {node.port} frame_max {node.frame_max} {declares.name}"
+    names = f"{type(error).__name__} {error!r} port {node.port}"
     sentence, is_final = next((words, final) for pattern, words, final in WORDS if re.search(pattern, names))
     # RabbitMQ's own words, which only some of pika's exceptions have in their text: (403) 'ACCESS_REFUSED - ...'
     reply = re.search(r"\(\d{3}\) (['\"])(.*?)\1['\",)]*$", repr(error))

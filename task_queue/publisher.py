@@ -173,7 +173,7 @@ class Publisher:
         if self._pauses % FULL_PAUSES == 0:
             # In a cluster, a channel may keep asking a dead node, and refuse every message. We print nothing about
             # it, because most queues are just full. Source: https://github.com/rabbitmq/rabbitmq-server/pull/9221
-            self.connection.renew()
+            self.connection.lose(QueueError(""))
         self._send()
 
     def _on_lost(self, why: BaseException) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import enum
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import pika
 from pika.channel import Channel
 
 DELIVERY_LIMIT = 20  # failed tries; the default of RabbitMQ 4, while 3.x has no limit by default
@@ -15,14 +13,6 @@ DELIVERY_LIMIT = 20  # failed tries; the default of RabbitMQ 4, while 3.x has no
 NO_DELIVERY_LIMIT = 1_000_000_000
 LONGEST_TASK = 86_400_000  # milliseconds: 24 hours
 RETRY_STEP, LONGEST_RETRY = 1_000, 30_000  # milliseconds
-
-
-class Declares(enum.Enum):
-    """Which of the two queues a script declares. Nothing can change an existing queue: RabbitMQ refuses another one."""
-
-    BOTH = enum.auto()
-    LETTERS = enum.auto()  # the dead letters alone: also an older work queue must be able to get them back
-    NOTHING = enum.auto()  # the work queue is used as it is
 
 
 def dead_letters_of(queue: str) -> str:
@@ -45,68 +35,35 @@ def arguments_of(queue: str) -> dict[str, Any]:
     }
 
 
-def open_channel(
-    connection: pika.SelectConnection,
-    queue: str,
-    declares: Declares,
-    on_declared: Callable[[Channel, Rules], None],
-    on_closed: Callable[[BaseException], None],
-) -> None:
-    """Open a channel and declare the queues on it.
+def declare(channel: Channel, queue: str, is_passive: bool, then: Callable[[], None]) -> None:
+    """Declare the queue and its dead letters, then call `then`. If passive, only see whether the queue is there."""
 
-    Args:
-        connection: an open connection of pika.
-        queue: the work queue's name.
-        declares: which queues to declare; if that is not the work queue, it must be there.
-        on_declared: called with the channel and the rules that apply there.
-        on_closed: called with the reason when the channel is closed, then or later.
-    """
-
-    def on_open(channel: Channel) -> None:
-        rules = rules_of(connection.server_properties or {}, declares)
-        declare(channel, queue, declares, then=lambda: on_declared(channel, rules))
-
-    def on_channel_closed(_channel: Channel, why: Exception) -> None:
-        if declares is Declares.LETTERS and f"no queue '{queue}'" in str(why):  # then it can't be an older one
-            open_channel(connection, queue, Declares.BOTH, on_declared, on_closed)
-        else:
-            on_closed(why)
-
-    connection.channel(on_open_callback=on_open).add_on_close_callback(on_channel_closed)
-
-
-def declare(channel: Channel, queue: str, declares: Declares, then: Callable[[], None]) -> None:
-    """Declare the queue and its dead letters, then call `then`."""
-
-    def declare_letters(_: object) -> None:  # only now, so that a refusal of the first leaves nothing behind
-        if declares is Declares.NOTHING:
+    def on_declared(_: object) -> None:  # only now, so that a refusal of the first leaves nothing behind
+        if is_passive:
             then()
-            return
-        letters = dead_letters_of(queue)
-        arguments = _arguments(NO_DELIVERY_LIMIT, queue)
-        channel.queue_declare(letters, durable=True, arguments=arguments, callback=lambda _: then())
+        else:
+            declare_dead_letters(channel, queue, then)
 
-    is_passive = declares is not Declares.BOTH  # then RabbitMQ compares no arguments
-    channel.queue_declare(
-        queue, passive=is_passive, durable=True, arguments=arguments_of(queue), callback=declare_letters
-    )
+    arguments = arguments_of(queue)  # which RabbitMQ does not compare if it is passive
+    channel.queue_declare(queue, passive=is_passive, durable=True, arguments=arguments, callback=on_declared)
+
+
+def declare_dead_letters(channel: Channel, queue: str, then: Callable[[], None]) -> None:
+    """Declare the queue for the dead letters of a queue, then call `then`."""
+    arguments = _arguments(NO_DELIVERY_LIMIT, queue)
+    channel.queue_declare(dead_letters_of(queue), durable=True, arguments=arguments, callback=lambda _: then())
 
 
 class Rules(NamedTuple):
     """What RabbitMQ does with the work queue.
 
     Attributes:
-        declares: which queues we declare.
+        are_ours: the queue has our arguments; else we do not know how often and when it has a failed task tried.
         version: RabbitMQ's, as numbers.
     """
 
-    declares: Declares
+    are_ours: bool
     version: tuple[int, ...] = (0,)
-
-    @property
-    def are_ours(self) -> bool:
-        """Whether the queue has our arguments; else we do not know how often and when it has a failed task tried."""
-        return self.declares is not Declares.NOTHING
 
     @property
     def grants_two_after_dead_letter(self) -> bool:
@@ -116,11 +73,6 @@ class Rules(NamedTuple):
         """
         return self.version < (3, 11)
 
-    @property
-    def counts_what_is_handed_back(self) -> bool:
-        """Whether a basic.nack with requeue, and the ack timeout, count as a failed try."""
-        return self.version < (4, 3)
-
     def seconds_until_next_try(self, tries: int) -> float:
         """Return how long a task waits after `tries` failed tries, by our arguments; a policy may change that.
 
@@ -128,18 +80,11 @@ class Rules(NamedTuple):
         """
         return min(RETRY_STEP * tries, LONGEST_RETRY) / 1000 if self.version >= (4, 3) else 0.0
 
-    def is_dead_if_handed_back(self, failed_tries: int) -> bool:
-        """Tell whether a task with this number of failed tries becomes a dead letter if it is handed back.
 
-        On RabbitMQ 4.3 only a dead letter that was moved back does: there its tries are counted on, beyond the limit.
-        """
-        return self.are_ours and failed_tries > DELIVERY_LIMIT - self.counts_what_is_handed_back
-
-
-def rules_of(server_properties: Mapping[str, Any], declares: Declares) -> Rules:
-    """Return the rules for a RabbitMQ with these server properties; an unknown version counts as the newest."""
+def version_of(server_properties: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return RabbitMQ's version as numbers; an unknown one counts as the newest."""
     version = re.match(r"\d+(\.\d+)+", str(server_properties.get("version")))
-    return Rules(declares, tuple(map(int, version[0].split("."))) if version else (99,))
+    return tuple(map(int, version[0].split("."))) if version else (99,)
 
 
 def _arguments(delivery_limit: int, dead_letter_queue: str) -> dict[str, Any]:

@@ -119,11 +119,9 @@ def feed(process: subprocess.Popen[bytes], body: bytes) -> None:
 
 def wait_for(process: subprocess.Popen[bytes]) -> None:
     """Wait until a command ends."""
-    if not WINDOWS:
-        process.wait()
-    while process.returncode is None:  # nothing interrupts a wait without a timeout there
+    while process.returncode is None:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(LOOK_EVERY)
+            process.wait(LOOK_EVERY if WINDOWS else None)  # there, nothing interrupts a wait without a timeout
 
 
 def check_status(program: str, status: int) -> None:

@@ -6,7 +6,6 @@ Messages about a wrong URL never show a password.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import re
 import socket
@@ -16,12 +15,14 @@ from urllib.parse import unquote, urlsplit
 import pika
 
 from task_queue.failures import SettingsError
-from task_queue.queues import Declares, dead_letters_of
+from task_queue.queues import dead_letters_of
+from task_queue.terminal import complain
 from task_queue.text import printable
 
 DEFAULT_URL = "amqp://guest:guest@localhost:5672/%2F"
 DEFAULT_QUEUE = "tasks"
 LONGEST_HEARTBEAT = 65535  # seconds; AMQP has 16 bits for it
+LEAST_FRAME_MAX = 8192  # bytes; RabbitMQ 4.1 and later hang up at less, without a word
 PATIENCE = 300.0  # seconds, see Settings; for a program that ends by itself, others go on for ever
 
 
@@ -33,14 +34,14 @@ class Settings(NamedTuple):
         queue: the work queue's name.
         name: the connection's and the worker's name, in the admin panel and in the log.
         patience: seconds to go on trying after a refusal, if it worked before.
-        declares: which queues to declare.
+        is_passive: use the queue as it is, and declare nothing.
     """
 
     nodes: list[pika.URLParameters]
     queue: str
     name: str
     patience: float
-    declares: Declares
+    is_passive: bool
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -65,44 +66,24 @@ def not_empty(text: str) -> str:
     return text
 
 
-class Range(NamedTuple):
-    """The numbers that a flag, and the argument with the same name, can have."""
-
-    kind: type[float]
-    least: float
-    most: float = 1e9
-
-    def __str__(self) -> str:
-        upper = f"{self.least:g} or more" if self.most == 1e9 else f"from {self.least:g} to {self.most:,.0f}"
-        return f"must be a {'whole ' * (self.kind is int)}number, {upper}"
-
-    def read(self, text: str) -> float:
-        """Read a flag's number."""
-        not_empty(text)
-        with contextlib.suppress(ValueError):
-            if self.least <= (value := self.kind(text)) <= self.most:
-                return value
-        raise argparse.ArgumentTypeError(f"{printable(text)} {self}")
-
-    def check(self, name: str, value: Any) -> None:
-        """Raise SettingsError if an argument makes no sense."""
-        kinds = (int,) if self.kind is int else (int, float)
-        if isinstance(value, bool) or not (isinstance(value, kinds) and self.least <= value <= self.most):
-            raise SettingsError(f"{name} {self}")
-
-
-def settings_for(url: str | None, queue: str | None, name: str, patience: float, passive: bool = False) -> Settings:
-    """Return the settings. What is None comes from the environment, or is the default.
+def settings_for(url: str | None, queue: str | None, name: str, patience: float, is_passive: bool = False) -> Settings:
+    """Return the settings. What is None comes from the environment, or is the default. Say what --passive means.
 
     Raises:
         SettingsError: one of them makes no sense.
     """
-    for what, text in (("url", url), ("queue", queue), ("name", name)):
-        if not isinstance(text, (str, type(None))):
-            raise SettingsError(f"{what} must be text.")
     if not name or len(os.fsencode(name)) > 255 or re.search("[\ud800-\udfff]", name):
         raise SettingsError("--name is empty, too long, or not text in this terminal's encoding.")
-    return Settings(nodes_in(url), queue_named(queue), name, patience, Declares.NOTHING if passive else Declares.BOTH)
+    queue = os.environ.get("TASK_QUEUE") or DEFAULT_QUEUE if queue is None else queue
+    is_short = len(os.fsencode(dead_letters_of(queue))) <= 255
+    if not queue.strip() or not is_short or queue.startswith("amq.") or not queue.isprintable():
+        raise SettingsError("--queue or TASK_QUEUE: a queue's name is printable, short, and does not begin with amq.")
+    if is_passive:
+        complain(
+            f" [*] Queue {queue} is used as it is. What becomes of failed tasks, and whether tasks outlast a restart "
+            "of RabbitMQ, depends on how it was declared."
+        )
+    return Settings(nodes_in(url), queue, name, patience, is_passive)
 
 
 def nodes_in(urls: str | None) -> list[pika.URLParameters]:
@@ -120,9 +101,12 @@ def _node_at(url: str) -> pika.URLParameters:
         # pika would take the first part of a path with two for the virtual host.
         if re.match("amqps?://", url) and not re.fullmatch("/[^/]+/.*", urlsplit(url).path):
             node = pika.URLParameters(url)
-            if not isinstance(node.heartbeat, int) or node.heartbeat <= LONGEST_HEARTBEAT:
+            heartbeat: Any = node.heartbeat or 0
+            if node.frame_max >= LEAST_FRAME_MAX and heartbeat <= LONGEST_HEARTBEAT:
                 return node
-            words = f"has a heartbeat of more than {LONGEST_HEARTBEAT:,} seconds."
+            words = (
+                f"has a heartbeat of more than {LONGEST_HEARTBEAT:,}, or a frame_max of less than {LEAST_FRAME_MAX:,}."
+            )
     except Exception as error:  # any, because pika evaluates parts of the query as Python
         before, _, query = url.partition("?")
         if "ssl_options" in query and isinstance(error, (OSError, TypeError)):  # of a file, or OpenSSL's
@@ -130,19 +114,6 @@ def _node_at(url: str) -> pika.URLParameters:
             unreadable = [f"{file} can't be read" for file in files if not os.access(file, os.R_OK)]
             words = f"has ssl_options that can't be used: {printable([*unreadable, str(error)][0])}"
     raise SettingsError(f"--url or AMQP_URL {words}")
-
-
-def queue_named(name: str | None) -> str:
-    """Return the queue's name, if RabbitMQ accepts such a name."""
-    name = os.environ.get("TASK_QUEUE") or DEFAULT_QUEUE if name is None else name
-    if (
-        not name.strip()
-        or len(os.fsencode(dead_letters_of(name))) > 255
-        or name.startswith("amq.")
-        or not name.isprintable()
-    ):
-        raise SettingsError("--queue or TASK_QUEUE: a queue's name is printable, short, and does not begin with amq.")
-    return name
 
 
 def default_name(role: str) -> str:

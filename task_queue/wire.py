@@ -38,13 +38,6 @@ class WireConnection(pika.SelectConnection):
             super()._adapter_emit_data(bytes(self._gathered))  # type: ignore[misc]  # not in the stubs
             self._gathered.clear()
 
-    def close_somehow(self) -> None:
-        """Close the connection, whatever state it is in."""
-        # pika can close a connection that is not open yet, but raises an AssertionError then.
-        with contextlib.suppress(AssertionError):
-            if not (self.is_closing or self.is_closed):
-                self.close()
-
     def abandon(self) -> None:
         """Close the socket of a connection that can't be closed cleanly."""
         with contextlib.suppress(Exception):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import signal
 import textwrap
 from collections.abc import Callable
@@ -157,18 +156,6 @@ def test_a_look_up_that_hangs_after_a_loss_keeps_no_one_from_ending(
     eventually((at_server.folder / "asked").exists, "the host's name is looked up")
     worker.send(signal.SIGTERM)
     worker.ends(within=5)
-
-
-def test_a_look_up_of_the_panel_that_hangs_is_waited_for_two_seconds(at_server: Scripts, server: Server) -> None:
-    hangs = HANGING_LOOK_UP.replace(
-        "def getaddrinfo(*arguments, **named):",
-        "look_up = socket.getaddrinfo\n    def getaddrinfo(host, *arguments, **named):\n"
-        "        if host != 'panel.example':\n            return look_up(host, *arguments, **named)",
-    )
-    run = start(at_server, hangs, "emitter_of_tasks.py", "--admin", "--admin-url", "http://panel.example/", "task")
-    run.ends(within=10)
-    assert "Nothing answers there" in run.err
-    assert len(server.got("Basic.Publish")) == 1
 
 
 LATER = """look_up, calls = socket.getaddrinfo, []

@@ -64,7 +64,7 @@ def test_wrong_password(scripts: Scripts, script: str) -> None:
     said = refused(scripts, script, scripts.broker.url.replace(":guest@", ":secret@"))
     assert "refused user guest with this password" in said
     assert "check both in --url or AMQP_URL.\nOr set another password on RabbitMQ's machine:" in said
-    assert "sudo rabbitmqctl change_password USER PASSWORD  (in Docker: docker exec rabbitmq rabbitmqctl change" in said
+    assert "rabbitmqctl change_password USER PASSWORD" in said
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -114,7 +114,7 @@ def test_what_is_no_queue_name(at_server: Scripts, server: Server, name: str) ->
 
 def test_tls_on_a_port_without_it(scripts: Scripts) -> None:
     url = scripts.broker.url.replace("amqp:", "amqps:")
-    assert "is that its TLS port?" in refused(scripts, "emitter_of_tasks.py", url)
+    assert "Is that its TLS port?" in refused(scripts, "emitter_of_tasks.py", url)
 
 
 def test_a_server_that_is_not_rabbitmq(scripts: Scripts) -> None:
@@ -362,5 +362,5 @@ def test_a_limit_on_connections_is_waited_out(at_server: Scripts, server: Server
     worker = at_server.start("listening_worker.py")
     server.gets("Basic.Consume")
     server.session(0).hang_up()
-    worker.shows("takes no more connections")
+    worker.shows("connection limit (1) is reached")
     worker.shows("Connected again.")

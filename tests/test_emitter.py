@@ -255,7 +255,7 @@ def test_the_admin_address_comes_from_the_url_without_its_password(scripts: Scri
 
 def test_a_panel_that_does_not_answer_is_explained(scripts: Scripts) -> None:
     run = scripts.emit("--admin", "--admin-url", "http://localhost:1/#/queues", "task", env={"BROWSER": "false"})
-    assert "on RabbitMQ's machine:  sudo rabbitmq-plugins enable rabbitmq_management" in run.err
+    assert "on RabbitMQ's machine:  rabbitmq-plugins enable rabbitmq_management" in run.err
     assert "(in Docker: take the image rabbitmq:4-management)" in run.err
     assert "open that address in yours" in run.out
 

@@ -12,7 +12,7 @@ from harness import PROJECT
 
 FLOORS = {
     6: ["emitter_of_tasks", "listening_worker"],
-    5: ["report", "work", "run_command", "worker_report", "admin_panel"],
+    5: ["report", "work", "run_command", "admin_panel"],
     4: ["dead_letters", "publisher", "consumer"],
     3: ["connection", "encoder"],
     2: ["errors", "event_log", "message", "sources", "outage", "task"],

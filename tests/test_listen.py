@@ -114,9 +114,6 @@ NO_SETTINGS: list[tuple[str, object]] = [
     *((name, value) for name in ("max_tasks", "ack_timeout") for value in ("3", 0, -1, True, float("nan"))),
     ("ack_timeout", None),
     ("ack_timeout", float("inf")),
-    ("name", 5),
-    ("queue", 5),
-    ("url", b"amqp://localhost"),
     *((name, "") for name in ("url", "queue", "name", "log_file")),  # empty, which is never the default
 ]
 

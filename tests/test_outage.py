@@ -16,7 +16,7 @@ from scripted_server import Answer, Server, Session
 from task_queue import outage
 
 GONE = spec.Connection.Close(530, "NOT_ALLOWED - vhost / not found", 10, 40)
-MEND = "has no virtual host /.\nAdd it on RabbitMQ's machine:  sudo rabbitmqctl add_vhost NAME  (in Docker: "
+MEND = "has no virtual host /.\nIn a URL, / is written /%2F. Another one is added on RabbitMQ's machine:  rabbitmqctl"
 
 # A clock that a test can put forward. Patched from outside, before anything else is imported.
 CLOCK = """

@@ -122,6 +122,7 @@ def test_the_end_of_input_and_ctrl_c_end_the_emitter(scripts: Scripts, asked: st
 
 @pytest.mark.parametrize("way", [["task"], ["--file", "tasks.txt"], ["--retry-dead-letters"]])
 def test_no_question_is_asked_where_no_task_is_typed(scripts: Scripts, way: list[str]) -> None:
+    scripts.work()  # declares both queues
     (scripts.folder / "tasks.txt").write_text("task\n")
     lines = Screen(scripts, *way).ends(0)
     assert lines

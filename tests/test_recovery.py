@@ -25,7 +25,6 @@ from tls import tls_server
 from task_queue import QueueError
 from task_queue.connection import Connection
 from task_queue.errors import in_words
-from task_queue.queues import Declares
 from task_queue.settings import nodes_in, settings_for
 
 PROMPT = "Enter new task: "
@@ -212,7 +211,7 @@ NOT_FINAL = {
     "Nothing listens at localhost:1": "amqp://localhost:1",
     "If an authority of your own has signed it": "amqps://localhost:{of_a_stranger}",
     "certificate is not valid for 'localhost'": "amqps://localhost:{for_another_host}",
-    "is that its TLS port?": "amqps://localhost:{amqp}",
+    "Is that its TLS port?": "amqps://localhost:{amqp}",
     "does not answer": "amqp://localhost:{silent}?stack_timeout=0.2",
     "without a word of AMQP": "amqp://localhost:{of_a_stranger}",
 }
@@ -251,7 +250,7 @@ def test_of_a_host_with_several_addresses_the_last_error_is_said() -> None:
     """The machine's own address comes last, after that of IPv6."""
     errors = [AMQPConnectorSocketConnectError(error) for error in (ConnectionRefusedError(), TimeoutError())]
     failed = AMQPConnectionError(AMQPConnectionWorkflowFailed(errors))
-    words, is_final = in_words(failed, nodes_in(None)[0], "tasks", Declares.BOTH)
+    words, is_final = in_words(failed, nodes_in(None)[0], "tasks")
     assert "does not answer" in words
     assert not is_final
 

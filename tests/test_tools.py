@@ -174,7 +174,7 @@ def test_a_private_rabbitmq_serves_the_scripts_and_keeps_their_tasks(copy: Path,
     (url,) = re.findall(r"was taken\. In the other terminals first:  export AMQP_URL='(.*)'", private.out)
     # What a script says that mends something works as it stands.
     refused = script_in(copy, url.replace("%2F", "school"), "emitter_of_tasks.py", "task").stderr
-    (command,) = re.findall(r"without root: python3 tools/rabbitmq.py ctl (.*) NAME\)", refused)
+    (command,) = re.findall("on RabbitMQ's machine:  rabbitmqctl (.*) NAME", refused)
     assert run_tool(copy, "rabbitmq.py", "ctl", *shlex.split(command), "school").ends(0, SLOW).err == ""
     assert "school" in run_tool(copy, "rabbitmq.py", "ctl", "list_vhosts").ends(0, SLOW).lines
     run_tool(copy, "rabbitmq.py", "ctl", "no_such_command").ends(64, SLOW)

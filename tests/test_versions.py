@@ -85,25 +85,6 @@ def test_a_dead_letter_that_went_back_has_all_its_tries_again_or_one_more(script
     assert "dead letter now" in worker.out
 
 
-def test_what_has_no_more_tries_and_is_handed_back_is_called_a_dead_letter(scripts: Scripts) -> None:
-    have_dead_letters_back(scripts, 2)
-    program = scripts.folder / "program"
-    program.write_text("#!/bin/sh\necho ready; sleep 60\n")
-    program.chmod(0o755)
-    stopped = scripts.start(WORKER, "--run", str(program))
-    stopped.shows("ready")
-    stopped.send(signal.SIGINT)
-    stopped.ends()
-    program.write_text("#!/no/such/program\n")
-    broken = scripts.start(WORKER, "--run", str(program)).ends(1)
-    is_dead = scripts.broker.version >= (4, 3)
-    where = "and has no more tries, so it is a dead letter now" if is_dead else "so it goes back to the queue"
-    for worker in (stopped, broken):
-        assert f"[*] Not finished, {where}: task" in worker.out
-    there = scripts.dead_letters if is_dead else scripts.queue
-    eventually(lambda: scripts.broker.counts(there)[0] == 2, "so it is")
-
-
 # ---- When the next try comes
 
 
@@ -231,7 +212,7 @@ def test_passive_shows_the_tries_of_a_queue_that_counts_them(scripts: Scripts) -
 
 
 def test_passive_waits_for_a_queue_that_is_deleted_and_ends_where_there_was_none(scripts: Scripts) -> None:
-    none = f"There is no queue {scripts.queue}, and with --passive it is not declared here"
+    none = f"There is no queue {scripts.queue}, and with --passive or --retry-dead-letters it is not declared here"
     for run in (scripts.emit("task", "--passive", status=1), scripts.start(WORKER, "--passive").ends(1)):
         assert none in run.err
     scripts.broker.declare(scripts.queue)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import textwrap
 from collections.abc import Callable

@@ -12,7 +12,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 IN_TURN = {  # by a fixture that they use
     "mortal_node",  # one for all, because to start a RabbitMQ takes long
-    "learner",  # whose queue has the name that is the default
+    "asked_for",  # whose queue has the name that is the default
     "copy",  # of the demo, which should leave no queue behind
 }
 

@@ -44,7 +44,7 @@ class SetupError(CommandError):
 
 def say(text: str) -> None:
     """Print a line at once."""
-    print(text, flush=True)
+    print(f"{text}\n", end="", flush=True)  # in one piece, or lines of several threads run into each other
 
 
 def install(*packages: str) -> None:

@@ -131,6 +131,20 @@ def test_a_log_that_is_a_pipe_without_a_reader_is_an_error(at_server: Scripts, s
     assert "can't be opened" in run.err
 
 
+def test_a_log_that_is_a_pipe_gets_every_record_though_its_reader_is_late(at_server: Scripts, server: Server) -> None:
+    os.mkfifo(at_server.log)
+    reader = os.open(at_server.log, os.O_RDONLY | os.O_NONBLOCK)
+    os.set_blocking(reader, True)
+    file = at_server.folder / "tasks.txt"
+    file.write_text(f"{'x' * 400}\n" * 2000)
+    emitter = at_server.emitter("--file", file, "--log-file", at_server.log)
+    server.gets("Basic.Publish", times=1000)
+    with os.fdopen(reader, "rb") as log:
+        assert len(log.readlines()) == 2000
+    emitter.ends()
+    assert emitter.err == ""
+
+
 def test_a_prompt_at_a_paused_terminal_ends_when_asked(at_server: Scripts, server: Server) -> None:
     terminal = at_server.at_terminal("emitter_of_tasks.py")
     terminal.expect("Would you like to monitor RabbitMQ queues")

@@ -61,6 +61,17 @@ def test_the_next_node_is_tried_when_an_address_can_not_be_used(at_server: Scrip
     assert [got.body for got in server.got("Basic.Publish")] == [b"task"]
 
 
+def test_nodes_are_tried_in_the_order_in_which_they_are_given(
+    at_server: Scripts, new_server: Callable[[], Server]
+) -> None:
+    servers = [new_server() for _ in range(3)]
+    for each in servers:
+        each.on("Connection.Open", Session.hang_up)
+    at_server.emit("--url", ",".join(each.url for each in servers), "task", status=1)
+    tried = [each.session(0).began for each in servers]
+    assert tried == sorted(tried)
+
+
 @pytest.mark.parametrize("is_first", [True, False])
 def test_of_a_host_with_two_addresses_the_refused_password_is_said_and_is_final(
     at_server: Scripts, server: Server, is_first: bool

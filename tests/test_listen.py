@@ -13,7 +13,8 @@ import time
 from typing import Any
 
 import pytest
-from harness import Run, Scripts, eventually, fill, waits_for_output
+import task_queue.consumer
+from harness import DEADLINE, Run, Scripts, eventually, fill, waits_for_output
 from in_process import work, working
 from scripted_server import Got, Server, Session
 
@@ -179,6 +180,28 @@ def test_a_burst_waits_for_the_next_try_of_what_failed_in_it(at_server: Scripts,
     assert [record["event"] for record in at_server.events()] == ["received", first, "received", "done"]
 
 
+def test_a_burst_waits_no_longer_when_what_failed_in_it_is_done(
+    at_server: Scripts, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deliver(session: Session, got: Got) -> None:
+        session.in_hand.clear()
+        if got.name == "Basic.Consume":
+            session.answer(got)
+        session.deliver(b"task", redelivered=got.name == "Basic.Reject", message_id="an id")
+
+    def perform(task: Any) -> None:
+        if not task.redelivered:
+            raise ValueError
+
+    monkeypatch.setattr(task_queue.consumer, "LATE", 3600.0)
+    server.on("Basic.Consume", deliver)
+    server.on("Basic.Reject", deliver)
+    with working(at_server, perform, burst=True) as worker:
+        worker.join(DEADLINE)
+        assert not worker.is_alive()
+    assert [record["event"] for record in at_server.events()] == ["received", "failed", "received", "done"]
+
+
 # ---- Stopping it from another thread
 
 
@@ -223,6 +246,14 @@ def test_an_event_that_is_set_already_lets_it_take_nothing(at_server: Scripts, s
     stop.set()
     work(at_server, print, stop=stop, burst=False)
     assert list(server.tasks) == [(b"task", False)]
+
+
+def test_a_task_that_comes_together_with_the_event_is_not_begun(at_server: Scripts, server: Server) -> None:
+    stop = threading.Event()
+    threading.Thread(target=lambda: (server.gets("Basic.Consume"), stop.set(), server.put(b"task"))).start()
+    work(at_server, print, stop=stop, burst=False)
+    assert at_server.events() == []
+    assert server.got("Basic.Ack") == []
 
 
 def test_an_event_ends_a_worker_whose_output_is_paused(at_server: Scripts, server: Server) -> None:
@@ -286,6 +317,17 @@ def test_a_standard_output_that_can_do_little_ends_nothing(server: Server, monke
     monkeypatch.setattr(sys, "stderr", poor)
     listen(lambda task: None, url=server.url, queue="tasks", max_tasks=1)
     assert poor.written.splitlines()[1:3] == [" [x] Received task", " [x] Done."]
+
+
+def test_a_task_may_print_though_nobody_will_ever_read_it(at_server: Scripts, server: Server) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    server.put(b"task")
+    run = start(at_server, "listen(lambda task: print('printed', flush=True), max_tasks=1)", stdout=writer)
+    os.close(writer)
+    run.ends()
+    assert len(server.got("Basic.Ack")) == 1
+    assert server.got("Basic.Reject") == []
 
 
 def test_five_times_in_a_row_leaves_everything_as_it_was(at_server: Scripts, server: Server) -> None:

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 from harness import PROJECT, Run, Scripts, eventually, fill, waits_for_output
+from in_process import work
 from relay import Relay
 from scripted_server import Server
 
+from task_queue import WorkerError
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -251,6 +253,30 @@ if __name__ == "__main__":
     assert run.err == ""
 
 
+def test_nor_does_a_worker_within_a_worker_keep_it_from_dying(at_server: Scripts, server: Server) -> None:
+    program = """
+import os, signal, time
+from listening_worker import listen
+
+def perform(task):
+    reads, writes = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(writes, b".")
+        time.sleep(5)
+        os._exit(0)
+    os.read(reads, 1)
+    os.kill(pid, signal.SIGTERM)
+    print("died of", os.WTERMSIG(os.waitpid(pid, 0)[1]))
+
+listen(lambda _: listen(perform, max_tasks=1), max_tasks=1)
+"""
+    server.put(b"outer", b"inner")
+    run = at_server.start_program(program).ends()
+    assert f"died of {signal.SIGTERM.value}" in run.lines
+    assert len(server.got("Basic.Ack")) == 2
+
+
 # ---- The scripts
 
 
@@ -405,6 +431,32 @@ listen(perform, burst=True)
     assert "ZeroDivisionError" in run.err
     assert run.err.endswith("why\n")
     assert len(server.got("Basic.Ack")) == 4
+
+
+def test_ctrl_c_right_after_sigterm_forces(at_server: Scripts, server: Server) -> None:
+    """Only the same signal twice at nearly the same time is one."""
+
+    def perform(_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    server.put(b"task")
+    with pytest.raises(KeyboardInterrupt):
+        work(at_server, perform, burst=False)
+    assert [record["event"] for record in at_server.events()] == ["received", "requeued"]
+
+
+def test_a_signal_ends_the_program_though_its_call_fails_meanwhile(at_server: Scripts, server: Server) -> None:
+    """Else a program that calls listen() again after each error would never end."""
+
+    def perform(_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise WorkerError
+
+    server.put(b"task")
+    with pytest.raises(SystemExit) as end:
+        work(at_server, perform, burst=False)
+    assert end.value.code == 0
 
 
 # ---- A program that calls listen() again and again

@@ -28,6 +28,7 @@ NONSENSE = {  # and the words for it
     "amqp://h?ssl_options=(": FORM,
     "amqps://u:p@h/?ssl_options={'ca_certs':'/no/such.pem'}": UNREADABLE,
     "amqps://h/?ssl_options={'certfile':'/no/such.pem'}": UNREADABLE,
+    "amqps://u:sec.pem@h/?ssl_options={'ca_certs':'sec.pem'}": "has ssl_options that can't be used: [Errno 2] ",
     f"amqps://h/?ssl_options={{'ca_certs':'{__file__}'}}": "can't be used: [X509: NO_CERTIFICATE_OR_CRL_FOUND]",
     "amqp://u:p@h/one/two": "/ is %2F",
     "amqp://u:p@h:port/": FORM,

@@ -337,6 +337,12 @@ def test_ctrl_c_within_an_acknowledgement_waits_until_pika_is_in_order_again(
     assert len(server.got("Basic.Ack")) == len(server.got("Connection.Close")) == 1
 
 
+def test_ctrl_c_within_a_report_tells_of_no_task_twice(at_server: Scripts, server: Server) -> None:
+    (at_server.folder / "sitecustomize.py").write_text(INTERRUPTING.format(place="os.write", mark=b"Sent the task"))
+    emitter = at_server.emit("the task", env={"PYTHONPATH": str(at_server.folder)})
+    assert emitter.out.count("Sent the task") == 1
+
+
 # ---- Connections that are lost
 
 

@@ -578,6 +578,14 @@ def test_an_idle_worker_costs_nothing_measurable(at_server: Scripts, server: Ser
     assert ticks() - before <= 1  # of a hundredth of a second
 
 
+@pytest.mark.parametrize(("script", "argument"), [("listening_worker.py", "--burst"), ("emitter_of_tasks.py", "task")])
+def test_a_script_collects_garbage_once_it_has_begun(at_server: Scripts, script: str, argument: str) -> None:
+    at_its_end = "import atexit, gc\natexit.register(lambda: print('collects:', gc.isenabled()))\n"
+    (at_server.folder / "sitecustomize.py").write_text(at_its_end)
+    run = at_server.start(script, argument, env={"PYTHONPATH": str(at_server.folder)}).ends()
+    assert run.lines[-1] == "collects: True"
+
+
 def test_ctrl_c_counts_that_comes_before_the_work_has_begun(at_server: Scripts, server: Server) -> None:
     """While a pipe that takes no more holds up the line that tells of the task."""
     reader, writer = os.pipe()

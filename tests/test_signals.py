@@ -46,8 +46,11 @@ def blocked_in_threads(pid: int) -> dict[int, set[int]]:
 
 
 def check_only_main_gets_signals(run: Run, threads: int) -> None:
-    blocked = blocked_in_threads(run.process.pid)
-    assert blocked.pop(run.process.pid) == set()
+    main = run.process.pid
+    # For a moment, while it starts another thread, it gets none either.
+    eventually(lambda: not blocked_in_threads(main)[main], "the main thread gets them")
+    blocked = blocked_in_threads(main)
+    blocked.pop(main)
     assert len(blocked) >= threads
     assert all(signals == set(ENDING) for signals in blocked.values())
 
@@ -315,7 +318,8 @@ def test_a_worker_whose_output_nobody_reads_ends_when_asked_again(scripts: Scrip
 
     eventually(has_ended, "asked for long, it ends", within=40)
     os.close(reader)
-    assert worker.process.returncode in (0, 130)
+    # The last one may come when the handlers are put back, and Python ends.
+    assert worker.process.returncode in (0, 130, -signal.SIGTERM)
     assert scripts.events("done") or eventually(lambda: scripts.broker.bodies(scripts.queue) == ["task"], "it is back")
 
 

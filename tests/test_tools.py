@@ -166,7 +166,7 @@ def test_a_private_rabbitmq_serves_the_scripts_and_keeps_their_tasks(copy: Path,
     (stop,) = re.findall("If its terminal is gone, stop it with:  python3 tools/(.*)", said)
     run_tool(copy, *stop.split()).ends(within=SLOW)
     assert not is_rabbitmq("localhost", amqp_port)
-    eventually(lambda: processes_of(copy) == [], "nothing is left of it")
+    eventually(lambda: processes_of(copy) == [], "nothing is left of it", within=SLOW)
 
     set_usual_ports(copy, broker.node.amqp_port, broker.node.management_port)
     private = run_tool(copy, "rabbitmq.py", "--private")

@@ -645,7 +645,8 @@ def test_an_emitter_whose_output_nobody_reads_ends_when_asked_again(scripts: Scr
         return emitter.process.poll() is not None
 
     eventually(has_ended, "asked for long, it ends")
-    assert emitter.process.returncode == 130
+    # The last one may come when the handlers are put back, and Python ends.
+    assert emitter.process.returncode in (130, -signal.SIGINT)
     os.close(reader)
     with contextlib.suppress(BrokenPipeError):
         pipe.close()

@@ -92,12 +92,12 @@ class Publisher:
 
     def tell_settled(self) -> None:
         """Report the messages that were settled since the last call."""
-        if self._telling.acquire(timeout=SLOW_REPORT):  # the other thread may wait for a paused terminal for good
-            try:
-                with self.connection.loop.signals.held():
+        with self.connection.loop.signals.held():  # or Ctrl+C could come when the lock is taken, and leave it so
+            if self._telling.acquire(timeout=SLOW_REPORT):  # the other thread may wait for a paused terminal for good
+                try:
                     self._tell_now()
-            finally:
-                self._telling.release()
+                finally:
+                    self._telling.release()
 
     def _is_due(self) -> bool:
         is_waiting_for_confirms = self.connection.channel is not None and bool(self._window.unconfirmed)

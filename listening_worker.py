@@ -90,6 +90,7 @@ def listen(
                 taken += 1
                 handle(task, perform, consumer, log, signals, last=taken == max_tasks)
                 del task  # a large one must not be in memory when the next one comes
+                signals.handlers.take_back()  # here it costs no time, as RabbitMQ is at work
         outbox.flush()
         say(" [*] Stopped.")
 
@@ -146,7 +147,6 @@ def perform_here(task: Task, perform: Perform, signals: Signals) -> None:
     finally:
         if os.getpid() != pid:  # a process that the task forked must not settle the task
             end_forked_process()
-        signals.take_back()
 
 
 def settings() -> argparse.Namespace:

@@ -39,7 +39,7 @@ class Consumer:
         self._tag = settings.name
         self._ack_timeout = ack_timeout * 3600  # seconds
         self._is_burst = burst
-        self._back_by: dict[str | None, float] = {}  # by their ids: until when tasks that failed here may come back
+        self._back_by = 0.0  # until when tasks that failed here may come back
         self._delivered: deque[Task] = deque()  # and not in hand yet; at most one, if RabbitMQ respects the prefetch
         self._is_hungry = False  # the worker waits for a task
         self._is_subscribed = False
@@ -55,8 +55,6 @@ class Consumer:
             self._is_hungry = False
             if self._delivered and self._signals.state == State.RUN:
                 self.in_hand = self._delivered.popleft()
-                if self.in_hand.message_id is not None:  # else it may be another task
-                    self._back_by.pop(self.in_hand.message_id, None)
         return self.in_hand
 
     def acknowledge(self, last: bool) -> bool:
@@ -109,16 +107,15 @@ class Consumer:
             return True
 
     def _expect_again(self, task: Task | None) -> None:
-        if self._is_burst and task is not None and (wait := self.seconds_until_next_try(task)):
-            self._back_by[task.message_id] = time.monotonic() + wait + LATE
+        if task is not None and (wait := self.seconds_until_next_try(task)):
+            self._back_by = max(self._back_by, time.monotonic() + wait + LATE)
 
     def _wait_until_empty(self) -> None:
         empty_looks = 0
         # Look twice: a task on its way to us has left the queue and is not here yet.
         while empty_looks < 2 and not self._has_news():
             # RabbitMQ does not count tasks that wait for their next try.
-            may_come = max(self._back_by.values(), default=0.0) - time.monotonic()
-            self.connection.wait(self._has_news, max(may_come, BURST_PATIENCE))
+            self.connection.wait(self._has_news, max(self._back_by - time.monotonic(), BURST_PATIENCE))
             # Not until a task comes: behind a question without its answer, pika would hold a basic.cancel back.
             is_empty = self.connection.finds_empty(self.connection.queue, stop=self._is_to_end)
             empty_looks = empty_looks + 1 if is_empty else 0

@@ -28,11 +28,12 @@ class Handlers:
     def __init__(self, handle: Callable[[int, bool], None]) -> None:
         self.found: dict[int, Any] = {}  # the handlers that were there before
         self._handle = handle
-        self._bells: list[socket.socket] = []
+        self._bell: socket.socket | None = None
         self._undo = contextlib.ExitStack()
 
     def install(self) -> None:
         """Install our handlers."""
+        self._undo.callback(set_wakeup_fd, set_wakeup_fd(-1))
         for number in ENDING_SIGNALS:
             # Ignored signals stay ignored (nohup), and a handler that Python can't put back is left alone.
             if (found := signal.getsignal(number)) not in (signal.SIG_IGN, None):
@@ -51,34 +52,28 @@ class Handlers:
         """Put everything back as it was before install()."""
         self._undo.close()
 
-    def take_back(self) -> bool:
-        """Install ours again after a task that has replaced them, as asyncio does; tell if that for Ctrl+C was."""
-        replaced = [number for number in self.found if signal.getsignal(number) != self._on_signal]
-        for number in replaced:
-            signal.signal(number, self._on_signal)
-        if self.found and self._bells:
-            set_wakeup_fd(self._bells[0].fileno())
-        return signal.SIGINT in replaced
+    def take_back(self) -> None:
+        """Install ours again after a task that has replaced them, as asyncio does."""
+        for number in self.found:
+            if self.is_replaced(number):
+                signal.signal(number, self._on_signal)
+        self.ring(self._bell)
 
-    def ring(self, bell: socket.socket) -> None:
-        """From now on, write a byte into a socket when a signal comes: whoever waits for that socket wakes."""
-        self._bells.append(bell)
-        if self.found and len(self._bells) == 1:  # on Windows no signal ends a select()
-            self._undo.callback(set_wakeup_fd, set_wakeup_fd(bell.fileno()))
+    def is_replaced(self, number: int) -> bool:
+        """Tell whether a task has put another handler in place of ours."""
+        return number in self.found and signal.getsignal(number) != self._on_signal
 
-    def ring_no_more(self, bell: socket.socket) -> None:
-        """Undo ring()."""
-        self._bells.remove(bell)
+    def ring(self, bell: socket.socket | None) -> None:
+        """From now on, have Python write a byte into a socket when a signal comes; None ends that.
+
+        Whoever waits for the socket wakes then. On Windows nothing else ends a select().
+        """
+        self._bell = bell
         if self.found:
-            set_wakeup_fd(self._bells[0].fileno() if self._bells else -1)
+            set_wakeup_fd(bell.fileno() if bell else -1)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        try:
-            self._handle(number, not is_forking(frame))
-        finally:
-            for bell in [*self._bells]:  # again: Python has written its byte before the program's state changed
-                with contextlib.suppress(OSError):  # it rings already, or is closed
-                    bell.send(b"\0")
+        self._handle(number, not is_forking(frame))
 
 
 def set_wakeup_fd(descriptor: int) -> int:

@@ -54,11 +54,7 @@ class Loop:
             end.setblocking(False)
             if end.family == socket.AF_INET:  # on Windows it goes over TCP, which would gather such small pieces
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        try:
-            self.ioloop = self._new_ioloop()
-        except OSError:
-            self._close_bell()
-            raise
+        self.ioloop = self._new_ioloop()
         self._lock = threading.Lock()
         self.keeper = Aside(self._keep, "keeper")
         self._main_left_at = time.monotonic()
@@ -109,19 +105,15 @@ class Loop:
         if self.keeper.is_alive():
             self._ring()
             self.keeper.join()
-        self.signals.handlers.ring_no_more(self._bell[1])
-        with contextlib.suppress(Exception):  # it had no file descriptor
-            self.ioloop.close()
-        self._close_bell()
+        self.signals.handlers.ring(None)
+        self.ioloop.close()
+        for end in self._bell:
+            end.close()
 
     def _new_ioloop(self) -> IOLoop:
         ioloop = IOLoop()
-        try:
-            ioloop.activate_poller()
-            ioloop.add_handler(self._bell[0].fileno(), self._silence_bell, IOLoop.READ)
-        except OSError:
-            ioloop.close()
-            raise
+        ioloop.activate_poller()
+        ioloop.add_handler(self._bell[0].fileno(), self._silence_bell, IOLoop.READ)
         if self.signals.stop is not None:
             self._look_at_stop(ioloop)
         return ioloop
@@ -133,13 +125,8 @@ class Loop:
         self._bell[0].recv(4096)
 
     def _ring(self) -> None:
-        with contextlib.suppress(OSError):  # it rings already, or a task has closed it
+        with contextlib.suppress(OSError):  # it rings already
             self._bell[1].send(b"\0")
-
-    def _close_bell(self) -> None:
-        for end in self._bell:
-            with contextlib.suppress(OSError):  # a task has closed it
-                end.close()
 
     def _keep(self) -> None:
         away = 0.0  # seconds since main has left

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import queue
-import threading
 from collections.abc import Callable
 
 from task_queue import terminal
@@ -25,8 +24,8 @@ def do(action: Callable[[], object]) -> None:
     with contextlib.suppress(queue.Full, RuntimeError):  # no thread can be started: the next call tries again
         if action not in _actions.queue:
             _actions.put_nowait(action)
-        if not any(thread.name == "printer" for thread in threading.enumerate()):
-            Aside(_work, "printer").start()
+        if not _printer.is_alive():
+            _printer.start()
 
 
 def flush() -> None:
@@ -41,3 +40,6 @@ def _work() -> None:
         with contextlib.suppress(Exception):  # from an object that a task has put in place of standard error
             action()
         _actions.task_done()
+
+
+_printer = Aside(_work, "printer")  # started when there is something to print

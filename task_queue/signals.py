@@ -49,7 +49,6 @@ class Signals:
         self._is_due = False  # a KeyboardInterrupt is to be raised
         self._held = 0
         self._last = (0, float("-inf"))  # the signal that counted last, and when it came
-        self._is_replaced = False  # a task has put another handler in place of ours for Ctrl+C
 
     def __enter__(self) -> Signals:
         self._outer, _this_thread.signals = _this_thread.signals, self
@@ -82,7 +81,7 @@ class Signals:
     @property
     def interrupted(self) -> bool:
         """Whether a KeyboardInterrupt comes from a signal, and not from the task itself."""
-        return self._state == State.INTERRUPT or self._is_replaced
+        return self._state == State.INTERRUPT or self.handlers.is_replaced(signal.SIGINT)
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
@@ -116,10 +115,6 @@ class Signals:
         """Note that the program was interrupted, and is on its way out: nothing interrupts it any more."""
         self._state = State.INTERRUPT
         self._is_due = self._may_interrupt = False
-
-    def take_back(self) -> None:
-        """Put our handlers back after a task that has replaced them."""
-        self._is_replaced = self.handlers.take_back()
 
     def send_again(self) -> None:
         """Send the main thread the signal that came while it forked a process, where nothing can be raised."""

@@ -9,10 +9,12 @@ from collections.abc import Iterator
 import pika
 import pytest
 from harness import Scripts
+from pika.adapters.blocking_connection import BlockingChannel
 
 
 @contextlib.contextmanager
-def channel_to(scripts: Scripts) -> Iterator[pika.adapters.blocking_connection.BlockingChannel]:
+def channel_to(scripts: Scripts) -> Iterator[BlockingChannel]:
+    """A channel of another client, whose messages are confirmed one by one."""
     with contextlib.closing(pika.BlockingConnection(pika.URLParameters(scripts.broker.url))) as connection:
         channel = connection.channel()
         channel.confirm_delivery()
@@ -48,11 +50,9 @@ FIELDS = {
     "time in milliseconds": b"T" + struct.pack(">Q", 1_763_795_000_000),
     "nothing": b"V",
 }
-
-
-NESTED = b"F"
+NESTED = b"V"
 for _ in range(3000):
-    NESTED = b"F" + long(field(b"k", NESTED if NESTED != b"F" else b"V"))
+    NESTED = b"F" + long(field(b"k", NESTED))
 
 
 def send_with_table(scripts: Scripts, queue: str, body: bytes, table: bytes) -> None:
@@ -64,5 +64,5 @@ def send_with_table(scripts: Scripts, queue: str, body: bytes, table: bytes) -> 
 
     with channel_to(scripts) as channel, pytest.MonkeyPatch.context() as patch:
         patch.setattr("pika.data.encode_table", encode)
-        properties = pika.BasicProperties(headers={"any": 0}, message_id="the id", content_type="text/odd")
+        properties = pika.BasicProperties("text/odd", None, {"any": 0}, priority=3, message_id="an id", user_id="guest")
         channel.basic_publish("", queue, body, properties)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from harness import PROJECT, eventually, limit_files
-from odd_headers import FIELDS, NESTED, field, send_with_table
+from odd_headers import FIELDS, IN_MILLISECONDS, NESTED, field, send_with_table
 from scenarios import HEARTBEAT, OF_THE_NODE, SCENARIOS, scenario
 from stage import RECOVERY, SOON, Stage, at_work
 
@@ -117,7 +117,7 @@ def full_disk(stage: Stage) -> None:
 def odd_headers(stage: Stage) -> None:
     """Headers that pika can't read: times in milliseconds, thousands of nested tables, every other type among them."""
     stage.book_worker("--burst").ends()
-    odd = [FIELDS["time in milliseconds"], NESTED, *FIELDS.values()]
+    odd = [IN_MILLISECONDS, NESTED, *FIELDS]
     texts = stage.new_tasks(stage.load(1000, 60))
     for number, text in enumerate(texts):
         send_with_table(stage, stage.queue, text.encode(), field(b"header", odd[number % len(odd)]))

@@ -94,7 +94,7 @@ def test_the_next_node_is_tried_when_an_address_can_not_be_used(
 
 
 def test_what_the_machine_lacks_is_said_in_one_line(at_server: Scripts, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("threading.Timer.start", mock.Mock(side_effect=RuntimeError("can't start new thread")))
+    monkeypatch.setattr("threading.Thread.start", mock.Mock(side_effect=RuntimeError("can't start new thread")))
     status, _, err = said_by(at_server, EMITTER, "task")
     assert "can't start new thread" in err
     assert (status, err.count("\n")) == (1, 1)

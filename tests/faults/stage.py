@@ -18,6 +18,7 @@ from harness import CONFIG, PROJECT, Broker, Run, Scripts, eventually, new_queue
 from rabbitmq import Node
 from relay import Relay
 
+HEARTBEAT = 2  # seconds
 LONGEST_WAIT = 10.0  # seconds; where the virtual host has none of the suite's policies, a second for each try
 RECOVERY = 60.0  # seconds in which everything goes on again after a fault; pauses between attempts grow to 30
 SOON = 20.0  # seconds
@@ -179,7 +180,7 @@ class Stage(Scripts):
         """Have something called when the scenario ends, however it does."""
         self._ends.callback(callback)
 
-    def end(self) -> None:
+    def close(self) -> None:
         """End every process and node of the scenario."""
         self.end_all()
         self.broker.close()
@@ -221,17 +222,34 @@ class Crew:
         """Kill a worker, and start another one."""
         self.replace(self._stage.random.choice(self.workers), signal.SIGKILL, -signal.SIGKILL)
 
-    def dismiss(self) -> None:
-        """Have all finish what they do, and end."""
+    def dismiss(self, number: signal.Signals = signal.SIGTERM, status: int = 0) -> None:
+        """Have all end: by themselves when they have finished what they do, or by another signal at once."""
         for worker in self.workers:
             worker.shows("Waiting for tasks", within=RECOVERY)
-            worker.send(signal.SIGTERM)
+            worker.send(number)
         for worker in self.workers:
-            worker.ends(within=RECOVERY)
+            worker.ends(status, within=RECOVERY)
 
     def _hire(self) -> Run:
         name = f"worker-{next(self._numbers)}"
         return self._stage.book_worker("--name", name, seconds=self._seconds, url=self._url)
+
+
+Scenario = Callable[[Stage], None]
+SCENARIOS: dict[str, Scenario] = {}
+OF_THE_NODE: set[str] = set()  # the names of those that do to RabbitMQ what others would notice who use it
+
+
+def scenario(function: Scenario) -> Scenario:
+    """Add a scenario to the list under its own name."""
+    SCENARIOS[function.__name__] = function
+    return function
+
+
+def scenario_of_the_node(function: Scenario) -> Scenario:
+    """Add a scenario that needs a RabbitMQ for itself."""
+    OF_THE_NODE.add(function.__name__)
+    return scenario(function)
 
 
 @contextlib.contextmanager

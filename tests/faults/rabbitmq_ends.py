@@ -13,7 +13,7 @@ from datetime import datetime, timedelta, timezone
 
 import trustme
 from cluster import Cluster
-from harness import Broker, TlsNode, eventually
+from harness import Broker, TlsNode, eventually, servers_own_timeout
 from rabbitmq import Node
 from stage import HEARTBEAT, RECOVERY, SOON, Stage, at_work, scenario, scenario_of_the_node, seconds_until, write_lines
 
@@ -330,23 +330,16 @@ def vhost_closed(stage: Stage) -> None:
 @contextlib.contextmanager
 def short_ack_timeout(stage: Stage) -> Iterator[list[str]]:
     """Have RabbitMQ take tasks back soon, in the way that counts in its version, and give the flags for a worker."""
-    policies, version = f"policies/%2F/{stage.queue}", stage.broker.version
-    if version >= (4, 3):
+    if stage.broker.version >= (4, 3):
         yield ["--ack-timeout", "0.001"]
         return
-    stage.broker.eval("application:set_env(rabbit, channel_tick_interval, 200).")
-    if version >= (3, 12):
+    has_policy = stage.broker.version >= (3, 12)
+    if has_policy:
         stage.broker.set_policy(stage.queue, **{"consumer-timeout": 500})
-    else:
-        stage.broker.eval("application:set_env(rabbit, consumer_timeout, 500).")
-    try:
+    with servers_own_timeout(stage.broker, 1_800_000 if has_policy else 500):
         yield []
-    finally:
-        stage.broker.eval("application:set_env(rabbit, channel_tick_interval, 60_000).")
-        if version >= (3, 12):
-            stage.broker.api("DELETE", policies)
-        else:
-            stage.broker.eval("application:set_env(rabbit, consumer_timeout, 1_800_000).")
+    if has_policy:
+        stage.broker.api("DELETE", f"policies/%2F/{stage.queue}")
 
 
 @scenario_of_the_node

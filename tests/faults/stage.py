@@ -100,11 +100,7 @@ class Stage(Scripts):
             "--log-file",
             self.log,
             *arguments,
-            env={
-                "PYTHONPATH": str(PROJECT),
-                "SECONDS": str(seconds),
-                "AMQP_URL": url or self.environment["AMQP_URL"],
-            },
+            env={"PYTHONPATH": str(PROJECT), "SECONDS": str(seconds), "AMQP_URL": url or self.environment["AMQP_URL"]},
             **popen,
         )
 
@@ -165,16 +161,13 @@ class Stage(Scripts):
             all_are_sent: every task was given to an emitter that went on to its end, with a log.
             thrown_away: what an administrator deleted, and nobody can keep.
         """
-        dead, left = (self.waiting_in(name) for name in (self.dead_letters, self.queue))
+        queues = (self.dead_letters, self.queue)
+        dead, left = (self.broker.bodies(name) if self.broker.counts(name)[0] else [] for name in queues)
         self.account = account = settle(self.tasks, self.events(), self.book(), dead, left, thrown_away)
         assert not all_are_sent or not account.unsent, f"never confirmed: {account.unsent[:5]}"
         assert not account.lost, f"{len(account.lost)} lost, such as {account.lost[:5]}"
         assert not account.unknown, f"never sent, but here: {account.unknown[:5]}"
         assert not account.untrue, f"reported as done, but not done: {account.untrue[:5]}"
-
-    def waiting_in(self, queue: str) -> list[str]:
-        """Return the texts in a queue."""
-        return self.broker.bodies(queue) if self.broker.counts(queue)[0] else []
 
     def on_end(self, callback: Callable[[], object]) -> None:
         """Have something called when the scenario ends, however it does."""

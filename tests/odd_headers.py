@@ -60,5 +60,5 @@ def send_with_table(scripts: Scripts, queue: str, body: bytes, table: bytes) -> 
 
     with channel_to(scripts) as channel, pytest.MonkeyPatch.context() as patch:
         patch.setattr("pika.data.encode_table", encode)
-        properties = pika.BasicProperties("text/odd", None, {"any": 0}, priority=3, message_id="an id", user_id="guest")
+        properties = pika.BasicProperties("text/odd", None, {"any": 0}, priority=9, message_id="an id", user_id="guest")
         channel.basic_publish("", queue, body, properties)

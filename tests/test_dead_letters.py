@@ -202,7 +202,7 @@ def test_a_dead_letter_keeps_any_bytes_and_its_properties(scripts: Scripts, monk
     _, properties, body = found
     assert body == b"\xff\x00\xfe"
     assert (properties.message_id, properties.content_type) == ("an id", "text/odd")
-    assert (properties.priority, properties.user_id) == (3, "guest")
+    assert (properties.priority, properties.user_id) == (9, "guest")
     assert [entry for entry in fields if entry not in tables[-1]] == []
 
 

@@ -69,14 +69,11 @@ TRICKS = r"""
 ; touch pwned
 $(touch pwned)
 `touch pwned`
-| touch pwned
-&& touch pwned
 '; touch pwned; '
 "; touch pwned; "
 \"$(touch pwned)
 > pwned
 --help
--c touch pwned
 {} {}
 %s %n * ~ $HOME
 """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import resource
 import shlex
 import signal
-import subprocess
 import textwrap
 import threading
 import time
@@ -35,21 +34,15 @@ TABLE_VALUES = st.recursive(
     lambda values: st.lists(values, max_size=3) | st.dictionaries(st.text(max_size=20), values, max_size=3),
     max_leaves=5,
 )
-SHORT_TEXTS = st.none() | st.text(max_size=60)
 OWN_HEADERS = st.sampled_from(["x-delivery-count", "x-death", "x-first-death-reason", "x-opt-deaths"])
+TEXTS = ("content_type", "content_encoding", "correlation_id", "reply_to", "message_id", "type", "app_id")
 PROPERTIES = st.builds(
     pika.BasicProperties,
-    content_type=SHORT_TEXTS,
-    content_encoding=SHORT_TEXTS,
     headers=st.none() | st.dictionaries(st.text(max_size=20) | OWN_HEADERS, TABLE_VALUES, max_size=4),
     delivery_mode=st.sampled_from([None, 1, 2]),
     priority=st.none() | st.integers(0, 255),
-    correlation_id=SHORT_TEXTS,
-    reply_to=SHORT_TEXTS,
-    message_id=SHORT_TEXTS,
     timestamp=st.none() | st.integers(0, 2**63 - 1),
-    type=SHORT_TEXTS,
-    app_id=SHORT_TEXTS,
+    **dict.fromkeys(TEXTS, st.none() | st.text(max_size=60)),
 )
 BODIES = st.binary(max_size=2000) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass"))
 
@@ -88,23 +81,14 @@ def output_lost(stage: Stage) -> None:
     """Nobody reads what is printed any more, the disk of the log is full, or its directory is not there."""
     number = stage.load(2000, 100)
 
-    def through_head(script: str, *arguments: object) -> int:
-        command = " ".join(map(shlex.quote, stage.command(script, *arguments)))
-        done = subprocess.run(
-            ["bash", "-c", f"set -o pipefail; {command} | head -1"],
-            env={**stage.environment, "PYTHONPATH": str(PROJECT)},
-            cwd=stage.folder,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=RECOVERY,
-        )
-        assert done.stderr == b""
-        assert len(done.stdout.splitlines()) == 1
-        return done.returncode
+    def through_head(script: str, *arguments: object) -> None:
+        command = f"set -o pipefail; {shlex.join(stage.command(script, *arguments))} | head -1"
+        run = stage.start_command(["bash", "-c", command]).ends(within=RECOVERY)
+        assert (len(run.lines), run.err) == (1, "")
 
     log = ("--log-file", stage.log)
-    assert through_head("emitter_of_tasks.py", "--verbose", "--file", stage.tasks_file(number), *log) == 0
-    assert through_head("tests/faults/worker_with_book.py", stage.book_file, "--burst", *log) == 0
+    through_head("emitter_of_tasks.py", "--verbose", "--file", stage.tasks_file(number), *log)
+    through_head("tests/faults/worker_with_book.py", stage.book_file, "--burst", *log)
     stage.settle()
     assert stage.done() == len(stage.tasks)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import random
 import signal
 import subprocess
@@ -192,7 +191,6 @@ class Crew:
 
     def __init__(self, stage: Stage, size: int, seconds: float = 0.0, url: str = "") -> None:
         self._stage, self._seconds, self._url = stage, seconds, url
-        self._numbers = itertools.count(1)
         self.workers = [self._hire() for _ in range(size)]
         for worker in self.workers:
             worker.shows("Waiting for tasks", within=RECOVERY)
@@ -224,8 +222,7 @@ class Crew:
             worker.ends(status, within=RECOVERY)
 
     def _hire(self) -> Run:
-        name = f"worker-{next(self._numbers)}"
-        return self._stage.book_worker("--name", name, seconds=self._seconds, url=self._url)
+        return self._stage.book_worker(seconds=self._seconds, url=self._url)
 
 
 Scenario = Callable[[Stage], None]

@@ -16,7 +16,7 @@ import time
 import urllib.error
 import urllib.parse
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -431,3 +431,14 @@ class Scripts:
 
 def new_queue_name() -> str:
     return f"test-{uuid.uuid4().hex[:12]}"
+
+
+@contextlib.contextmanager
+def servers_own_timeout(broker: Broker, milliseconds: int) -> Iterator[None]:
+    """Have the server itself take tasks back soon, whatever its consumers say."""
+    look = "application:set_env(rabbit, consumer_timeout, {}), application:set_env(rabbit, channel_tick_interval, {})."
+    broker.eval(look.format(milliseconds, 200))
+    try:
+        yield
+    finally:
+        broker.eval(look.format(1_800_000, 60_000))

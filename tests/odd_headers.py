@@ -9,10 +9,12 @@ from collections.abc import Iterator
 import pika
 import pytest
 from harness import Scripts
+from pika.adapters.blocking_connection import BlockingChannel
 
 
 @contextlib.contextmanager
-def channel_to(scripts: Scripts) -> Iterator[pika.adapters.blocking_connection.BlockingChannel]:
+def channel_to(scripts: Scripts) -> Iterator[BlockingChannel]:
+    """A channel of another client, whose messages are confirmed one by one."""
     with contextlib.closing(pika.BlockingConnection(pika.URLParameters(scripts.broker.url))) as connection:
         channel = connection.channel()
         channel.confirm_delivery()
@@ -27,32 +29,26 @@ def long(text: bytes) -> bytes:
     return struct.pack(">I", len(text)) + text
 
 
-# Of each type that RabbitMQ knows, as bytes. Source: https://www.rabbitmq.com/amqp-0-9-1-errata#section_3
-FIELDS = {
-    "boolean": b"t\x01",
-    "signed byte": b"b\xff",
-    "unsigned byte": b"B\xff",
-    "short": b"s\xff\xfe",
-    "unsigned short": b"u\xff\xfe",
-    "integer": b"I\xff\xff\xff\xfe",
-    "unsigned integer": b"i\xff\xff\xff\xfe",
-    "long": b"l" + b"\xff" * 8,
-    "float": b"f" + struct.pack(">f", 1.5),
-    "double": b"d" + struct.pack(">d", 1e300),
-    "decimal": b"D\x02\x00\x00\x01\x00",
-    "text": b"S" + long(b"text"),
-    "bytes": b"x" + long(b"\xff\x00"),
-    "array": b"A" + long(b"t\x01" + b"d" + struct.pack(">d", 0.1)),
-    "table": b"F" + long(field(b"k", b"f" + struct.pack(">f", 0.1))),
-    "time": b"T" + struct.pack(">Q", 1_763_795_000),
-    "time in milliseconds": b"T" + struct.pack(">Q", 1_763_795_000_000),
-    "nothing": b"V",
-}
-
-
-NESTED = b"F"
+# Values of each type that RabbitMQ knows, as bytes. Source: https://www.rabbitmq.com/amqp-0-9-1-errata#section_3
+NUMBERS = [
+    b"b\xff",
+    b"B\xff",
+    b"s\xff\xfe",
+    b"u\xff\xfe",
+    b"I\xff\xff\xff\xfe",
+    b"i\xff\xff\xff\xfe",
+    b"l" + b"\xff" * 8,
+]
+FRACTIONS = [b"f" + struct.pack(">f", 1.5), b"d" + struct.pack(">d", 1e300), b"D\x02\x00\x00\x01\x00"]
+TEXTS = [b"S" + long(b"text"), b"x" + long(b"\xff\x00")]
+ARRAY = b"A" + long(b"t\x01" + b"d" + struct.pack(">d", 0.1))
+TABLE = b"F" + long(field(b"k", b"f" + struct.pack(">f", 0.1)))
+TIME = b"T" + struct.pack(">Q", 1_763_795_000)
+IN_MILLISECONDS = b"T" + struct.pack(">Q", 1_763_795_000_000)
+FIELDS = [*NUMBERS, *FRACTIONS, *TEXTS, ARRAY, TABLE, TIME, IN_MILLISECONDS, b"t\x01", b"V"]
+NESTED = b"V"
 for _ in range(3000):
-    NESTED = b"F" + long(field(b"k", NESTED if NESTED != b"F" else b"V"))
+    NESTED = b"F" + long(field(b"k", NESTED))
 
 
 def send_with_table(scripts: Scripts, queue: str, body: bytes, table: bytes) -> None:
@@ -64,5 +60,5 @@ def send_with_table(scripts: Scripts, queue: str, body: bytes, table: bytes) -> 
 
     with channel_to(scripts) as channel, pytest.MonkeyPatch.context() as patch:
         patch.setattr("pika.data.encode_table", encode)
-        properties = pika.BasicProperties(headers={"any": 0}, message_id="the id", content_type="text/odd")
+        properties = pika.BasicProperties("text/odd", None, {"any": 0}, priority=9, message_id="an id", user_id="guest")
         channel.basic_publish("", queue, body, properties)

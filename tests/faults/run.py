@@ -46,7 +46,7 @@ def play(name: str, seed: int, line: Line) -> None:
     # Only here, because they need what is installed by then.
     from harness import Broker, TlsNode
     from stage import Stage
-    from surroundings import SCENARIOS
+    from scenarios import SCENARIOS
 
     machine.let_children_hear_signals()
     print(f"{name} --seed {seed} ... ", end="", flush=True)
@@ -65,7 +65,7 @@ def play(name: str, seed: int, line: Line) -> None:
         line.has_failed = has_failed = True
         print(f"FAILED\n{traceback.format_exc()}Its files: {folder}", flush=True)
     finally:
-        stage.end()
+        stage.close()
         node.kill()
         if not has_failed:
             shutil.rmtree(folder)
@@ -96,7 +96,7 @@ def main() -> int:
     debian_root.choose(options.rabbitmq)
     installation.ensure_server()
     machine.run_in_venv("requirements.txt", "tests/requirements.txt")
-    from surroundings import SCENARIOS
+    from scenarios import SCENARIOS
 
     if options.scenario not in (None, *SCENARIOS):
         parser.error(f"--scenario is one of {', '.join(SCENARIOS)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import random
 import signal
 import subprocess
@@ -18,6 +17,7 @@ from harness import CONFIG, PROJECT, Broker, Run, Scripts, eventually, new_queue
 from rabbitmq import Node
 from relay import Relay
 
+HEARTBEAT = 2  # seconds
 LONGEST_WAIT = 10.0  # seconds; where the virtual host has none of the suite's policies, a second for each try
 RECOVERY = 60.0  # seconds in which everything goes on again after a fault; pauses between attempts grow to 30
 SOON = 20.0  # seconds
@@ -99,11 +99,7 @@ class Stage(Scripts):
             "--log-file",
             self.log,
             *arguments,
-            env={
-                "PYTHONPATH": str(PROJECT),
-                "SECONDS": str(seconds),
-                "AMQP_URL": url or self.environment["AMQP_URL"],
-            },
+            env={"PYTHONPATH": str(PROJECT), "SECONDS": str(seconds), "AMQP_URL": url or self.environment["AMQP_URL"]},
             **popen,
         )
 
@@ -164,22 +160,19 @@ class Stage(Scripts):
             all_are_sent: every task was given to an emitter that went on to its end, with a log.
             thrown_away: what an administrator deleted, and nobody can keep.
         """
-        dead, left = (self.waiting_in(name) for name in (self.dead_letters, self.queue))
+        queues = (self.dead_letters, self.queue)
+        dead, left = (self.broker.bodies(name) if self.broker.counts(name)[0] else [] for name in queues)
         self.account = account = settle(self.tasks, self.events(), self.book(), dead, left, thrown_away)
         assert not all_are_sent or not account.unsent, f"never confirmed: {account.unsent[:5]}"
         assert not account.lost, f"{len(account.lost)} lost, such as {account.lost[:5]}"
         assert not account.unknown, f"never sent, but here: {account.unknown[:5]}"
         assert not account.untrue, f"reported as done, but not done: {account.untrue[:5]}"
 
-    def waiting_in(self, queue: str) -> list[str]:
-        """Return the texts in a queue."""
-        return self.broker.bodies(queue) if self.broker.counts(queue)[0] else []
-
     def on_end(self, callback: Callable[[], object]) -> None:
         """Have something called when the scenario ends, however it does."""
         self._ends.callback(callback)
 
-    def end(self) -> None:
+    def close(self) -> None:
         """End every process and node of the scenario."""
         self.end_all()
         self.broker.close()
@@ -198,7 +191,6 @@ class Crew:
 
     def __init__(self, stage: Stage, size: int, seconds: float = 0.0, url: str = "") -> None:
         self._stage, self._seconds, self._url = stage, seconds, url
-        self._numbers = itertools.count(1)
         self.workers = [self._hire() for _ in range(size)]
         for worker in self.workers:
             worker.shows("Waiting for tasks", within=RECOVERY)
@@ -221,17 +213,33 @@ class Crew:
         """Kill a worker, and start another one."""
         self.replace(self._stage.random.choice(self.workers), signal.SIGKILL, -signal.SIGKILL)
 
-    def dismiss(self) -> None:
-        """Have all finish what they do, and end."""
+    def dismiss(self, number: signal.Signals = signal.SIGTERM, status: int = 0) -> None:
+        """Have all end: by themselves when they have finished what they do, or by another signal at once."""
         for worker in self.workers:
             worker.shows("Waiting for tasks", within=RECOVERY)
-            worker.send(signal.SIGTERM)
+            worker.send(number)
         for worker in self.workers:
-            worker.ends(within=RECOVERY)
+            worker.ends(status, within=RECOVERY)
 
     def _hire(self) -> Run:
-        name = f"worker-{next(self._numbers)}"
-        return self._stage.book_worker("--name", name, seconds=self._seconds, url=self._url)
+        return self._stage.book_worker(seconds=self._seconds, url=self._url)
+
+
+Scenario = Callable[[Stage], None]
+SCENARIOS: dict[str, Scenario] = {}
+OF_THE_NODE: set[str] = set()  # the names of those that do to RabbitMQ what others would notice who use it
+
+
+def scenario(function: Scenario) -> Scenario:
+    """Add a scenario to the list under its own name."""
+    SCENARIOS[function.__name__] = function
+    return function
+
+
+def scenario_of_the_node(function: Scenario) -> Scenario:
+    """Add a scenario that needs a RabbitMQ for itself."""
+    OF_THE_NODE.add(function.__name__)
+    return scenario(function)
 
 
 @contextlib.contextmanager

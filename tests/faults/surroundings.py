@@ -1,22 +1,115 @@
-"""More scenarios: what surrounds the scripts fails: their terminals, disk and program, and other clients' headers."""
+"""What surrounds the scripts fails: terminal, disk, program, network; and what other clients send is odd."""
 
 from __future__ import annotations
 
 import resource
+import shlex
 import signal
 import textwrap
 import threading
 import time
+import unicodedata
 from collections.abc import Callable
+from datetime import datetime
 
+import pika
+from checker import Account
 from harness import PROJECT, eventually, limit_files
-from odd_headers import FIELDS, NESTED, field, send_with_table
-from scenarios import HEARTBEAT, OF_THE_NODE, SCENARIOS, scenario
-from stage import RECOVERY, SOON, Stage, at_work
+from hypothesis import Phase, given, seed, settings
+from hypothesis import strategies as st
+from odd_headers import FIELDS, IN_MILLISECONDS, NESTED, channel_to, field, send_with_table
+from stage import HEARTBEAT, RECOVERY, SOON, Stage, at_work, scenario
 
-__all__ = ["OF_THE_NODE", "SCENARIOS"]  # with those of this file
 ATTEMPTS = 16  # connections that a script makes at most while each is cut at once
 LINES = 12  # that it says about it
+
+TABLE_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.text()
+    | st.binary()
+    | st.decimals(-1000, 1000, places=2)
+    | st.datetimes(datetime(1970, 1, 2), datetime(2900, 1, 1)).map(lambda time: time.replace(microsecond=0)),
+    lambda values: st.lists(values, max_size=3) | st.dictionaries(st.text(max_size=20), values, max_size=3),
+    max_leaves=5,
+)
+OWN_HEADERS = st.sampled_from(["x-delivery-count", "x-death", "x-first-death-reason", "x-opt-deaths"])
+TEXTS = ("content_type", "content_encoding", "correlation_id", "reply_to", "message_id", "type", "app_id")
+PROPERTIES = st.builds(
+    pika.BasicProperties,
+    headers=st.none() | st.dictionaries(st.text(max_size=20) | OWN_HEADERS, TABLE_VALUES, max_size=4),
+    delivery_mode=st.sampled_from([None, 1, 2]),
+    priority=st.none() | st.integers(0, 255),
+    timestamp=st.none() | st.integers(0, 2**63 - 1),
+    **dict.fromkeys(TEXTS, st.none() | st.text(max_size=60)),
+)
+BODIES = st.binary(max_size=2000) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass"))
+
+
+@scenario
+def any_bytes(stage: Stage) -> None:
+    """Messages of other clients: any body, any properties, any headers."""
+    stage.book_worker("--burst").ends()
+    sent: list[bytes] = []
+    number = stage.load(1000, 100)
+    with channel_to(stage) as channel:
+
+        @seed(stage.random.getrandbits(32))
+        @settings(max_examples=number, database=None, deadline=None, phases=[Phase.generate])
+        @given(BODIES, PROPERTIES)
+        def send(body: bytes, properties: pika.BasicProperties) -> None:
+            channel.basic_publish("", stage.queue, body, properties, mandatory=True)
+            sent.append(body)
+
+        send()
+    stage.faults = len(sent)
+    stage.tasks = [body.hex() for body in sent]
+    worker = stage.book_worker("--burst").ends(within=2 * RECOVERY)
+    done = [entry["body"] for entry in stage.book()]
+    assert sorted(done) == sorted(stage.tasks)
+    assert worker.err == ""
+    shown = {*worker.out_file.read_bytes().decode()}
+    assert [c for c in shown if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")] == ["\n"]
+    assert shown.isdisjoint("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"), "turns text"
+    assert stage.broker.counts(stage.queue)[0] == stage.broker.counts(stage.dead_letters)[0] == 0
+    stage.account = Account(tasks=len(sent))
+
+
+@scenario
+def output_lost(stage: Stage) -> None:
+    """Nobody reads what is printed any more, the disk of the log is full, or its directory is not there."""
+    number = stage.load(2000, 100)
+
+    def through_head(script: str, *arguments: object) -> None:
+        command = f"set -o pipefail; {shlex.join(stage.command(script, *arguments))} | head -1"
+        run = stage.start_command(["bash", "-c", command]).ends(within=RECOVERY)
+        assert (len(run.lines), run.err) == (1, "")
+
+    log = ("--log-file", stage.log)
+    through_head("emitter_of_tasks.py", "--verbose", "--file", stage.tasks_file(number), *log)
+    through_head("tests/faults/worker_with_book.py", stage.book_file, "--burst", *log)
+    stage.settle()
+    assert stage.done() == len(stage.tasks)
+
+    full = " [!] The log file can't be written: No space left on device. The tasks go on.\n"
+    assert stage.emit("--file", stage.tasks_file(number), "--log-file", "/dev/full").err == full
+    assert stage.book_worker("--log-file", "/dev/full", "--burst").ends().err == full
+    assert stage.done() == len(stage.tasks)
+    with open("/dev/full", "wb") as nowhere:
+        stage.emit("--verbose", "--file", stage.tasks_file(number), *log, stdout=nowhere, stderr=nowhere)
+        stage.book_worker("--burst", stdout=nowhere, stderr=nowhere).ends()
+    stage.settle(all_are_sent=False)
+    assert stage.done() == len(stage.tasks)
+
+    waiting = stage.new_tasks(1)
+    stage.emit(*waiting, *log)
+    for script in ("emitter_of_tasks.py", "listening_worker.py"):
+        run = stage.start(script, "--log-file", stage.folder / "none" / "log").ends(2)
+        assert "can't be opened: No such file or directory." in run.err
+    stage.faults += 4
+    stage.drain(all_are_sent=False)
+    assert stage.account.twice == 0
 
 
 @scenario
@@ -79,6 +172,7 @@ def paused_terminal(stage: Stage) -> None:
 
 
 def rests(count: Callable[[], int]) -> bool:
+    """Tell whether nothing is counted for a second."""
     before = count()
     time.sleep(1)
     return count() == before
@@ -117,7 +211,7 @@ def full_disk(stage: Stage) -> None:
 def odd_headers(stage: Stage) -> None:
     """Headers that pika can't read: times in milliseconds, thousands of nested tables, every other type among them."""
     stage.book_worker("--burst").ends()
-    odd = [FIELDS["time in milliseconds"], NESTED, *FIELDS.values()]
+    odd = [IN_MILLISECONDS, NESTED, *FIELDS]
     texts = stage.new_tasks(stage.load(1000, 60))
     for number, text in enumerate(texts):
         send_with_table(stage, stage.queue, text.encode(), field(b"header", odd[number % len(odd)]))

@@ -4,54 +4,35 @@ import contextlib
 import random
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from checker import Record, settle
 from harness import Broker
-from scenarios import Scenario
+from scenarios import OF_THE_NODE, SCENARIOS, Scenario
 from stage import Stage
-from surroundings import OF_THE_NODE, SCENARIOS
 
 
-@contextlib.contextmanager
-def stage_at(broker: Broker, folder: Path) -> Iterator[Stage]:
+def check(broker: Broker, folder: Path, name: str) -> None:
     seed = random.randrange(10**6)
     print(f"seed {seed}")
     stage = Stage(broker, folder, seed, is_full=False)
-    try:
-        yield stage
-    finally:
-        stage.end()
-
-
-@pytest.fixture
-def stage(broker: Broker, tmp_path: Path) -> Iterator[Stage]:
-    with stage_at(broker, tmp_path) as it:
-        yield it
-
-
-@pytest.fixture
-def own_stage(own_broker: Broker, tmp_path: Path) -> Iterator[Stage]:
-    with stage_at(own_broker, tmp_path) as it:
-        yield it
-
-
-def check(stage: Stage, name: str) -> None:
-    SCENARIOS[name](stage)
+    with contextlib.closing(stage):
+        SCENARIOS[name](stage)
     assert stage.account.tasks > 0
     assert stage.faults > 0
 
 
 @pytest.mark.parametrize("name", [name for name in SCENARIOS if name not in OF_THE_NODE])
-def test_nothing_confirmed_is_lost(stage: Stage, name: str) -> None:
-    check(stage, name)
+def test_nothing_confirmed_is_lost(broker: Broker, tmp_path: Path, name: str) -> None:
+    check(broker, tmp_path, name)
 
 
 @pytest.mark.parametrize("name", [name for name in SCENARIOS if name in OF_THE_NODE])
-def test_nor_is_it_when_that_is_done_to_rabbitmq(own_stage: Stage, name: str) -> None:
-    check(own_stage, name)
+def test_nor_is_it_when_that_is_done_to_rabbitmq(own_broker: Broker, tmp_path: Path, name: str) -> None:
+    check(own_broker, tmp_path, name)
 
 
 # ---- The full run
@@ -128,35 +109,22 @@ LOG = [*records("confirmed", *TASKS), *records("done", *TASKS)]
 BOOK = records("", *TASKS)
 
 
-def test_the_checker_counts_a_good_run() -> None:
-    account = settle(TASKS, LOG, BOOK, [], [])
-    assert (account.tasks, account.lost, account.unsent, account.twice, account.sent_twice) == (3, [], [], 0, 0)
-    assert (account.unknown, account.untrue) == ([], [])
-
-
-def test_the_checker_finds_a_lost_task() -> None:
-    assert settle(TASKS, LOG, BOOK[1:], [], []).lost == ["one"]
-    assert settle(TASKS, LOG, [], ["one"], ["two"]).lost == ["three"]
-
-
-def test_the_checker_finds_a_task_done_twice() -> None:
-    assert settle(TASKS, LOG, [*BOOK, *BOOK[:2]], [], []).twice == 2
-
-
-def test_the_checker_tells_done_twice_from_sent_twice() -> None:
-    again = [{**BOOK[0], "message_id": "another"}]
-    account = settle(TASKS, LOG, [*BOOK, *again], [], [])
-    assert (account.twice, account.sent_twice) == (0, 1)
-
-
-def test_the_checker_finds_a_task_never_confirmed() -> None:
-    assert settle(TASKS, LOG[1:], BOOK, [], []).unsent == ["one"]
-
-
-def test_the_checker_finds_what_was_never_sent() -> None:
-    assert settle(TASKS[1:], LOG[1:3], BOOK, [], []).unknown == ["one"]
-
-
-def test_the_checker_finds_a_worker_that_reports_what_it_did_not_do() -> None:
-    account = settle(TASKS, LOG, BOOK[1:], [], ["one"])
-    assert (account.lost, account.untrue) == ([], ["one"])
+@pytest.mark.parametrize(
+    ("wrong", "found"),
+    [
+        ({}, {}),
+        ({"book": BOOK[1:]}, {"lost": ["one"], "untrue": ["one"]}),
+        ({"book": [], "log": LOG[:3], "dead": ["one"], "left": ["two"]}, {"lost": ["three"]}),
+        ({"book": BOOK[1:], "thrown_away": ["one"], "log": LOG[:3]}, {}),
+        ({"book": [*BOOK, *BOOK[:2]]}, {"twice": 2}),
+        ({"book": [*BOOK, {**BOOK[0], "message_id": "another"}]}, {"sent_twice": 1}),
+        ({"log": LOG[1:]}, {"unsent": ["one"]}),
+        ({"tasks": TASKS[1:], "log": LOG[1:3]}, {"unknown": ["one"]}),
+        ({"book": BOOK[1:], "left": ["one"]}, {"untrue": ["one"]}),
+    ],
+)
+def test_the_checker_finds_what_went_wrong(wrong: dict[str, Any], found: dict[str, object]) -> None:
+    account = settle(**{"tasks": TASKS, "log": LOG, "book": BOOK, "dead": [], "left": [], **wrong})
+    counts = {name: getattr(account, name) for name in ("lost", "unsent", "twice", "sent_twice", "unknown", "untrue")}
+    assert {name: count for name, count in counts.items() if count} == found
+    assert account.tasks == len(wrong.get("tasks", TASKS))

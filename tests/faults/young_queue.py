@@ -31,14 +31,12 @@ def is_kept(node: rabbitmq.Node, age: float) -> bool:
     """Tell whether a confirmed task is there again, whose queue had that age in seconds when its node was killed."""
     import pika  # only here, because it may have to be installed first
 
-    from task_queue.queues import declare
+    from task_queue.queues import arguments_of
 
     parameters = pika.URLParameters(node.url)
-    connection, is_declared = pika.BlockingConnection(parameters), list[bool]()
+    connection = pika.BlockingConnection(parameters)
     channel, began = connection.channel(), time.monotonic()
-    declare(channel._impl, "young", is_passive=False, then=lambda: is_declared.append(True))
-    while not is_declared:
-        connection.process_data_events(0.01)
+    channel.queue_declare("young", durable=True, arguments=arguments_of("young"))
     channel.confirm_delivery()
     channel.basic_publish("", "young", b"task", pika.BasicProperties(delivery_mode=2), mandatory=True)
     connection.close()

@@ -98,11 +98,8 @@ def write_shim(folder: Path) -> dict[str, str]:
     shim.mkdir()
     (shim / "sitecustomize.py").write_text(SHIM)
     write_program(shim / "taskkill", 'kill -9 "-$4"')  # /T /F /PID NUMBER
-    return {
-        "PYTHONPATH": f"{shim}:{PROJECT}",
-        "PATH": f"{shim}:{os.environ['PATH']}",
-        "PYTHONIOENCODING": "cp1252",
-    }
+    path = f"{shim}:{os.environ['PATH']}"
+    return {"PYTHONPATH": f"{shim}:{PROJECT}", "PATH": path, "PYTHONIOENCODING": "cp1252"}
 
 
 @pytest.fixture

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import runpy
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,54 +20,50 @@ from harness import PROJECT, Broker, Scripts, TlsNode, new_queue_name
 from rabbitmq import Node
 from relay import Relay
 from scripted_server import Server
-from shared_node import SuiteRun, shared_node
+from shared_node import new_keeper, shared_node
 
-RUN = pytest.StashKey[SuiteRun]()
+FOLDER, KEEPER = pytest.StashKey[Path](), pytest.StashKey[subprocess.Popen[bytes]]()
 
 
 @pytest.hookimpl(trylast=True)  # when there is a folder for temporary files
 def pytest_configure(config: pytest.Config) -> None:
-    if not hasattr(config, "workerinput"):  # and not in each of the processes of pytest-xdist
-        config.stash[RUN] = SuiteRun(config._tmp_path_factory.mktemp("suite"))  # type: ignore[attr-defined]
+    """Let all processes of this run of the suite have one folder in common."""
+    if hasattr(config, "workerinput"):  # one of those of pytest-xdist
+        config.stash[FOLDER] = Path(config.workerinput["folder"])
+    else:
+        config.stash[FOLDER] = config._tmp_path_factory.mktemp("suite")  # type: ignore[attr-defined]
+        config.stash[KEEPER] = new_keeper(config.stash[FOLDER])
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    node.workerinput["folder"] = str(node.config.stash[RUN].folder)
+    node.workerinput["folder"] = str(node.config.stash[FOLDER])
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> in_turn.Scheduler:
-    return in_turn.Scheduler(config, log, folder_of_run(config))
+    return in_turn.Scheduler(config, log, config.stash[FOLDER])
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    in_turn.tell(items, folder_of_run(config))
+    in_turn.tell(items, config.stash[FOLDER])
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    if RUN in config.stash:
-        config.stash[RUN].end()
+    if KEEPER in config.stash:
+        config.stash[KEEPER].communicate()
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """With -v, tell what each lesson has lost: the property `lesson` of its report."""
-    reports = [report for found in terminalreporter.stats.values() for report in found if hasattr(report, "nodeid")]
-    told = {
-        report.nodeid.rpartition("::test_")[2].replace("_", " "): value
-        for report in reports
-        for name, value in getattr(report, "user_properties", [])
-        if name == "lesson"
-    }
+    told = {}
+    for report in (report for found in terminalreporter.stats.values() for report in found):
+        if lesson := dict(getattr(report, "user_properties", ())).get("lesson"):
+            told[report.nodeid.rpartition("::test_")[2].replace("_", " ")] = lesson
     if told and config.get_verbosity() > 0:
         terminalreporter.section("lessons")
         for lesson, result in told.items():
             terminalreporter.line(f"{result}: {lesson}")
-
-
-def folder_of_run(config: pytest.Config) -> Path:
-    """Return the folder that all processes of this run of the suite have in common."""
-    return config.stash[RUN].folder if RUN in config.stash else Path(config.workerinput["folder"])  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -77,9 +75,8 @@ def _signals() -> None:
 @pytest.fixture(scope="session")
 def broker(pytestconfig: pytest.Config) -> Iterator[Broker]:
     """The suite's RabbitMQ, for every test that does nothing to others there: all processes of a run share it."""
-    broker = Broker(shared_node(folder_of_run(pytestconfig)))
-    yield broker
-    broker.close()
+    with contextlib.closing(Broker(shared_node(pytestconfig.stash[FOLDER]))) as broker:
+        yield broker
 
 
 @pytest.fixture(scope="session")
@@ -95,26 +92,9 @@ def own_broker(mortal_node: Node) -> Iterator[Broker]:
     """A RabbitMQ to be stopped and killed."""
     if mortal_node.has_ended():
         mortal_node.start()
-    broker = Broker(mortal_node)
-    broker.shorten_waits()
-    yield broker
-    broker.close()
-
-
-class Lent:
-    """A node that is not to be started and ended by whoever has borrowed it."""
-
-    def __init__(self, node: Node) -> None:
-        self._node = node
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._node, name)
-
-    def start(self) -> None:
-        pass
-
-    def kill(self) -> None:
-        pass
+    with contextlib.closing(Broker(mortal_node)) as broker:
+        broker.shorten_waits()
+        yield broker
 
 
 @pytest.fixture
@@ -139,9 +119,10 @@ def run_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
 @pytest.fixture
 def lent_node(own_broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever command starts a RabbitMQ of its own gets the one that tests may do anything to."""
-    lent = Lent(own_broker.node)
+    for name in ("start", "kill"):
+        monkeypatch.setattr(own_broker.node, name, lambda: None)
     for module, name in ((rabbitmq, "Node"), (harness, "TlsNode")):
-        monkeypatch.setattr(module, name, lambda *_, **__: lent)
+        monkeypatch.setattr(module, name, lambda *_, **__: own_broker.node)
 
 
 @pytest.fixture
@@ -162,16 +143,15 @@ def scripts(broker: Broker, tmp_path: Path, pika_version: str) -> Iterator[Scrip
 @pytest.fixture
 def own_scripts(own_broker: Broker, tmp_path: Path) -> Iterator[Scripts]:
     """The scripts on a RabbitMQ of the test's own."""
-    it = Scripts(own_broker, new_queue_name(), tmp_path, "newest")
+    it = Scripts(own_broker, new_queue_name(), tmp_path)
     yield it
     it.end_all()
 
 
 @pytest.fixture
 def relay(broker: Broker) -> Iterator[Relay]:
-    it = Relay(broker.node.amqp_port)
-    yield it
-    it.close()
+    with contextlib.closing(Relay(broker.node.amqp_port)) as it:
+        yield it
 
 
 @pytest.fixture
@@ -191,13 +171,12 @@ def new_server() -> Iterator[Callable[[], Server]]:
 
 @pytest.fixture
 def server(new_server: Callable[[], Server]) -> Server:
-    """A server that does what the test tells it."""
     return new_server()
 
 
 @pytest.fixture
 def at_server(server: Server, tmp_path: Path) -> Iterator[Scripts]:
     """The scripts at that server, without any RabbitMQ."""
-    it = Scripts(server, "tasks", tmp_path, "newest")
+    it = Scripts(server, "tasks", tmp_path)
     yield it
     it.end_all()

@@ -1,4 +1,4 @@
-"""Workers in the process of the test itself, which needs a tenth of the time that a process of its own would take."""
+"""Scripts in the process of the test itself, which needs a tenth of the time that a process of its own would take."""
 
 from __future__ import annotations
 
@@ -80,13 +80,11 @@ def where(scripts: Scripts) -> dict[str, Any]:
 
 def put(scripts: Scripts, *bodies: bytes) -> None:
     """Put tasks into the queue, each with an id. If it is not there, a worker declares it."""
-    parameters = pika.URLParameters(scripts.broker.url)
-    with contextlib.closing(pika.BlockingConnection(parameters)) as connection:
-        with contextlib.suppress(pika.exceptions.ChannelClosedByBroker):
+    with contextlib.closing(pika.BlockingConnection(pika.URLParameters(scripts.broker.url))) as connection:
+        try:
             connection.channel().queue_declare(scripts.queue, passive=True)
-            publish(connection.channel(), scripts.queue, bodies)
-            return
-        work(scripts, print, log_file=None)
+        except pika.exceptions.ChannelClosedByBroker:
+            work(scripts, print, log_file=None)
         publish(connection.channel(), scripts.queue, bodies)
 
 

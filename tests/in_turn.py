@@ -20,9 +20,8 @@ IN_TURN = {  # by a fixture that they use
 def tell(items: list[pytest.Item], folder: Path) -> None:
     """Have the process that hands out the tests know: it collects none itself."""
     fixtures = {item.nodeid: IN_TURN & {*getattr(item, "fixturenames", ())} for item in items}
-    in_turn = {test: found.pop() for test, found in fixtures.items() if found}
     own = folder / f"in_turn.{os.getpid()}"
-    own.write_text(json.dumps(in_turn))
+    own.write_text(json.dumps({test: found.pop() for test, found in fixtures.items() if found}))
     own.rename(folder / "in_turn")  # whole, and the same from every process
 
 
@@ -31,12 +30,11 @@ class Scheduler(LoadScopeScheduling):
 
     def __init__(self, config: pytest.Config, log: Any, folder: Path) -> None:
         super().__init__(config, log)
-        self._folder = folder
-        self._in_turn: dict[str, str] = {}
+        self._file = folder / "in_turn"
 
     def schedule(self) -> None:
-        self._in_turn = json.loads((self._folder / "in_turn").read_text())
+        self._in_turn = json.loads(self._file.read_text())
         super().schedule()
 
     def _split_scope(self, nodeid: str) -> str:
-        return self._in_turn.get(nodeid, nodeid)
+        return str(self._in_turn.get(nodeid, nodeid))

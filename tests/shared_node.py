@@ -1,86 +1,59 @@
 #!/usr/bin/env python3
-"""One RabbitMQ for all processes of a run of the suite, which the first of them that needs it has started.
+"""One RabbitMQ for all processes of a run of the suite, which is started when the first of them needs it.
 
-It is under a process of its own, which is run as this file. That waits for a lock that the run holds: the system takes
-the lock from whoever ends, however that is, and so the node ends with the run even if pytest is killed.
+It is under a process of its own, which is run as this file. That ends with its standard input, which only the run
+holds: so the node ends with the run even if pytest is killed.
 """
 
 from __future__ import annotations
 
-import fcntl
 import pickle
+import select
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import BinaryIO
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent / "tools")]
 
-from harness import CONFIG, Broker  # noqa: E402
-from rabbitmq import Node, NodeError  # noqa: E402
-
-KEEPERS: list[subprocess.Popen[bytes]] = []  # referred to, because Python complains of a process that nobody waits for
-
-
-def locked(file: Path) -> BinaryIO:
-    """Wait until nobody else has locked a file, and return it locked, until it is closed."""
-    lock = file.open("ab")
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    return lock
+from broker_view import CONFIG, Broker  # noqa: E402
+from rabbitmq import Node  # noqa: E402
+from waiting import eventually  # noqa: E402
 
 
-class SuiteRun:
-    """A run of the suite, by the process that begins and ends it.
-
-    Args:
-        folder: of the node's data, and of what the processes agree by.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._goes_on = locked(folder / "run")
-        # Opened now: when pytest's session is over, the end of another run beside it may remove the folder.
-        self._keeper = (folder / "keeper").open("ab")
-
-    def end(self) -> None:
-        """End the node, if there is one, and return when it has ended."""
-        self._goes_on.close()
-        with self._keeper as keeper:
-            fcntl.flock(keeper, fcntl.LOCK_EX)
+def new_keeper(folder: Path) -> subprocess.Popen[bytes]:
+    """Start the process that keeps the node; its communicate() returns when the node has ended."""
+    with (folder / "keeper.log").open("wb") as log:
+        command = [sys.executable, __file__, str(folder)]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
 
 
 def shared_node(folder: Path) -> Node:
-    """Return the node of the run, to be used and neither started nor stopped; start it if nobody has."""
-    with locked(folder / "first"):
-        if not (folder / "node").exists():
-            with (folder / "keeper.log").open("wb") as log:
-                command = [sys.executable, __file__, str(folder)]
-                keeper = subprocess.Popen(
-                    command, start_new_session=True, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-                )
-            KEEPERS.append(keeper)
-            while not (folder / "node").exists():
-                if keeper.poll() is not None:
-                    raise NodeError((folder / "keeper.log").read_text())
-                time.sleep(0.05)
-    return pickle.loads((folder / "node").read_bytes())  # type: ignore[no-any-return]  # noqa: S301
+    """Return the node of the run, to be used and neither started nor stopped."""
+    (folder / "wanted").touch()
+    eventually((folder / "node").exists, "RabbitMQ is up, or could not be started", within=300)
+    found = pickle.loads((folder / "node").read_bytes())  # noqa: S301
+    if isinstance(found, Exception):
+        raise found
+    return found  # type: ignore[no-any-return]
 
 
 def keep(folder: Path) -> None:
-    """Start the node, tell of it, and kill it when the run ends."""
-    with locked(folder / "keeper"):
-        node = Node(folder / "rabbitmq", config=CONFIG)
-        twin: Node = pickle.loads(pickle.dumps(node))  # noqa: S301  # without the processes that it has only here
-        try:
-            node.start()
-            twin.version = node.version
-            Broker(node).shorten_waits()
-            (folder / "node.new").write_bytes(pickle.dumps(twin))
-            (folder / "node.new").rename(folder / "node")
-            locked(folder / "run").close()
-        finally:
-            node.kill()
+    """Start the node when it is wanted, tell of it, or why it is not there, and kill it when the run ends."""
+    while not (folder / "wanted").exists():
+        if select.select([sys.stdin], [], [], 0.05)[0]:
+            return
+    node = Node(folder / "rabbitmq", config=CONFIG)
+    found = pickle.loads(pickle.dumps(node))  # noqa: S301  # without the processes that it has only here
+    try:
+        node.start()
+        found.version = node.version
+        Broker(node).shorten_waits()
+    except Exception as error:
+        found = error
+    (folder / "new").write_bytes(pickle.dumps(found))
+    (folder / "new").rename(folder / "node")
+    sys.stdin.read()
+    node.kill()
 
 
 if __name__ == "__main__":

@@ -3,8 +3,7 @@
 import contextlib
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pexpect
 import pika
@@ -13,13 +12,15 @@ from harness import PROJECT, Broker, Run, Scripts, eventually, new_queue_name
 
 Lesson = Callable[[int, int], None]
 
+TEN_TASKS = b"".join(b"task %d.\n" % number for number in range(1, 11))
+LONG_TASK = "A long task" + 60 * "."
 TAKES_ALL_AND_FORGETS = """
-import sys, time, pika
-channel = pika.BlockingConnection(pika.URLParameters(sys.argv[1])).channel()
+import os, time, pika
+channel = pika.BlockingConnection(pika.URLParameters(os.environ["AMQP_URL"])).channel()
 def callback(ch, method, properties, body):
-    print("began", body.decode(), flush=True)
+    print("Received", body.decode(), flush=True)
     time.sleep(60)
-channel.basic_consume(sys.argv[2], callback, auto_ack=True)
+channel.basic_consume(os.environ["TASK_QUEUE"], callback, auto_ack=True)
 channel.start_consuming()
 """
 
@@ -30,28 +31,25 @@ def lesson(record_property: Callable[[str, object], None]) -> Lesson:
     return lambda lost, kept: record_property("lesson", f"{lost:2} tasks lost, {kept:2} not lost")
 
 
-def test_automatic_acknowledgement_loses_what_a_killed_worker_has_taken(scripts: Scripts, lesson: Lesson) -> None:
-    scripts.emit(stdin=b"".join(b"task %d\n" % number for number in range(1, 11)))
-    program = scripts.folder / "forgets.py"
-    program.write_text(TAKES_ALL_AND_FORGETS)
-    command = [sys.executable, str(program), scripts.broker.url, scripts.queue]
-    worker = Run(command, scripts.folder, scripts.environment)
-    worker.shows("began task 1")
+def left_by(worker: Run, scripts: Scripts) -> int:
+    """Kill a worker in the first of ten tasks, and return how many RabbitMQ still has."""
+    worker.shows("Received task 1.")
     worker.send(signal.SIGKILL)
     worker.ends(-signal.SIGKILL)
     eventually(lambda: scripts.broker.counts(scripts.queue)[1] == 0, "RabbitMQ notices")
-    left = scripts.broker.counts(scripts.queue)[0]
-    assert worker.out == "began task 1\n"
+    return scripts.broker.counts(scripts.queue)[0]
+
+
+def test_automatic_acknowledgement_loses_what_a_killed_worker_has_taken(scripts: Scripts, lesson: Lesson) -> None:
+    scripts.emit(stdin=TEN_TASKS)
+    left = left_by(scripts.start_program(TAKES_ALL_AND_FORGETS), scripts)
     assert left == 0
     lesson(10 - left, left)
 
 
 def test_acknowledgement_by_hand_loses_none_of_them(scripts: Scripts, lesson: Lesson) -> None:
-    scripts.emit(stdin=b"".join(b"task %d.\n" % number for number in range(1, 11)))
-    worker = scripts.worker("--seconds-per-dot", "60")
-    worker.shows("Received task 1")
-    worker.send(signal.SIGKILL)
-    worker.ends(-signal.SIGKILL)
+    scripts.emit(stdin=TEN_TASKS)
+    left_by(scripts.worker("--seconds-per-dot", "60"), scripts)
     eventually(lambda: scripts.broker.counts(scripts.queue) == (10, 0), "all are there again")
     lesson(0, 10)
 
@@ -61,9 +59,8 @@ def test_a_restart_takes_what_is_not_durable_and_not_persistent(own_broker: Brok
     with contextlib.closing(pika.BlockingConnection(pika.URLParameters(own_broker.url))) as connection:
         channel = connection.channel()
         channel.confirm_delivery()
-        channel.queue_declare(transient, durable=False)
-        channel.queue_declare(durable, durable=True)  # a classic one: a quorum queue takes each message for persistent
-        for queue in (transient, durable):
+        for queue in (transient, durable):  # classic ones: a quorum queue takes each message for persistent
+            channel.queue_declare(queue, durable=queue == durable)
             for mode in pika.DeliveryMode:
                 properties = pika.BasicProperties(delivery_mode=mode.value)
                 channel.basic_publish("", queue, mode.name.encode(), properties, mandatory=True)
@@ -91,7 +88,7 @@ def test_a_worker_that_ctrl_z_pauses_keeps_its_task_until_heartbeats_are_missing
     scripts: Scripts, lesson: Lesson
 ) -> None:
     worker = scripts.worker(env={"AMQP_URL": f"{scripts.broker.url}?heartbeat=2"})
-    scripts.emit("A long task" + 60 * ".")
+    scripts.emit(LONG_TASK)
     worker.shows("1 of 60")
     worker.send(signal.SIGSTOP)
     assert scripts.broker.counts(scripts.queue) == (0, 1)
@@ -101,7 +98,7 @@ def test_a_worker_that_ctrl_z_pauses_keeps_its_task_until_heartbeats_are_missing
 
 def test_ctrl_backslash_ends_a_worker_that_can_not_hand_its_task_back(scripts: Scripts, lesson: Lesson) -> None:
     worker = scripts.at_terminal("listening_worker.py")
-    scripts.emit("A long task" + 60 * ".")
+    scripts.emit(LONG_TASK)
     worker.expect_exact("1 of 60")
     worker.send("\x1c")
     worker.expect(pexpect.EOF)
@@ -111,49 +108,29 @@ def test_ctrl_backslash_ends_a_worker_that_can_not_hand_its_task_back(scripts: S
     lesson(0, 1)
 
 
-# ---- What goes wrong with the lines of the tutorial alone: the README's table
-
-
-@pytest.fixture
-def plain_worker(broker: Broker, tmp_path: Path, lesson: Lesson) -> Iterator[Callable[[bytes, str], Run]]:
-    """Give a task to docs/plain_pika/worker.py, at a queue of the test's own, which has this task then."""
-    queue, runs = new_queue_name(), list[Run]()
-
-    def start(body: bytes, query: str) -> Run:
-        program = tmp_path / "worker.py"
-        program.write_text((PROJECT / "docs/plain_pika/worker.py").read_text().replace("plain_tasks", queue))
-        broker.declare(queue)
-        broker.publish(queue, body)
-        runs.append(Run([sys.executable, str(program)], tmp_path, {"AMQP_URL": f"{broker.url}{query}"}))
-        return runs[-1]
-
-    yield start
-    for run in runs:
-        run.process.kill()
-        run.process.wait()
-    eventually(lambda: broker.counts(queue)[0] == 1, "the task is back")
-    broker.drop(queue)
-    lesson(0, 1)
-
-
-def test_a_task_that_is_longer_than_some_heartbeats_costs_the_plain_worker_its_connection(
-    plain_worker: Callable[[bytes, str], Run],
+@pytest.mark.parametrize(
+    ("body", "query", "interrupted", "error"),
+    [
+        pytest.param(b"A task.....", "?heartbeat=1", False, "StreamLostError", id="a task longer than heartbeats"),
+        pytest.param(b"\xff", "", False, "UnicodeDecodeError", id="a task that raises"),
+        pytest.param(b"A task.........", "", True, "KeyboardInterrupt", id="ctrl c"),
+    ],
+)
+def test_the_plain_worker_ends_in_a_traceback_after(
+    scripts: Scripts, lesson: Lesson, body: bytes, query: str, interrupted: bool, error: str
 ) -> None:
-    worker = plain_worker(b"A task.....", "?heartbeat=1")
-    worker.shows("Done.")
-    assert worker.process.wait(20) == 1
-    assert "StreamLostError" in worker.err
-
-
-def test_a_task_that_raises_ends_the_plain_worker(plain_worker: Callable[[bytes, str], Run]) -> None:
-    worker = plain_worker(b"\xff", "")
-    assert worker.process.wait(20) == 1
-    assert "UnicodeDecodeError" in worker.err
-
-
-def test_ctrl_c_is_a_traceback_of_the_plain_worker(plain_worker: Callable[[bytes, str], Run]) -> None:
-    worker = plain_worker(b"A task.........", "")
-    worker.shows("Received")
-    worker.send(signal.SIGINT)
-    worker.process.wait(20)
-    assert "Traceback" in worker.err
+    """What the README's table says of the lines of the tutorial alone: the task comes again."""
+    text = (PROJECT / "docs/plain_pika/worker.py").read_text()
+    scripts.broker.declare(scripts.queue)
+    scripts.broker.publish(scripts.queue, body)
+    (scripts.folder / "plain.py").write_text(text.replace("plain_tasks", scripts.queue))
+    command = [sys.executable, "plain.py"]
+    worker = scripts.start_command(command, {"AMQP_URL": f"{scripts.broker.url}{query}"})
+    if interrupted:
+        worker.shows("Received")
+        worker.send(signal.SIGINT)
+    status = worker.process.wait(30)
+    assert status == (-signal.SIGINT if interrupted else 1)
+    assert error in worker.err.splitlines()[-1]
+    eventually(lambda: scripts.broker.counts(scripts.queue)[0] == 1, "the task is back")
+    lesson(0, 1)

@@ -16,13 +16,7 @@ from relay import shut
 def tls_server(
     certificate: trustme.LeafCert, clients: trustme.CA | None = None, version: ssl.TLSVersion | None = None
 ) -> Iterator[int]:
-    """Give the port of a server that shows a certificate and does nothing else.
-
-    Args:
-        certificate: its own.
-        clients: the authority by which each client must be certified; None lets everybody in.
-        version: the newest that it speaks.
-    """
+    """Give its port. Each client must be certified by `clients`, if that is given; `version` is its newest."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     certificate.configure_cert(context)
     if clients is not None:

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 import urllib.error
 import urllib.parse
@@ -431,3 +432,11 @@ class Scripts:
 
 def new_queue_name() -> str:
     return f"test-{uuid.uuid4().hex[:12]}"
+
+
+def start_own(scripts: Scripts, program: str, **popen: Any) -> Run:
+    """Start a user's own program, which has what it needs imported."""
+    imports = (
+        "import contextlib, os, signal, subprocess, sys, threading, time\nfrom listening_worker import listen, run\n"
+    )
+    return scripts.start_program(imports + textwrap.dedent(program), **popen)

@@ -436,7 +436,6 @@ def new_queue_name() -> str:
 
 def start_own(scripts: Scripts, program: str, **popen: Any) -> Run:
     """Start a user's own program, which has what it needs imported."""
-    imports = (
-        "import contextlib, os, signal, subprocess, sys, threading, time\nfrom listening_worker import listen, run\n"
-    )
+    modules = "import os, signal, subprocess, sys, threading, time\n"
+    imports = f"{modules}from listening_worker import listen, run, running\n"
     return scripts.start_program(imports + textwrap.dedent(program), **popen)

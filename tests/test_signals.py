@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import listening_worker
 import pytest
@@ -135,46 +136,31 @@ def test_signals_one_after_the_other_stop_it_once_and_in_good_order(
     assert {body.decode() for body, _ in server.tasks} == {f"{number} ." for number in range(1000)} - {*done}
 
 
-def test_two_sigterms_at_nearly_the_same_time_are_one_and_a_later_one_forces(
-    at_server: Scripts, server: Server
+@pytest.mark.parametrize(
+    ("then", "raised", "event"),
+    [
+        ([signal.SIGTERM], SystemExit, "done"),  # a supervisor may forward the one that its children have got already
+        ([0.3, signal.SIGTERM], KeyboardInterrupt, "requeued"),
+        ([signal.SIGINT], KeyboardInterrupt, "requeued"),
+        ([WorkerError()], SystemExit, "requeued"),  # else a program that listens again after errors would never end
+    ],
+    ids=["the same at once is one", "the same later forces", "ctrl_c_right_after", "though_its_call_fails"],
+)
+def test_after_sigterm_in_a_task(
+    at_server: Scripts, server: Server, then: list[Any], raised: type[BaseException], event: str
 ) -> None:
-    """A supervisor may forward the one that its children have got already."""
-    for number, (pause, end) in enumerate(((0.03, "Done."), (0.5, "Not finished")), 1):
-        server.put(b"task....")
-        worker = at_server.start("listening_worker.py", "--seconds-per-dot", 0.3)
-        worker.shows("1 of 4")
-        worker.send(signal.SIGTERM)
-        time.sleep(pause)
-        worker.send(signal.SIGTERM)
-        assert end in worker.ends().out
-        assert len(server.got("Basic.Ack")) == 1
-        assert len(server.got("Basic.Nack")) == number - 1
-
-
-def test_ctrl_c_right_after_sigterm_forces(at_server: Scripts, server: Server) -> None:
-    """Only the same signal twice at nearly the same time is one."""
-
     def perform(_: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGINT)
+        for each in then:
+            if isinstance(each, Exception):
+                raise each
+            time.sleep(each) if isinstance(each, float) else os.kill(os.getpid(), each)
 
     server.put(b"task")
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(raised) as end:
         work(at_server, perform, burst=False)
-    assert [record["event"] for record in at_server.events()] == ["received", "requeued"]
-
-
-def test_a_signal_ends_the_program_though_its_call_fails_meanwhile(at_server: Scripts, server: Server) -> None:
-    """Else a program that calls listen() again after each error would never end."""
-
-    def perform(_: object) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-        raise WorkerError
-
-    server.put(b"task")
-    with pytest.raises(SystemExit) as end:
-        work(at_server, perform, burst=False)
-    assert end.value.code == 0
+    assert raised is KeyboardInterrupt or end.value.code == 0
+    assert [record["event"] for record in at_server.events()] == ["received", event]
 
 
 # ---- Ignored or blocked where it was started
@@ -198,17 +184,19 @@ def test_a_signal_that_was_ignored_at_the_start_stays_ignored(scripts: Scripts) 
     assert worker.ends().lines.count(" [x] Done.") == 2
 
 
-@pytest.mark.parametrize("whose", ["--run", "a program's own"])
+@pytest.mark.parametrize(
+    ("perform", "why"),
+    [
+        ("running('false')", "false ended with exit status 1"),
+        ("lambda task: subprocess.run(['false'], check=True)", "CalledProcessError"),
+    ],
+)
 def test_a_command_that_fails_is_no_success_where_nobody_can_wait_for_children(
-    at_server: Scripts, server: Server, whose: str
+    at_server: Scripts, server: Server, perform: str, why: str
 ) -> None:
     server.put(b"task")
     with bequeathed(ignored=[signal.SIGCHLD]):
-        if whose == "--run":
-            run = at_server.start("listening_worker.py", "--max-tasks", 1, "--run", "false")
-        else:
-            run = start_own(at_server, "listen(lambda task: subprocess.run(['false'], check=True), max_tasks=1)")
-    why = "false ended with exit status 1" if whose == "--run" else "CalledProcessError"
+        run = start_own(at_server, f"listen({perform}, max_tasks=1)")
     assert f" [!] Failed (try 1 of 21): {why}" in run.ends().out
     assert server.got("Basic.Ack") == []
 

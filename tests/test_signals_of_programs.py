@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 
@@ -88,7 +87,7 @@ def test_listen_leaves_the_signals_as_they_were(at_server: Scripts, server: Serv
 # ---- A program that calls listen() again and again
 
 
-def again_and_again(scripts: Scripts, way: str, pause: float) -> Run:
+def again_and_again(scripts: Scripts, way: str) -> Run:
     program = f"""
         def perform(task):
             print("in a call", flush=True)
@@ -98,7 +97,7 @@ def again_and_again(scripts: Scripts, way: str, pause: float) -> Run:
             while True:
                 listen(perform, burst=True)
                 print("between two calls", flush=True)
-                time.sleep({pause})
+                time.sleep(0.2)
 
         {way}
     """
@@ -106,32 +105,23 @@ def again_and_again(scripts: Scripts, way: str, pause: float) -> Run:
 
 
 @pytest.mark.parametrize("way", ["run(main)", "main()"])
-@pytest.mark.parametrize(
-    ("number", "place", "status"),
-    [  # with Python's own traceback and status for Ctrl+C; in run() that is 130
-        (signal.SIGINT, "in a call", -signal.SIGINT),
-        (signal.SIGTERM, "in a call", 0),
-        (signal.SIGINT, "between two calls", -signal.SIGINT),
-        (signal.SIGTERM, "between two calls", -signal.SIGTERM),
-    ],
-)
-def test_the_first_signal_ends_the_program(
-    at_server: Scripts, server: Server, number: signal.Signals, place: str, status: int, way: str
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_ends_the_program_in_a_call(
+    at_server: Scripts, server: Server, number: signal.Signals, way: str
 ) -> None:
-    if place == "in a call":
-        server.put(b"task")
-    run = again_and_again(at_server, way, pause=60)
-    run.shows(place)
+    server.put(b"task")
+    run = again_and_again(at_server, way)
+    run.shows("in a call")
     run.send(number)
-    assert run.process.wait(10) == (130 if (way, number) == ("run(main)", signal.SIGINT) else status)
-    if place == "in a call":
-        assert ("Done" if number == signal.SIGTERM else "Not finished") in run.out
-        assert "between" not in run.out
+    interrupted = 130 if way == "run(main)" else -signal.SIGINT  # Python's own traceback for Ctrl+C, and its status
+    assert run.process.wait(10) == (0 if number == signal.SIGTERM else interrupted)
+    assert ("Done" if number == signal.SIGTERM else "Not finished") in run.out
+    assert "between" not in run.out
 
 
 @pytest.mark.parametrize("after", [0.03, 0.11, 0.17, 0.23, 0.31])
 def test_the_first_signal_ends_the_program_whenever_it_comes(at_server: Scripts, server: Server, after: float) -> None:
-    run = again_and_again(at_server, "run(main)", pause=0.2)
+    run = again_and_again(at_server, "run(main)")
     run.shows("between two calls")
     time.sleep(after)
     run.send(signal.SIGINT)
@@ -139,61 +129,100 @@ def test_the_first_signal_ends_the_program_whenever_it_comes(at_server: Scripts,
     assert "Traceback" not in run.err
 
 
-# ---- A program that goes on after its worker
+# ---- Threads and processes of its own
 
-GOES_ON = {
-    "a thread": """
+
+def test_a_program_that_goes_on_after_its_worker_hears_signals(at_server: Scripts, server: Server) -> None:
+    program = """
         threading.Thread(target=lambda: [print("goes on", flush=True), time.sleep(60)]).start()
         run(lambda: listen(print, burst=True))
-    """,
-    "run again": """
-        with contextlib.suppress(SystemExit):
-            run(lambda: listen(print, burst=True))
-        print("goes on", flush=True)
-        run(lambda: listen(print))
-    """,
+    """
+    run = start_own(at_server, program)
+    run.shows("goes on")
+    run.shows("Stopped.")
+    eventually(lambda: run.process.poll() is not None or run.send(signal.SIGTERM), "it ends")
+    assert run.process.returncode == -signal.SIGTERM
+
+
+DIES = """
+def perform(task):
+    reads, writes = os.pipe()
+    if (pid := os.fork()) == 0:
+        os.write(writes, b"%d" % signal.set_wakeup_fd(-1))  # a signal that comes before, Python itself forgets
+        time.sleep(20)
+        os._exit(0)
+    wakeup = os.read(reads, 9)
+    os.kill(pid, {number})
+    print("died of", os.WTERMSIG(os.waitpid(pid, 0)[1]), "with", int(wakeup))
+
+{call}
+"""
+CALLS = {
+    "a worker": "listen(perform, max_tasks=2)",
+    "a worker within a worker": "listen(lambda _: listen(perform, max_tasks=1), max_tasks=1)",
 }
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("what", GOES_ON)
-def test_a_program_that_goes_on_after_its_worker_hears_signals(
-    at_server: Scripts, server: Server, what: str, number: signal.Signals
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_a_process_that_a_task_forks_dies_of_a_signal_and_the_worker_goes_on(
+    at_server: Scripts, server: Server, number: signal.Signals, call: str
 ) -> None:
-    run = start_own(at_server, GOES_ON[what])
-    run.shows("goes on")
-    run.shows("Stopped." if what == "a thread" else "To exit press CTRL+C")
-    eventually(lambda: run.process.poll() is not None or run.send(number), "it ends")
-    if what == "run again":
-        assert run.process.returncode == (0 if number == signal.SIGTERM else 130)
-    elif number == signal.SIGTERM:
-        assert run.process.returncode == -signal.SIGTERM
+    server.put(b"one", b"two")
+    run = start_own(at_server, DIES.format(number=number.value, call=call)).ends()
+    assert run.lines.count(f"died of {number.value} with -1") == (1 if "lambda" in call else 2)
+    assert len(server.got("Basic.Ack")) == 2
+    assert run.err == ""
 
 
-# ---- Two workers in one program
+FORKS_ALL_THE_TIME = """
+def perform(task):
+    print("forks", flush=True)
+    while True:
+        if (child := os.fork()) == 0:
+            os._exit(0)
+        os.waitpid(child, 0)
 
-TWO_WORKERS = """
-from pathlib import Path
-
-threading.Thread(target=listen, args=[lambda _: None], kwargs=dict(max_tasks=300)).start()
-stop = threading.Event()
-other = threading.Thread(target=listen, args=[print], kwargs=dict(stop=stop, queue="test-other"))
-other.start()
-time.sleep(0.3)
-stop.set()
-other.join()
-Path("ended").touch()
+run(lambda: listen(perform))
 """
 
 
-def test_a_worker_that_is_stopped_makes_no_other_one_lose_its_lines(scripts: Scripts) -> None:
-    """Their output is a pipe that is read late, so lines have to wait."""
-    reader, writer = os.pipe()
-    scripts.emit(stdin=(b"x" * 400 + b"\n") * 300)
-    run = start_own(scripts, TWO_WORKERS, stdout=writer)
-    os.close(writer)
-    eventually((scripts.folder / "ended").exists, "the one has ended")
-    time.sleep(1)  # longer than a line of it would have waited
-    with open(reader, "rb") as pipe:
-        assert pipe.read().count(b" [x] Done.") == 300
-    run.ends()
+@pytest.mark.parametrize("numbers", [[signal.SIGINT], [signal.SIGHUP], [signal.SIGTERM] * 2], ids=str)
+def test_a_signal_counts_while_a_task_forks(at_server: Scripts, server: Server, numbers: list[signal.Signals]) -> None:
+    """Nothing can be raised in the functions that Python calls around a fork; that is not to cost the signal."""
+    server.put(b"task")
+    worker = start_own(at_server, FORKS_ALL_THE_TIME)
+    worker.shows("forks")
+    for number in numbers:
+        worker.send(number)
+        time.sleep(0.3)  # the second SIGTERM forces; within 0.2 s it would be taken for the first
+    worker.ends(130, within=5)
+    assert "Not finished, so it goes back to the queue: task" in worker.out
+    assert worker.err == ""
+
+
+FAILS_IN_A_CHILD = """
+ends = {"error": lambda: 1 / 0, "status": lambda: sys.exit(3), "text": lambda: sys.exit("why"), "end": int}
+
+def perform(task):
+    if (pid := os.fork()) == 0:
+        print("in the child", end=" ")
+        return ends[task.text]()
+    print(task.text, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+listen(perform, burst=True)
+"""
+
+
+def test_a_forked_process_that_fails_says_so_and_settles_nothing(at_server: Scripts, server: Server) -> None:
+    server.put(b"error", b"status", b"text", b"end")
+    run = start_own(at_server, FAILS_IN_A_CHILD)
+    assert run.process.wait(20) == 0
+    ends = [line for line in run.lines if "in the child" in line]
+    assert ends == [f"in the child {end}" for end in ("error 1", "status 3", "text 1", "end 0")]
+    assert run.err.count("Traceback") == 1
+    assert "ZeroDivisionError" in run.err
+    assert run.err.endswith("why\n")
+    assert len(server.got("Basic.Ack")) == 4
+    assert server.got("Basic.Reject") == server.got("Basic.Nack") == []
+    assert len(server.sessions) == 1

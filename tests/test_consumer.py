@@ -7,7 +7,6 @@ import contextlib
 import os
 import socket
 import threading
-import time
 from typing import Any
 
 import pika.channel
@@ -186,24 +185,23 @@ def test_burst_ends_with_the_queue(scripts: Scripts) -> None:
 def test_a_burst_waits_for_the_next_try_of_what_failed_in_it(at_server: Scripts, server: Server, ends_by: str) -> None:
     """RabbitMQ 4.3 counts it nowhere meanwhile, and also takes a lost connection for a failure."""
 
-    def give_back(body: bytes) -> None:
-        time.sleep(0.5)
+    def give_back() -> None:
         with server.lock:
-            server.tasks.append((body, True))
+            server.tasks.append((b"task", True))
             server.hand_out()
 
     def keep(session: Session, _got: Got) -> None:
-        (body, _), *_ = session.in_hand.values()
         session.in_hand.clear()
-        threading.Thread(target=give_back, args=[body]).start()
+        threading.Timer(1, give_back).start()
 
     def perform(task: Any) -> None:
         if ends_by == "failure":
             fails_once(task)
         elif not task.redelivered:
-            keep(server.session(0), server.received[-1])
+            server.session(0).in_hand.clear()
             server.session(0).hang_up()
             server.gets("Queue.Declare", times=3)  # it is connected again
+            threading.Timer(1, give_back).start()
 
     server.on("Basic.Reject", keep)
     server.put(b"task")

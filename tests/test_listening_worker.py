@@ -18,6 +18,7 @@ from scripted_server import Server
 
 from listening_worker import listen, running
 from task_queue import SettingsError
+from task_queue.consumer import Consumer
 
 # ---- What it shows
 
@@ -204,9 +205,17 @@ def test_an_event_lets_the_task_in_hand_finish_and_takes_no_other(
     assert list(server.tasks) == [(b"two", False)]
 
 
-def test_a_task_that_comes_together_with_the_event_is_not_begun(at_server: Scripts, server: Server) -> None:
-    stop = threading.Event()
-    threading.Thread(target=lambda: (server.gets("Basic.Consume"), stop.set(), server.put(b"task"))).start()
+def test_a_task_that_comes_together_with_the_event_is_not_begun(
+    at_server: Scripts, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop, deliver = threading.Event(), Consumer._on_delivery
+
+    def deliver_and_stop(*arguments: Any) -> None:
+        deliver(*arguments)
+        stop.set()
+
+    monkeypatch.setattr(Consumer, "_on_delivery", deliver_and_stop)
+    server.put(b"task")
     until_stopped(at_server, print, stop, is_main=True)
     assert at_server.events() == []
     assert server.got("Basic.Ack") == []

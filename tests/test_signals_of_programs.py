@@ -33,15 +33,6 @@ def in_another_thread():
 def raises(number):
     listen(lambda _: os.kill(os.getpid(), number))
 
-if {has_own_handlers}:
-    reads, writes = os.pipe()
-    os.set_blocking(writes, False)
-    signal.set_wakeup_fd(writes)
-    for number in NUMBERS[:3]:
-        signal.signal(number, lambda *_: print("mine"))
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
-
 ways = [
     ("an event", lambda: listen(print, stop=stopped)),
     ("refused", lambda: listen(print, url="amqp://localhost:1")),
@@ -53,6 +44,16 @@ ways = [
     ("run", lambda: run(lambda: listen(print, burst=True))),
 ]
 ways[0][1]()  # what is made once is there
+
+if {has_own_handlers}:
+    reads, writes = os.pipe()
+    os.set_blocking(writes, False)
+    signal.set_wakeup_fd(writes)
+    for number in NUMBERS[:3]:
+        signal.signal(number, lambda *_: print("mine"))
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+
 for name, way in ways:
     before, raised = state(), "nothing"
     try:

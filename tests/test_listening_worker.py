@@ -62,16 +62,13 @@ def test_a_worker_says_which_try_was_the_last(scripts: Scripts) -> None:
 
 
 class Tee:
-    """Stands in place of standard output, writes elsewhere, and has its descriptor."""
+    """Can do little in place of standard output, and has its descriptor though it writes elsewhere."""
 
     def __init__(self) -> None:
         self.written = ""
 
     def write(self, text: str) -> None:
         self.written += text
-
-    def flush(self) -> None:
-        pass
 
     def fileno(self) -> int:
         return 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from harness import Scripts, start_own
 from scripted_server import Server
@@ -10,24 +12,19 @@ SCRIPTS = ["emitter_of_tasks.py", "listening_worker.py"]
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-@pytest.mark.parametrize("program", ["emitter", "worker", "a user's own worker"])
+@pytest.mark.parametrize("program", ["emitter", "worker", "own"])
 def test_what_is_printed_does_not_go_into_a_socket_that_has_the_number_of_standard_output(
     at_server: Scripts, server: Server, program: str, closed: str
 ) -> None:
-    own = at_server.folder / "own.py"
-    own.write_text(
-        "import os\n"
-        "from listening_worker import listen\n"
-        "listen(lambda task: [os.write(number, b'noise') for number in (1, 2)], max_tasks=1)\n"
-    )
+    own = "listen(lambda task: [os.write(number, b'noise') for number in (1, 2)], max_tasks=1)"
     noisy = "sh -c 'echo noise && echo noise >&2'"
     command, does = {
-        "emitter": (["emitter_of_tasks.py", "task"], "Basic.Publish"),
-        "worker": (["listening_worker.py", "--max-tasks", 1, "--run", noisy], "Basic.Ack"),
-        "a user's own worker": ([str(own)], "Basic.Ack"),
+        "emitter": (at_server.command("emitter_of_tasks.py", "task"), "Basic.Publish"),
+        "worker": (at_server.command("listening_worker.py", "--max-tasks", 1, "--run", noisy), "Basic.Ack"),
+        "own": ([sys.executable, "-c", f"import os; from listening_worker import listen; {own}"], "Basic.Ack"),
     }[program]
     server.put(b"task")
-    at_server.start_command(["bash", "-c", f'exec {closed}; exec "$@"', "-", *at_server.command(*command)]).ends()
+    at_server.start_command(["bash", "-c", f'exec {closed}; exec "$@"', "-", *command]).ends()
     assert len(server.got(does)) == 1
     assert server.errors == []
 

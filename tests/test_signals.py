@@ -90,7 +90,7 @@ def test_ctrl_c_counts_that_comes_before_the_work_has_begun(
     monkeypatch.setattr(listening_worker, "say", say)
     server.put(b"task")
     with pytest.raises(KeyboardInterrupt):
-        work(at_server, lambda _: None, burst=False)
+        work(at_server, lambda _: None)
     assert [record["event"] for record in at_server.events()] == ["received", "requeued"]
 
 
@@ -158,7 +158,7 @@ def test_after_sigterm_in_a_task(
 
     server.put(b"task")
     with pytest.raises(raised) as end:
-        work(at_server, perform, burst=False)
+        work(at_server, perform)
     assert raised is KeyboardInterrupt or end.value.code == 0
     assert [record["event"] for record in at_server.events()] == ["received", event]
 

@@ -18,7 +18,6 @@ NEVER_DONE = {
     "partial": "async def f(x, task): pass\nwork = functools.partial(f, 1)",
     "object": "class C:\n    async def __call__(self, task): pass\nwork = C()",
     "partial of an object": "class C:\n    def __call__(self, x, task): yield\nwork = functools.partial(C(), 1)",
-    "method": "class C:\n    async def m(self, task): pass\nwork = C().m",
     "no function": "work = 'work'",
 }
 
@@ -52,7 +51,7 @@ def test_a_result_that_nobody_awaits_ends_the_worker_and_the_task_failed_once(
 ) -> None:
     server.put(b"task", b"another")
     with pytest.raises(TypeError, match="The work was only begun, not done"):
-        work(at_server, made_by(code), burst=False)
+        work(at_server, made_by(code))
     assert len(server.got("Basic.Reject")) == 1
     assert server.got("Basic.Ack") == server.got("Basic.Nack") == []
     assert list(server.tasks) == [(b"task", True), (b"another", False)]

@@ -85,8 +85,6 @@ def test_max_tasks_ends_after_so_many_and_disturbs_no_other(scripts: Scripts) ->
 
 @pytest.mark.parametrize("how", ["fails", "only begins"])
 def test_a_worker_that_ends_with_a_failed_task_takes_no_other_one(scripts: Scripts, how: str) -> None:
-    """Not even for the moment before it is gone."""
-
     def perform(_: object) -> object:
         if how == "fails":
             raise ValueError

@@ -51,7 +51,7 @@ def test_a_result_that_nobody_awaits_ends_the_worker_and_the_task_failed_once(
 ) -> None:
     server.put(b"task", b"another")
     with pytest.raises(TypeError, match="The work was only begun, not done"):
-        work(at_server, made_by(code))
+        work(at_server, made_by(code), max_tasks=2)
     assert len(server.got("Basic.Reject")) == 1
     assert server.got("Basic.Ack") == server.got("Basic.Nack") == []
     assert list(server.tasks) == [(b"task", True), (b"another", False)]
@@ -68,7 +68,7 @@ DONE = {
 @pytest.mark.parametrize("code", DONE.values(), ids=DONE)
 def test_what_else_a_function_returns_does_not_matter(at_server: Scripts, server: Server, code: str) -> None:
     server.put(b"task")
-    assert " [x] Done." in work(at_server, made_by(code))
+    assert " [x] Done." in work(at_server, made_by(code), max_tasks=1)
 
 
 @pytest.mark.parametrize("is_main", [True, False])

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -208,3 +209,10 @@ def servers_own_timeout(broker: Broker, milliseconds: int) -> Iterator[None]:
         yield
     finally:
         broker.eval(look.format(1_800_000, 60_000))
+
+
+def start_own(scripts: Scripts, program: str, **popen: Any) -> Run:
+    """Start a user's own program, which has what it needs imported."""
+    modules = "import os, signal, subprocess, sys, threading, time\n"
+    imports = f"{modules}from listening_worker import listen, run, running\n"
+    return scripts.start_program(imports + textwrap.dedent(program), **popen)

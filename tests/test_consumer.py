@@ -1,0 +1,225 @@
+"""The queue as a worker sees it: who gets which task, and how a worker subscribes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import threading
+from typing import Any
+
+import pika.channel
+import pytest
+import task_queue.consumer
+from harness import DEADLINE, Scripts, eventually, leader_of
+from in_process import put, work, working
+from pika.adapters.select_connection import IOLoop
+from scripted_server import Got, Server, Session
+
+
+def tasks_of(scripts: Scripts, event: str) -> dict[str, list[str]]:
+    """Return the tasks with this event in the log, by the name of the worker."""
+    names = {record["name"] for record in scripts.events()}
+    return {name: [record["task"] for record in scripts.events(event) if record["name"] == name] for name in names}
+
+
+def fails_once(task: Any) -> None:
+    if not task.redelivered:
+        raise ValueError
+
+
+@pytest.mark.parametrize(
+    ("ends", "done"),
+    [("12345", [["1", "3", "5"], ["2", "4"]]), ("23451", [["1"], ["2", "3", "4", "5"]])],
+    ids=["equal", "the first is long"],
+)
+def test_equal_tasks_are_taken_in_turn_and_a_worker_holds_one(scripts: Scripts, ends: str, done: list[str]) -> None:
+    """Nor does a worker wait while a task is ready."""
+    gates = {name: threading.Event() for name in "12345"}
+
+    def perform(task: Any) -> None:
+        assert gates[task.text].wait(DEADLINE)
+
+    with working(scripts, perform, name="a"), working(scripts, perform, name="b"):
+        eventually(lambda: scripts.broker.counts(scripts.queue)[1] == 2, "both listen")
+        put(scripts, *(name.encode() for name in gates))
+        for number, name in enumerate(ends, 1):
+            begun = min(number + 1, 5)
+            eventually(lambda: len(scripts.events("received")) == begun, "each has a task")  # noqa: B023
+            assert scripts.broker.counts(scripts.queue)[0] == 5 - begun
+            gates[name].set()
+            eventually(lambda: len(scripts.events("done")) == number, "one is done")  # noqa: B023
+    assert sorted(tasks_of(scripts, "done").values()) == done
+
+
+def test_a_worker_is_known_by_its_name_and_says_how_long_a_task_may_take(scripts: Scripts) -> None:
+    anna = f"anna of {scripts.queue}"  # a name that no other test's worker has
+    by_default = f"worker-{socket.gethostname()}-{os.getpid()}"
+    scripts.worker("--name", anna, "--ack-timeout", "0.5", "--log-file", scripts.log)
+    expected = {anna: {"x-consumer-timeout": 1_800_000}, by_default: {"x-consumer-timeout": 86_400_000}}
+
+    def consumers() -> dict[str, Any]:
+        every = scripts.broker.api("GET", "consumers")
+        return {each["consumer_tag"]: each["arguments"] for each in every if each["queue"]["name"] == scripts.queue}
+
+    def connections() -> set[str]:
+        every = scripts.broker.api("GET", "connections")
+        return {each.get("client_properties", {}).get("connection_name") for each in every}
+
+    with working(scripts, lambda _: None):
+        eventually(lambda: consumers() == expected, "the panel shows the consumers' names")
+        eventually(lambda: connections() >= {*expected}, "the panel shows the connections' names")
+        put(scripts, b"one", b"two")  # one for each
+        eventually(lambda: len(scripts.events("done")) == 2, "both are done")
+    assert {record["name"] for record in scripts.events()} == {*expected}
+
+
+def test_max_tasks_ends_after_so_many_and_disturbs_no_other(scripts: Scripts) -> None:
+    put(scripts, b"one", b"two", b"three")
+    assert work(scripts, lambda _: None, burst=False, max_tasks=2).count(" [x] Done.") == 2
+    (message,) = scripts.broker.messages(scripts.queue)
+    assert message["body"] == b"three"
+    assert not message["redelivered"]
+
+
+@pytest.mark.parametrize("how", ["fails", "only begins"])
+def test_a_worker_that_ends_with_a_failed_task_takes_no_other_one(scripts: Scripts, how: str) -> None:
+    def perform(_: object) -> object:
+        if how == "fails":
+            raise ValueError
+        return asyncio.sleep(0)
+
+    put(scripts, b"bad", b"other")
+    with pytest.raises(TypeError) if how == "only begins" else contextlib.nullcontext():
+        work(scripts, perform, burst=False, max_tasks=1)
+    eventually(lambda: scripts.broker.counts(scripts.queue)[0] == 2, "both are in the queue")
+    by_body = {message["body"]: message["redelivered"] for message in scripts.broker.messages(scripts.queue)}
+    assert by_body == {b"bad": True, b"other": False}
+
+
+@pytest.mark.parametrize("limit", [20, 2])
+def test_a_worker_that_made_a_dead_letter_holds_one_task_at_a_time_still(scripts: Scripts, limit: int) -> None:
+    scripts.broker.set_policy(scripts.queue, **{"delivery-limit": limit})
+    put(scripts, b"bad")
+    goes_on = threading.Event()
+
+    def perform(task: Any) -> None:
+        assert task.text != "bad"
+        assert goes_on.wait(DEADLINE)
+
+    with working(scripts, perform, name="a"):
+        eventually(lambda: scripts.broker.counts(scripts.dead_letters)[0], "it is a dead letter")
+        put(scripts, b"one", b"two")
+        eventually(lambda: tasks_of(scripts, "received")["a"][-1] == "one", "it has the first")
+        assert " [x] Received two" in work(scripts, lambda _: None, name="b", burst=False, max_tasks=1)
+        goes_on.set()
+    assert tasks_of(scripts, "done") == {"a": ["one"], "b": ["two"]}
+
+
+@pytest.mark.parametrize(("version", "cancels"), [("3.10.8", 1), ("3.11.0", 0), ("4.3.6", 0), ("unknown", 0)])
+def test_a_failed_task_costs_a_subscription_only_where_rabbitmq_needs_it(
+    at_server: Scripts, server: Server, version: str, cancels: int
+) -> None:
+    server.version = version
+    server.put(b"bad")
+    with working(at_server, fails_once):
+        server.gets("Basic.Ack")
+        assert len(server.got("Basic.Reject")) == 1
+        assert len(server.got("Basic.Cancel")) == cancels
+        assert len(server.got("Basic.Consume")) == 1 + cancels
+
+
+def test_a_message_id_that_is_no_text_is_logged_all_the_same(at_server: Scripts, server: Server) -> None:
+    with working(at_server, lambda _: None):
+        server.gets("Basic.Consume")
+        server.session(0).deliver(b"task", message_id=b"\xff\x00")
+        server.gets("Basic.Ack")
+    assert at_server.events("done")[0]["message_id"] == "\\xff\x00"
+
+
+@pytest.mark.parametrize(("owner", "name"), [(pika.channel.Channel, "_on_deliver"), (IOLoop, "process_timeouts")])
+def test_an_error_out_of_pikas_loop_is_a_lost_connection_with_a_reason(
+    at_server: Scripts, server: Server, monkeypatch: pytest.MonkeyPatch, owner: type, name: str
+) -> None:
+    """One that pika catches, as it does what comes while it reads, and one that it does not."""
+    errors = [RuntimeError("in disorder")]
+    real = getattr(owner, name)
+
+    def fails_once(self: Any, *arguments: object) -> None:
+        if errors and server.got("Basic.Consume"):
+            raise errors.pop()
+        real(self, *arguments)
+
+    monkeypatch.setattr(owner, name, fails_once)
+    server.put(b"task")
+    lines = work(at_server, lambda _: None, burst=False, max_tasks=1)
+    assert any("was lost (" in line and "in disorder" in line for line in lines)
+    assert " [x] Done." in lines
+
+
+# ---- A burst ends when nothing is left for it, and no sooner
+
+
+def test_burst_waits_for_a_queue_whose_leader_does_not_answer(scripts: Scripts) -> None:
+    leader = leader_of(scripts.queue)
+    freeze = f"sys:suspend({leader}), spawn(fun() -> timer:sleep(2500), sys:resume({leader}) end)."
+    put(scripts, b"one", b"two")
+    lines = work(scripts, lambda task: task.text == "one" and scripts.broker.node.ctl("eval", freeze))
+    assert " [x] Received two" in lines
+
+
+def test_burst_ends_with_the_queue(scripts: Scripts) -> None:
+    assert len(work(scripts, print)) == 2
+    put(scripts, *(b"%d" % number for number in range(200)))
+    with contextlib.ExitStack() as stack:
+        for worker in [stack.enter_context(working(scripts, lambda _: None, burst=True)) for _ in range(3)]:
+            worker.join(DEADLINE)
+            assert not worker.is_alive()
+    assert sorted(int(record["task"]) for record in scripts.events("done")) == [*range(200)]
+
+
+@pytest.mark.parametrize("ends_by", ["failure", "lost connection"])
+def test_a_burst_waits_for_the_next_try_of_what_failed_in_it(at_server: Scripts, server: Server, ends_by: str) -> None:
+    """RabbitMQ 4.3 counts it nowhere meanwhile, and also takes a lost connection for a failure."""
+
+    def give_back() -> None:
+        with server.lock:
+            server.tasks.append((b"task", True))
+            server.hand_out()
+
+    def keep(session: Session, _got: Got) -> None:
+        session.in_hand.clear()
+        threading.Timer(1, give_back).start()
+
+    def perform(task: Any) -> None:
+        if ends_by == "failure":
+            fails_once(task)
+        elif not task.redelivered:
+            server.session(0).in_hand.clear()
+            server.session(0).hang_up()
+            server.gets("Queue.Declare", times=3)  # it is connected again
+            threading.Timer(1, give_back).start()
+
+    server.on("Basic.Reject", keep)
+    server.put(b"task")
+    work(at_server, perform)
+    first = "failed" if ends_by == "failure" else "ack-lost"
+    assert [record["event"] for record in at_server.events()] == ["received", first, "received", "done"]
+
+
+def test_a_burst_waits_no_longer_when_what_failed_in_it_is_done(
+    at_server: Scripts, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deliver(session: Session, got: Got) -> None:
+        session.in_hand.clear()
+        if got.name == "Basic.Consume":
+            session.answer(got)
+        session.deliver(b"task", redelivered=got.name == "Basic.Reject", message_id="an id")
+
+    monkeypatch.setattr(task_queue.consumer, "LATE", 3600.0)
+    server.on("Basic.Consume", deliver)
+    server.on("Basic.Reject", deliver)
+    with working(at_server, fails_once, burst=True) as worker:
+        eventually(lambda: not worker.is_alive(), "it ends")
+    assert [record["event"] for record in at_server.events()] == ["received", "failed", "received", "done"]

@@ -1,0 +1,221 @@
+"""What a worker shows and costs; what listen() refuses in a program of one's own, and how an event stops it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import DEADLINE, Scripts, eventually, fill, start_own
+from in_process import put, work, working
+from scripted_server import Server
+
+from listening_worker import listen, running
+from task_queue import SettingsError, terminal
+from task_queue.consumer import Consumer
+
+# ---- What it shows
+
+BODIES = [b"", b"\xff\xfe\x00", b"\x1b[2J\x1b]0;title\x07", b"\xc2\x9b31m", b"%d {} $(id)", b"-"]
+
+
+def test_a_body_from_another_client_is_done_and_shown_without_control_characters(scripts: Scripts) -> None:
+    put(scripts)
+    for body in BODIES:
+        scripts.broker.publish(scripts.queue, body)
+    done: list[bytes] = []
+    lines = work(scripts, lambda task: done.append(task.body))
+    assert done == BODIES
+    assert "".join(lines).isprintable()
+    assert lines.count(" [x] Done.") == len(BODIES)
+    received = scripts.events("received")
+    assert {(record["message_id"], record["delivery_count"]) for record in received} == {(None, 0)}
+
+
+def test_a_long_task_is_cut_on_the_terminal_only(at_server: Scripts, server: Server) -> None:
+    """Of a very long one only the beginning is decoded, and no half of a character is shown."""
+    server.put(b"x" * 100_000, "日".encode() * 100_000, b"\xff" * 200_000)
+    shown = [line for line in work(at_server, lambda _: None) if "Received" in line]
+    assert shown == [
+        f" [x] Received {'x' * 500} ... (100,000 characters)",
+        f" [x] Received {'日' * 500} ... (300,000 bytes)",
+        " [x] Received " + r"\xff" * 125 + " ... (200,000 bytes)",
+    ]
+    assert at_server.events("done")[0]["task"] == "x" * 100_000
+
+
+def test_a_worker_says_which_try_was_the_last(scripts: Scripts) -> None:
+    put(scripts, b"bad")
+    lines = work(scripts, running("false"), burst=False, max_tasks=21)
+    ends = [" [*] Waiting"]
+    for number in range(1, 22):
+        ends += [" [x] Received bad", f" [!] Failed (try {number} of 21): false"]
+    ends += [" [!] It failed too often, and is a dead letter now", " [*] Stopped."]
+    assert len(lines) == len(ends)
+    assert all(line.startswith(beginning) for line, beginning in zip(lines, ends))
+
+
+class Tee:
+    """Can do little in place of standard output, and has its descriptor though it writes elsewhere."""
+
+    def __init__(self) -> None:
+        self.written = ""
+
+    def write(self, text: str) -> None:
+        self.written += text
+
+    def fileno(self) -> int:
+        return 1
+
+
+def test_a_standard_output_that_is_no_file_gets_all_lines(at_server: Scripts, server: Server) -> None:
+    server.put(b"Gr\xc3\xb6\xc3\x9fe")
+    tee = Tee()
+    with contextlib.redirect_stdout(tee):
+        listen(lambda task: print("printed"), url=server.url, queue="tasks", max_tasks=1)
+    assert tee.written.splitlines()[1:4] == [" [x] Received Größe", "printed", " [x] Done."]
+
+
+def test_a_task_may_print_though_nobody_will_ever_read_it(at_server: Scripts, server: Server) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    server.put(b"task")
+    run = start_own(at_server, "listen(lambda task: print('printed', flush=True), max_tasks=1)", stdout=writer)
+    os.close(writer)
+    run.ends()
+    assert len(server.got("Basic.Ack")) == 1
+    assert server.got("Basic.Reject") == []
+
+
+def test_lines_wait_for_a_pipe_that_does_not_wait_by_itself() -> None:
+    """Some programs share pipes that they make non-blocking. Nor is one lost when another worker here was stopped."""
+    terminal.give_up_when(lambda: False)
+    stopped = threading.Thread(target=terminal.give_up_when, args=[lambda: True])
+    stopped.start()
+    stopped.join()
+    reader, writer = os.pipe()
+    fill(writer)
+    os.set_blocking(writer, False)
+    threading.Timer(1, os.read, [reader, 65536]).start()  # later than the other one would give up
+    with open(writer, "w") as pipe:
+        terminal.print_now("line\n", pipe)
+    with open(reader, "rb") as pipe:
+        assert pipe.read().endswith(b"line\n")
+
+
+# ---- What it costs
+
+
+def test_a_large_task_is_in_memory_once_beside_what_pika_makes_of_it(at_server: Scripts, server: Server) -> None:
+    """Nor is the first there any more when the next one comes."""
+    worker = at_server.start("listening_worker.py")
+    size = 12_000_000
+
+    def peak() -> int:
+        (found,) = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{worker.process.pid}/status").read_text())
+        return int(found) * 1024
+
+    server.put(b"small")
+    worker.shows("Done.")
+    before = peak()
+    server.put(b"x" * size, b"y" * size)
+    worker.shows("Done.", times=3)
+    assert peak() - before < 2.2 * size
+
+
+def test_an_idle_worker_costs_nothing_measurable(at_server: Scripts, server: Server) -> None:
+    worker = at_server.start("listening_worker.py")
+    server.gets("Basic.Consume")
+    stat = Path(f"/proc/{worker.process.pid}/stat")
+
+    def ticks() -> int:
+        fields = stat.read_text().rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])
+
+    def rests() -> bool:
+        before = ticks()
+        time.sleep(5)
+        return ticks() - before <= 1  # of a hundredth of a second
+
+    eventually(rests, "it has started, and costs nothing from then on")
+
+
+# ---- What listen() refuses
+
+NO_SETTINGS: list[tuple[str, object]] = [
+    *((name, value) for name in ("max_tasks", "ack_timeout") for value in ("3", 0, -1, True, float("nan"))),
+    ("ack_timeout", None),
+    ("ack_timeout", float("inf")),
+    *((name, "") for name in ("url", "queue", "name", "log_file")),  # empty, which is never the default
+]
+
+
+@pytest.mark.parametrize(("name", "value"), NO_SETTINGS)
+def test_a_setting_that_makes_no_sense_is_refused_as_the_flag_would_be(
+    at_server: Scripts, server: Server, name: str, value: object
+) -> None:
+    with pytest.raises(SettingsError) as refused:
+        work(at_server, print, **{name: value})
+    assert value == "" or str(refused.value).startswith(f"{name} must be ")
+    assert server.sessions == []
+
+
+# ---- Stopping it from another thread
+
+
+def until_stopped(scripts: Scripts, perform: Callable[[Any], object], stop: threading.Event, is_main: bool) -> None:
+    """Run a worker here or in another thread until the event stops it."""
+    if is_main:
+        assert work(scripts, perform, stop=stop, burst=False)[-1] == " [*] Stopped."
+    else:
+        with working(scripts, perform, stop=stop) as worker:
+            worker.join(DEADLINE)
+            assert not worker.is_alive()
+
+
+@pytest.mark.parametrize("is_main", [True, False])
+def test_an_event_ends_a_worker_that_waits(at_server: Scripts, server: Server, is_main: bool) -> None:
+    stop = threading.Event()
+    threading.Thread(target=lambda: (server.gets("Basic.Consume"), stop.set())).start()
+    until_stopped(at_server, print, stop, is_main)
+    assert server.gets("Connection.Close")[0].at - server.got("Basic.Consume")[0].at < 4  # pika looks up every 5 s
+
+
+@pytest.mark.parametrize("is_main", [True, False])
+def test_an_event_lets_the_task_in_hand_finish_and_takes_no_other(
+    at_server: Scripts, server: Server, is_main: bool
+) -> None:
+    stop, finished = threading.Event(), []
+
+    def perform(task: Any) -> None:
+        stop.set()
+        time.sleep(0.1)
+        finished.append(task.text)
+
+    server.put(b"one", b"two")
+    until_stopped(at_server, perform, stop, is_main)
+    assert finished == ["one"]
+    assert len(server.got("Basic.Ack")) == 1
+    assert list(server.tasks) == [(b"two", False)]
+
+
+def test_a_task_that_comes_together_with_the_event_is_not_begun(
+    at_server: Scripts, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop, deliver = threading.Event(), Consumer._on_delivery
+
+    def deliver_and_stop(*arguments: Any) -> None:
+        deliver(*arguments)
+        stop.set()
+
+    monkeypatch.setattr(Consumer, "_on_delivery", deliver_and_stop)
+    server.put(b"task")
+    until_stopped(at_server, print, stop, is_main=True)
+    assert at_server.events() == []
+    assert server.got("Basic.Ack") == []

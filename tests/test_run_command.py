@@ -1,0 +1,244 @@
+"""--run: what a command gets, how it ends, and what becomes of the task where it can't even be started."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import Scripts, eventually
+from in_process import work
+from scripted_server import Server
+
+from listening_worker import running
+from task_queue import SettingsError, WorkerError
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process runs, and is not just a zombie that nobody has waited for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+# ---- What it gets, and how it ends
+
+
+def test_the_command_gets_the_text_as_one_argument_and_the_body_on_standard_input(
+    at_server: Scripts, server: Server
+) -> None:
+    out = at_server.folder / "out"
+    task = f"""it's "two  spaces"; $(touch {at_server.folder}/no) `x` *"""
+    server.put(task.encode())
+    command = f"""sh -c 'printf "%s|" "$@" > {out}; cat >> {out}' sh {{}} '{{}}={{}}' "and 'more'" """
+    work(at_server, running(command))
+    assert out.read_text() == f"{task}|{task}={task}|and 'more'|{task}"
+    assert not (at_server.folder / "no").exists()
+
+
+SUCCEED = {
+    "standard input unread": ("true", b"x" * 1_000_000),
+    "no text": (
+        r"""sh -c 'test "$1" = $(printf "\377\344") && test "$(cat)" = $(printf "\377\344")' sh {}""",
+        b"\xff\xe4",
+    ),
+    "no comment": ("""sh -c 'test "$*" = "-fill #ff0000 out"' sh -fill #ff0000 out""", b"task"),
+    "what fits in no argument": ("sh -c 'test $(wc -c) = 3000001'", b"\0" + b"x" * 3_000_000),
+}
+
+
+@pytest.mark.parametrize(("command", "body"), SUCCEED.values(), ids=SUCCEED)
+def test_a_command_succeeds(at_server: Scripts, server: Server, command: str, body: bytes) -> None:
+    server.put(body)
+    assert " [x] Done." in work(at_server, running(command), burst=False, max_tasks=1)
+
+
+@pytest.mark.parametrize(
+    ("command", "body", "why"),
+    [
+        ("sh -c 'exit 3'", b"task", "sh ended with exit status 3"),
+        ("sh -c 'kill -9 $$'", b"task", "sh was killed by SIGKILL"),
+        ("sh -c 'kill -40 $$'", b"task", "sh was killed by signal 40"),
+        ("true {}", b"a\0b", "the task has a NUL character"),
+        ("true {}", b"x" * 3_000_000, "the task is too long for an argument of a command (3,000,000 bytes)"),
+    ],
+    ids=["status", "killed", "by a signal without a name", "NUL", "too long"],
+)
+def test_a_failed_command_is_a_failed_task(
+    at_server: Scripts, server: Server, command: str, body: bytes, why: str
+) -> None:
+    """Also one that can't be started with just this task."""
+    server.put(body)
+    lines = work(at_server, running(command), burst=False, max_tasks=1)
+    assert lines[2].startswith(f" [!] Failed (try 1 of 21): {why}")
+    assert at_server.events("failed")[0]["error"].startswith(why)
+    assert len(server.got("Basic.Reject")) == 1
+    assert list(server.tasks) == [(body, True)]
+
+
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [
+        ("no-such-command {}", "--run: there is no command no-such-command here that may be executed."),
+        ("", "--run: there is no command  here that may be executed."),
+        ("sh -c 'x", "--run 'sh -c 'x' is not a command: No closing quotation."),
+    ],
+)
+def test_what_is_no_command_is_said_before_a_task_is_taken(command: str, why: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        running(command)
+    assert str(refused.value) == why
+
+
+# ---- Ended by a signal
+
+
+def test_ctrl_c_ends_the_command_with_its_children(at_server: Scripts, server: Server) -> None:
+    """Also one that ignores SIGTERM, when its parent has ended."""
+    server.put(b"task")
+    stubborn = '(trap "" TERM; echo ready; exec sleep 1000)'
+    command = f"sh -c 'sleep 1000 & echo pid $!; {stubborn} & echo pid $!; echo pid $$; wait'"
+    worker = at_server.start("listening_worker.py", "--run", command)
+    worker.shows("pid ", times=3)
+    worker.shows("ready")
+    pids = [int(pid) for pid in re.findall(r"pid (\d+)\n", worker.out)]
+    try:
+        worker.send(signal.SIGINT)
+        worker.ends()
+        eventually(lambda: not any(map(is_alive, pids)), "all are gone")
+    finally:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    assert list(server.tasks) == [(b"task", True)]
+
+
+def test_a_command_that_is_ended_may_tidy_up(at_server: Scripts, server: Server) -> None:
+    """At a terminal, Ctrl+C reaches it through the worker only."""
+    server.put(b"task")
+    ended = at_server.folder / "ended"
+    traps = f'trap "sleep 1; echo TERM >> {ended}; exit" TERM; trap "echo INT >> {ended}" INT'
+    command = f"sh -c '{traps}; echo ready; while :; do sleep 0.1; done'"
+    terminal = at_server.at_terminal("listening_worker.py", "--run", command)
+    terminal.expect("ready")
+    terminal.sendintr()
+    terminal.expect("Not finished, so it goes back to the queue: task")
+    terminal.expect("Stopped")
+    assert ended.read_text() == "TERM\n"
+    assert list(server.tasks) == [(b"task", True)]
+
+
+@pytest.mark.parametrize("is_asked_again", [False, True])
+def test_a_command_that_does_not_end_is_killed_after_five_seconds_or_a_second_ctrl_c(
+    at_server: Scripts, server: Server, is_asked_again: bool
+) -> None:
+    server.put(b"task")
+    # Without seq, which the signal would end as well, and with it the loop.
+    loop = "n=0; while [ $n -lt 300 ]; do sleep 0.1; n=$((n+1)); done"
+    worker = at_server.start("listening_worker.py", "--run", f"sh -c 'trap \"echo no\" TERM; echo pid $$; {loop}'")
+    worker.shows("pid ")
+    asked = time.monotonic()
+    worker.send(signal.SIGINT)
+    worker.shows("no\n")
+
+    def has_ended() -> bool:  # a second one within a fifth of a second would be taken for the first
+        worker.send(signal.SIGINT)
+        return worker.process.poll() is not None
+
+    if is_asked_again:
+        eventually(has_ended, "it ends")
+    worker.ends()
+    assert (time.monotonic() - asked < 5) == is_asked_again
+    (pid,) = re.findall(r"pid (\d+)", worker.out)
+    assert not is_alive(int(pid))
+    assert list(server.tasks) == [(b"task", True)]
+
+
+def test_ctrl_c_while_a_command_starts_ends_it_too(
+    at_server: Scripts, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute, pids = subprocess.Popen._execute_child, []
+
+    def execute_and_interrupt(self: subprocess.Popen[bytes], *arguments: object) -> None:
+        execute(self, *arguments)
+        pids.append(self.pid)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(subprocess.Popen, "_execute_child", execute_and_interrupt)
+    server.put(b"task")
+    with pytest.raises(KeyboardInterrupt):
+        work(at_server, running("sleep 1000"), max_tasks=1)
+    assert not is_alive(pids[0])
+    assert list(server.tasks) == [(b"task", True)]
+
+
+# ---- Where the worker, and not the task, lacks something: the task goes back, and the worker ends
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    """A program that does nothing."""
+    file = tmp_path / "place" / "program"
+    file.parent.mkdir()
+    file.write_text("#!/bin/sh\n")
+    file.chmod(0o755)
+    return file
+
+
+def hands_back(scripts: Scripts, server: Server, perform: Callable[[Any], object], why: str) -> None:
+    """Check that the worker ends for this reason, with its task handed back, and takes no other one."""
+    server.put(b"one", b"two")
+    with pytest.raises(WorkerError, match=f"^--run: .* can't be started: {why}[.]$"):
+        work(scripts, perform, max_tasks=2)
+    assert [event["event"] for event in scripts.events()] == ["received", "requeued"]
+    assert len(server.got("Basic.Nack")) == 1
+    assert server.got("Basic.Reject") == server.got("Basic.Ack") == []
+    assert [task for task, _ in server.tasks] == [b"one", b"two"]
+
+
+BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
+    "gone": (lambda file: file.unlink(), "No such file or directory"),
+    "not executable": (lambda file: file.chmod(0o644), "Permission denied"),
+    "no program": (lambda file: file.write_text("nonsense"), "Exec format error"),
+    "without its interpreter": (lambda file: file.write_text("#!/no/such/interpreter\n"), "No such file or directory"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "why"), BROKEN.values(), ids=BROKEN)
+def test_a_program_that_can_not_be_started_is_not_the_tasks_fault(
+    at_server: Scripts, server: Server, program: Path, spoil: Callable[[Path], object], why: str
+) -> None:
+    perform = running(f"{program} {{}}")
+    spoil(program)
+    hands_back(at_server, server, perform, why)
+
+
+def test_nor_is_a_command_that_is_too_long_whatever_the_task_is(
+    at_server: Scripts, server: Server, program: Path
+) -> None:
+    hands_back(at_server, server, running(f"{program} {{}} {'x' * 200_000}"), "Argument list too long")
+
+
+def test_a_process_that_a_command_leaves_behind_is_not_waited_for(
+    at_server: Scripts, server: Server, program: Path
+) -> None:
+    """It has the command's standard input, with a task that no pipe would take whole."""
+    server.put(b"x" * 200_000)
+    left = at_server.folder / "left"
+    # The shell gives a process in the background another standard input, if it is not told so.
+    program.write_text(f"#!/bin/sh\nexec 3<&0\nsleep 60 <&3 >/dev/null 2>&1 &\necho $! > {left}\n")
+    try:
+        assert " [x] Done." in work(at_server, running(str(program)))
+        assert Path(f"/proc/{int(left.read_text())}/cmdline").read_bytes(), "it has ended"
+        assert server.got("Basic.Reject") == []
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.kill(int(left.read_text()), signal.SIGKILL)

@@ -269,6 +269,11 @@ class Server:
         """Return how many tasks wait, and how many consumers there are."""
         return len(self.tasks), sum(session.consumer is not None for session in self.sessions)
 
+    def is_done(self) -> bool:
+        """Tell whether no task waits, or is in anybody's hand."""
+        with self.lock:
+            return not self.tasks and not any(session.in_hand for session in self.sessions)
+
     def close(self) -> None:
         """End it with its connections."""
         with contextlib.suppress(OSError):

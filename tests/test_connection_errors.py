@@ -1,0 +1,190 @@
+"""Connections that can't be had: two lines say why, and an error is final where trying again can't mend it."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import urllib.error
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pexpect
+import pytest
+import trustme
+from harness import Scripts
+from in_process import said_by
+from relay import Relay
+from tls import tls_server
+
+from task_queue.errors import in_words
+
+SCRIPTS = {"emitter_of_tasks.py": ["task"], "listening_worker.py": []}
+PROMPT = "Enter new task: "
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Checks what both scripts say of a first connection that they can't have, and whether they take it for final."""
+    finals: list[bool] = []
+
+    def note(*what: Any) -> tuple[str, bool]:
+        words, is_final = in_words(*what)
+        finals.append(is_final)
+        return words, is_final
+
+    def refused(scripts: Scripts, words: list[str], is_final: bool, **environment: str) -> None:
+        for script, task in SCRIPTS.items():
+            finals.clear()
+            status, out, err = said_by(scripts, script, *task, **environment)
+            assert (status, out) == (1, "")
+            assert len(err.splitlines()) <= 2
+            assert [each for each in words if each not in err] == [], err
+            assert [each for each in ("secret", "set_permissions", "delete") if each in err] == [], err
+            assert finals == [is_final]
+
+    monkeypatch.setattr("task_queue.connection.in_words", note)
+    return refused
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_nothing_listens_there(at_server: Scripts, script: str) -> None:
+    """As a process: what it says is on standard error, without a traceback, and its exit status is 1."""
+    run = at_server.start(script, *SCRIPTS[script], "--url", "amqp://localhost:1/%2F").ends(1)
+    assert run.out == ""
+    assert run.err == (
+        " [!] Nothing listens at localhost:1: is RabbitMQ running there?\nStart one with:  python3 tools/rabbitmq.py\n"
+    )
+
+
+# ---- What RabbitMQ refuses
+
+
+@pytest.fixture
+def tenant(scripts: Scripts, relay: Relay) -> Iterator[Scripts]:
+    """The scripts as a user with a virtual host, both named like the queue, that a test may spoil."""
+    change(scripts, "PUT", "vhosts/NAME")
+    change(scripts, "PUT", "users/NAME", RIGHT)
+    change(scripts, "PUT", "permissions/NAME/NAME", {"configure": ".*", "write": ".*", "read": ".*"})
+    name = scripts.queue
+    scripts.environment["AMQP_URL"] = relay.url.replace("guest:guest", f"{name}:secret").replace("%2F", name)
+    yield scripts
+    scripts.end_all()
+    for path in ("users/NAME", "vhosts/NAME"):
+        with contextlib.suppress(urllib.error.HTTPError):
+            change(scripts, "DELETE", path)
+
+
+def change(tenant: Scripts, method: str, path: str, body: object = None) -> None:
+    tenant.broker.api(method, path.replace("NAME", tenant.queue), body)
+
+
+CLASSIC = {"durable": True}
+RIGHT, ANOTHER = ({"password": password, "tags": ""} for password in ("secret", "another"))
+FINAL = [  # one after the other, and what is said then; the last one stays
+    ("PUT", "queues/NAME/NAME.dead-letters", CLASSIC, ["Queue NAME.dead-letters has other settings", "--passive"]),
+    ("DELETE", "queues/NAME/NAME", None, []),
+    ("PUT", "queues/NAME/NAME", CLASSIC, ["Queue NAME has other settings", "--passive"]),
+    (
+        "PUT",
+        "permissions/NAME/NAME",
+        {"configure": "^$", "write": ".*", "read": ".*"},
+        ["User NAME may not do this", "docs/operations.md has the rights that it needs"],
+    ),
+    (
+        "DELETE",
+        "permissions/NAME/NAME",
+        None,
+        ["does not let user NAME into virtual host NAME (NOT_ALLOWED - ", "docs/operations.md has the rights"],
+    ),
+    ("DELETE", "vhosts/NAME", None, ["has no virtual host NAME", "rabbitmqctl add_vhost "]),
+    (
+        "PUT",
+        "users/NAME",
+        ANOTHER,
+        [
+            "refused user NAME with this password: check both in --url or AMQP_URL.\n",
+            "rabbitmqctl change_password USER",
+        ],
+    ),
+]
+
+
+def test_what_rabbitmq_refuses_is_final(tenant: Scripts, refused: Callable[..., None]) -> None:
+    for method, path, body, words in FINAL:
+        change(tenant, method, path, body)
+        if words:
+            refused(tenant, [each.replace("NAME", tenant.queue) for each in words], is_final=True)
+
+
+def test_what_trying_again_can_not_mend_is_told_at_the_prompt_before_anything_is_typed(
+    tenant: Scripts, relay: Relay
+) -> None:
+    terminal = tenant.at_terminal("emitter_of_tasks.py", "--no-admin")
+    terminal.expect(PROMPT)
+    change(tenant, "PUT", "users/NAME", ANOTHER)
+    relay.cut()
+    terminal.expect_exact(f"refused user {tenant.queue} with this password")
+    terminal.sendline("task")
+    terminal.expect_exact("Not confirmed: task")
+    terminal.expect(pexpect.EOF)
+    terminal.close()
+    assert terminal.exitstatus == 1
+
+
+def test_what_is_not_final_is_tried_again_though_the_other_node_refuses_for_good(tenant: Scripts, relay: Relay) -> None:
+    nodes = f"{tenant.environment['AMQP_URL']},amqp://localhost:1"
+    terminal = tenant.at_terminal("emitter_of_tasks.py", "--no-admin", AMQP_URL=nodes)
+    terminal.expect(PROMPT)
+    change(tenant, "PUT", "users/NAME", ANOTHER)
+    relay.cut()
+    terminal.expect_exact("Nothing listens at localhost:1")
+    terminal.expect_exact(f"refused user {tenant.queue} with this password")
+    change(tenant, "PUT", "users/NAME", RIGHT)
+    terminal.expect_exact("Connected again.")
+    terminal.sendline("task")
+    terminal.expect_exact(" [x] Sent task\r\n")
+
+
+# ---- What may be otherwise in a minute
+
+NOT_FINAL = {
+    "No machine named no-such-host.invalid is known": "amqp://no-such-host.invalid",
+    "Nothing listens at localhost:1": "amqp://localhost:1",
+    "If an authority of your own has signed it": "amqps://localhost:{of_a_stranger}",
+    "certificate is not valid for 'localhost'": "amqps://localhost:{for_another_host}",
+    "Is that its TLS port?": "amqps://localhost:{amqp}",
+    "does not answer: a firewall in between, or a RabbitMQ that": "amqp://localhost:{silent}?stack_timeout=0.2",
+    "without a word of AMQP": "amqp://localhost:{of_a_stranger}",
+}
+
+
+@pytest.fixture
+def ports(scripts: Scripts, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
+    """Those of the servers in NOT_FINAL."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(scripts.folder / "authority.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(scripts.folder / "authority.pem"))
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        tls_server(trustme.CA().issue_cert("localhost")) as of_a_stranger,
+        tls_server(authority.issue_cert("elsewhere.invalid")) as for_another_host,
+    ):
+        yield {
+            "amqp": scripts.broker.node.amqp_port,
+            "silent": silent.getsockname()[1],
+            "of_a_stranger": of_a_stranger,
+            "for_another_host": for_another_host,
+        }
+
+
+def test_what_may_be_otherwise_in_a_minute_is_not_final(
+    scripts: Scripts, ports: dict[str, int], refused: Callable[..., None]
+) -> None:
+    for words, url in NOT_FINAL.items():
+        refused(scripts, [words], is_final=False, AMQP_URL=url.format(**ports))
+
+
+def test_of_several_nodes_it_is_said_what_is_wrong_with_each(scripts: Scripts, ports: dict[str, int]) -> None:
+    status, _, err = said_by(scripts, "listening_worker.py", AMQP_URL=",".join(NOT_FINAL.values()).format(**ports))
+    assert status == 1
+    assert [words for words in NOT_FINAL if words not in err] == []

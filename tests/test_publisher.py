@@ -1,0 +1,267 @@
+"""An emitter's window and its confirms: nothing is lost, sent needlessly, or out of order."""
+
+from __future__ import annotations
+
+import fcntl
+import signal
+import struct
+import subprocess
+import termios
+from collections.abc import Callable, Iterable, Iterator
+from typing import BinaryIO
+
+import pytest
+import task_queue.publisher
+from harness import DEADLINE, Scripts, eventually, waits_in
+from pika import spec
+from relay import Relay
+from scripted_server import Got, Server, Session, nothing
+
+from task_queue import QueueError
+from task_queue.message import new_message
+from task_queue.publisher import Publisher
+from task_queue.settings import settings_for
+
+WAITS = "RabbitMQ has confirmed nothing for 0 s. Waiting ...\n"
+IS_FULL = "The queue takes no tasks for now: is it full? Trying again ...\n"
+
+
+@pytest.fixture
+def told() -> list[str]:
+    """The tasks of which the publisher has told that they are settled."""
+    return []
+
+
+@pytest.fixture
+def patience() -> float:
+    """For how many seconds a publisher keeps trying after an error that looks final."""
+    return float("inf")
+
+
+@pytest.fixture
+def publisher(server: Server, told: list[str], patience: float) -> Iterator[Publisher]:
+    """An emitter's publisher in this process, which is connected."""
+    settings = settings_for(server.url, "tasks", "emitter", patience)
+    it = Publisher(settings, lambda settled: told.extend(message.body.decode() for message, _ in settled))
+    it.connection.open()
+    yield it
+    it.connection.close()
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
+    """Returns what was said on standard error until then."""
+    pieces: list[str] = []
+
+    def said() -> str:
+        pieces.append(capsys.readouterr().err)
+        return "".join(pieces)
+
+    return said
+
+
+def publish(publisher: Publisher, *tasks: object) -> None:
+    for task in tasks:
+        publisher.publish(new_message(str(task)))
+
+
+def bodies(published: Iterable[Got]) -> list[str]:
+    return [got.body.decode() for got in published]
+
+
+# ---- What is sent again
+
+
+def test_a_multiple_confirm_settles_what_it_names_and_no_more(
+    server: Server, publisher: Publisher, told: list[str]
+) -> None:
+    server.on("Basic.Publish", nothing)
+    publish(publisher, *range(1, 11))
+    server.gets("Basic.Publish", times=10)
+    server.session(0).send(spec.Basic.Ack(4, multiple=True))
+    eventually(lambda: len(told) >= 4, "they are told of")
+    assert told == ["1", "2", "3", "4"]
+    assert [message.body.decode() for message in publisher.pending()] == ["5", "6", "7", "8", "9", "10"]
+
+
+def test_what_was_not_confirmed_is_published_again_in_order_before_anything_newer(
+    server: Server, publisher: Publisher, told: list[str], said: Callable[[], str]
+) -> None:
+    for connection in (0, 1):
+        server.on("Basic.Publish", nothing, connection)
+    publish(publisher, *range(1, 13))
+    server.gets("Basic.Publish", times=12)
+    for tag, multiple in ((3, True), (7, False), (5, False), (12, False)):
+        server.session(0).send(spec.Basic.Ack(tag, multiple=multiple))
+    eventually(lambda: len(told) == 6, "these are told of")
+    server.session(0).hang_up()
+    eventually(lambda: "Reconnecting" in said(), "the loss is noticed")
+    publish(publisher, 13, 14)
+    server.gets("Basic.Publish", times=12 + 8)
+    assert bodies(server.session(1).got("Basic.Publish")) == ["4", "6", "8", "9", "10", "11", "13", "14"]
+    for tag in (2, 1, 6):  # 6, 4, 11
+        server.session(1).send(spec.Basic.Ack(tag))
+    eventually(lambda: len(told) == 9, "these are told of")
+    server.session(1).hang_up()
+    server.session(2)
+    publish(publisher, 15)
+    publisher.wait(seconds=DEADLINE)
+    assert bodies(server.session(2).got("Basic.Publish")) == ["8", "9", "10", "13", "14", "15"]
+    assert sorted(told, key=int) == [str(number) for number in range(1, 16)]
+    ids = {(got.body, got.properties.message_id) for got in server.got("Basic.Publish")}
+    assert len(ids) == len(dict(ids)) == len({each for _, each in ids}) == 15
+
+
+def test_just_what_was_not_confirmed_is_sent_again_in_order_with_the_same_ids_before_anything_newer(
+    scripts: Scripts, relay: Relay
+) -> None:
+    emitter = scripts.emitter("--url", relay.url, "--log-file", scripts.log, stdin=subprocess.PIPE)
+    with emitter.process.stdin as pipe:
+        write_numbers(pipe, range(300))
+        eventually(lambda: len(scripts.events("confirmed")) == 300, "these are confirmed")
+        relay.freeze_answers()
+        write_numbers(pipe, range(300, 800))
+        eventually(lambda: scripts.broker.counts(scripts.queue)[0] == 800, "these are there, which it can't know")
+        relay.cut()
+        emitter.shows("Reconnecting")
+        write_numbers(pipe, range(800, 1000))
+        unread = lambda: struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))  # noqa: E731
+        eventually(lambda: unread() == (0,), "these are read while there is no connection")
+        relay.thaw()
+    emitter.ends()
+    found = [(int(m["body"]), m["properties"]["message_id"]) for m in scripts.broker.messages(scripts.queue)]
+    assert [number for number, _ in found] == [*range(300), *range(300, 800), *range(300, 800), *range(800, 1000)]
+    assert found[300:800] == found[800:1300]
+    assert len({message_id for _, message_id in found}) == 1000
+    confirmed = [(int(event["task"]), event["message_id"]) for event in scripts.events("confirmed")]
+    assert len(confirmed) == 1000
+    assert set(confirmed) == set(found)
+
+
+def write_numbers(pipe: BinaryIO, numbers: range) -> None:
+    pipe.write(b"".join(b"%d\n" % number for number in numbers))
+    pipe.flush()
+
+
+@pytest.mark.parametrize("refusals", [[(3, True)], [(1, False), (2, False), (3, False)]])
+def test_what_was_refused_is_published_again_in_order_before_anything_newer(
+    server: Server, publisher: Publisher, said: Callable[[], str], refusals: list[tuple[int, bool]]
+) -> None:
+    server.on("Basic.Publish", nothing)
+    publish(publisher, 1, 2, 3, 4)
+    server.gets("Basic.Publish", times=4)
+    for tag, multiple in refusals:
+        server.session(0).send(spec.Basic.Nack(tag, multiple=multiple))
+    eventually(lambda: IS_FULL in said(), "it is said")
+    publish(publisher, 5)
+    assert bodies(server.gets("Basic.Publish", times=8)) == ["1", "2", "3", "4", "1", "2", "3", "5"]
+    server.session(0).send(spec.Basic.Ack(8, multiple=True))
+    publisher.wait(seconds=DEADLINE)
+    assert publisher.pending() == []
+    assert len(server.got("Basic.Publish")) == 8
+
+
+# ---- What is waited for
+
+
+def test_an_emitter_says_that_it_waits_when_nothing_is_confirmed_for_long(
+    server: Server, publisher: Publisher, said: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a queue has lost most of its nodes. Said once, and not where RabbitMQ has said why on this connection."""
+    monkeypatch.setattr(task_queue.publisher, "SILENCE", 0.1)
+    server.on("Basic.Publish", nothing)
+    publish(publisher, "task")
+    server.gets("Basic.Publish")
+    server.session(0).send(spec.Connection.Blocked("low on memory"))
+    eventually(lambda: "low on memory" in said(), "it is said")
+    publisher.wait(seconds=0.5)
+    assert WAITS not in said()
+    server.session(0).hang_up()
+    server.gets("Basic.Publish", times=2)
+    publisher.wait(seconds=0.5)
+    eventually(lambda: WAITS in said(), "it is said that nothing comes on the new connection")
+    assert said().count(WAITS) == 1
+
+
+@pytest.mark.parametrize("patience", [0.0])
+def test_no_task_is_taken_in_when_the_connection_is_lost_for_good(
+    server: Server, publisher: Publisher, said: Callable[[], str]
+) -> None:
+    """As of a slow pipe, whose emitter would go on reading."""
+    publish(publisher, "task")
+    publisher.wait(seconds=DEADLINE)
+    gone = spec.Connection.Close(530, "NOT_ALLOWED - vhost / not found", 10, 40)
+    server.on("Connection.Open", lambda session, _: session.send(gone))
+    server.session(0).hang_up()
+    eventually(lambda: "has no virtual host" in said(), "it is said")
+    with pytest.raises(QueueError):
+        publish(publisher, "another")
+
+
+def test_a_queue_that_was_full_when_the_connection_was_lost_is_tried_on_the_next_one(
+    server: Server, publisher: Publisher, said: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_queue.publisher, "FULL_PAUSE", 3600.0)
+    server.on("Basic.Publish", lambda session, _: session.send(spec.Basic.Nack(1)), connection=0)
+    publish(publisher, "task")
+    eventually(lambda: IS_FULL in said(), "it is said")
+    server.session(0).hang_up()
+    publisher.wait(seconds=DEADLINE)
+    assert publisher.pending() == []
+
+
+def test_a_pause_for_a_full_queue_ends_with_its_connection(
+    server: Server, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not in the middle of the pause of the next one."""
+
+    def answer(session: Session, _: Got) -> None:
+        session.send(next(answers))
+        if session.number == 0:
+            session.hang_up()
+
+    monkeypatch.setattr(task_queue.publisher, "FULL_PAUSE", 0.5)
+    answers = iter([spec.Basic.Nack(1), spec.Basic.Nack(1), spec.Basic.Ack(2)])
+    server.on("Basic.Publish", answer)
+    publish(publisher, "task")
+    publisher.wait(seconds=DEADLINE)
+    _, refused, confirmed = server.got("Basic.Publish")
+    assert refused.session is confirmed.session
+    assert confirmed.at - refused.at > 0.45
+
+
+def test_pauses_for_a_full_queue_begin_anew_after_a_confirm(
+    server: Server, publisher: Publisher, said: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said again; and after five in a row, another connection is tried without a word: in a cluster, a channel
+    may ask a dead node for ever."""
+
+    def answer(session: Session, _: Got) -> None:
+        method = spec.Basic.Nack if next(refuses) else spec.Basic.Ack
+        session.send(method(len(session.got("Basic.Publish"))))
+
+    monkeypatch.setattr(task_queue.publisher, "FULL_PAUSE", 0.05)
+    server.on("Basic.Publish", answer)
+    for number, refusals in enumerate((4, 4, 5), 1):
+        refuses = iter([True] * refusals + [False])
+        publish(publisher, "task")
+        publisher.wait(seconds=DEADLINE)
+        assert publisher.pending() == []
+        assert len(server.sessions) == (2 if refusals == 5 else 1)
+        eventually(lambda times=number: said().count(IS_FULL) == times, "it is said each time")  # type: ignore[misc]
+    assert said() == f" [*] {IS_FULL}" * 3
+
+
+@pytest.mark.parametrize(("length", "least", "most"), [(1, 1000, 1000), (2**20, 16, 17)])
+def test_a_server_that_never_confirms_gets_so_many_tasks_and_no_more(
+    at_server: Scripts, server: Server, length: int, least: int, most: int
+) -> None:
+    server.on("Basic.Publish", nothing)
+    file = at_server.folder / "tasks.txt"
+    file.write_bytes((b"x" * length + b"\n") * (most + 8))
+    emitter = at_server.emitter("--file", file)
+    server.gets("Basic.Publish", times=least)
+    eventually(lambda: "poll" in waits_in(emitter.process.pid), "it waits for confirms")
+    emitter.send(signal.SIGINT)
+    emitter.ends(130)
+    assert least <= len(server.got("Basic.Publish")) <= most

@@ -431,9 +431,3 @@ class Scripts:
 
 def new_queue_name() -> str:
     return f"test-{uuid.uuid4().hex[:12]}"
-
-
-def before_imports(scripts: Scripts, code: str) -> None:
-    """Have each Python that the scripts start run some code before anything else."""
-    (scripts.folder / "sitecustomize.py").write_text(code)
-    scripts.environment["PYTHONPATH"] = str(scripts.folder)

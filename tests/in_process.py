@@ -21,6 +21,9 @@ import emitter_of_tasks
 import listening_worker
 from listening_worker import listen
 from task_queue import Failure
+from task_queue.message import Message
+from task_queue.publisher import Publisher
+from task_queue.settings import settings_for
 
 
 @contextlib.contextmanager
@@ -96,3 +99,13 @@ def publish(channel: BlockingChannel, queue: str, bodies: Iterable[bytes]) -> No
     for body in bodies:
         properties = pika.BasicProperties(message_id=str(uuid.uuid4()))
         channel.basic_publish("", queue, body, properties, mandatory=True)
+
+
+@contextlib.contextmanager
+def publishing(url: str, queue: str, told: list[Message], patience: float = float("inf")) -> Iterator[Publisher]:
+    """Give an emitter's publisher, which is connected, and puts what it tells of into a list."""
+    settings = settings_for(url, queue, "emitter", patience)
+    publisher = Publisher(settings, lambda settled: told.extend(message for message, _ in settled))
+    with contextlib.closing(publisher.connection):
+        publisher.connection.open()
+        yield publisher

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-import signal
 import struct
-import subprocess
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 import pika
 import pytest
-from harness import Scripts, before_imports, eventually
+from harness import DEADLINE, Scripts, eventually
+from in_process import printed, publishing, work
 from pika import frame, spec
+from pika.adapters.select_connection import IOLoop
 from scripted_server import Answer, Got, Server, Session
 
-EMITTER, WORKER = SCRIPTS = ["emitter_of_tasks.py", "listening_worker.py"]
+from listening_worker import listen
+from task_queue.message import new_message
+from task_queue.task import Task
 
 
 def frame_of(payload: bytes, kind: int = spec.FRAME_METHOD) -> bytes:
@@ -61,24 +64,20 @@ ENDS: dict[str, Answer] = {
 FEW_ENDS = ["it hangs up", "it falls silent", "a body without its header", "it closes the channel, 404"]  # of each kind
 HANDSHAKE = ["ProtocolHeader", "Connection.StartOk", "Connection.Open"]
 OPENING = ["Channel.Open", "Queue.Declare", "Queue.Declare 2"]  # the first time, and the second
-READY = {EMITTER: ["Confirm.Select", "Basic.Publish"], WORKER: ["Basic.Qos", "Basic.Consume"]}
+READY = {"emitter": ["Confirm.Select", "Basic.Publish"], "worker": ["Basic.Qos", "Basic.Consume"]}
 SETTLING = ["Basic.Ack", "Basic.Reject", "Basic.Cancel"]
 
-# Twenty times as fast: the pauses between connections, and how soon silence is noticed.
-QUICKLY = """
-from pika.adapters import select_connection
-call_later = select_connection.IOLoop.call_later
-select_connection.IOLoop.call_later = lambda self, delay, callback: call_later(self, delay / 20, callback)
-"""
 QUICK = "?heartbeat=1&stack_timeout=10"
 
 
-@pytest.fixture
-def quick(at_server: Scripts) -> Scripts:
-    """The scripts with a clock that runs fast in pika's loop. A busy machine may lose them a connection too many."""
-    before_imports(at_server, QUICKLY)
-    at_server.environment["AMQP_URL"] += QUICK
-    return at_server
+@pytest.fixture(autouse=True)
+def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pauses between connections go by twenty times as fast, and silence is noticed as soon.
+
+    A busy machine may lose a connection too many.
+    """
+    call_later = IOLoop.call_later
+    monkeypatch.setattr(IOLoop, "call_later", lambda self, delay, callback: call_later(self, delay / 20, callback))
 
 
 def have_end(server: Server, step: str, end: str, only_once: bool = True) -> None:
@@ -100,96 +99,95 @@ def cases(ends: list[str], *groups: list[str]) -> list[tuple[str, str]]:
     return [(end, step) for end in ends for step, is_early in steps if not is_early or "channel" not in end]
 
 
-class Busy:
-    """A script that can be had to do one task after another, to see that it still does."""
+@contextlib.contextmanager
+def busy(side: str, urls: str, server: Server) -> Iterator[Callable[[str], AbstractContextManager[None]]]:
+    """Run an emitter's or a worker's side in this process. Gives what checks that it reconnects, and does a task."""
 
-    def __init__(self, scripts: Scripts, script: str, server: Server) -> None:
-        self.server, self.is_worker = server, script == WORKER
-        arguments = ["--run", "sh -c {}"] if self.is_worker else ["--verbose"]
-        self.run = scripts.start(script, *arguments, stdin=subprocess.PIPE)
-        self._numbers = itertools.count(1)
-        self.does_a_task()
+    def fail_first(task: Task) -> None:
+        assert task.redelivered
 
-    def does_a_task(self) -> None:
-        """Give it a task, and wait until that is sent; or has failed, come again, and is acknowledged."""
-        number = next(self._numbers)
-        if self.is_worker:
-            self.server.put(f"test -e {number} || ! touch {number}".encode())
-            eventually(self.server.is_done, f"task {number} is done")
+    def does_a_task() -> None:
+        if side == "worker":
+            server.put(b"task")
+            eventually(server.is_done, "the task is done", 2 * DEADLINE)
         else:
-            self.run.process.stdin.write(b"%d\n" % number)
-            self.run.process.stdin.flush()
-            self.run.shows(f" [x] Sent {number}\n")
+            publisher.publish(new_message("task"))
+            publisher.wait(seconds=DEADLINE)
+            assert publisher.pending() == []
 
     @contextlib.contextmanager
-    def reconnects(self, case: str) -> Iterator[None]:
-        """Check that it says in the block that it has lost its connection, and then does a task."""
-        times = self.run.err.count("Reconnecting") + 1
+    def reconnects(case: str) -> Iterator[None]:
+        times = out.getvalue().count("Reconnecting") + 1
         yield
-        eventually(lambda: self.run.err.count("Reconnecting") >= times, case)
-        self.does_a_task()
+        eventually(lambda: out.getvalue().count("Reconnecting") >= times, case)
+        does_a_task()
 
-    def stops(self) -> None:
-        """Have it stop, and see that it does so in good order."""
-        self.run.process.stdin.close()
-        if self.is_worker:
-            self.run.send(signal.SIGTERM)
-        self.run.ends()
+    where, stop = {"url": urls, "queue": "tasks"}, threading.Event()
+    worker = threading.Thread(target=listen, args=[fail_first], kwargs={**where, "stop": stop})
+    with printed() as out, contextlib.ExitStack() as stack:
+        if side == "worker":
+            worker.start()
+            stack.callback(worker.join)
+            stack.callback(stop.set)
+        else:
+            publisher = stack.enter_context(publishing(**where, told=[]))
+        does_a_task()
+        yield reconnects
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("side", READY)
 def test_a_node_whose_connection_ends_before_the_first_success_is_passed_over(
-    quick: Scripts, new_server: Callable[[], Server], script: str
+    new_server: Callable[[], Server], side: str
 ) -> None:
-    ends = cases([*ENDS], HANDSHAKE, OPENING) if script == WORKER else []  # this is the same in both
-    servers = {case: new_server() for case in [*ends, *cases(FEW_ENDS, READY[script])]}
+    ends = cases([*ENDS], HANDSHAKE, OPENING) if side == "worker" else []  # this is the same in both
+    servers = {case: new_server() for case in [*ends, *cases(FEW_ENDS, READY[side])]}
     for (end, step), server in servers.items():
         have_end(server, step, end, only_once=False)
     good = new_server()
-    good.put(b"true")
-    arguments = ["task"] if script == EMITTER else ["--max-tasks", 1]
-    urls = ",".join(server.url + QUICK for server in [*servers.values(), good])
-    quick.start(script, *arguments, env={"AMQP_URL": urls}).ends(within=60)
-    assert [case for case, server in servers.items() if not server.sessions] == []
-    assert good.got("Basic.Publish") or good.got("Basic.Ack")
+    with busy(side, ",".join(server.url + QUICK for server in [*servers.values(), good]), good):
+        assert [case for case, server in servers.items() if not server.sessions] == []
 
 
-@pytest.mark.parametrize(("script", "ends"), [(EMITTER, FEW_ENDS), *((WORKER, [*ENDS][part::4]) for part in range(4))])
+@pytest.mark.parametrize(
+    ("side", "ends"), [("emitter", FEW_ENDS), *(("worker", [*ENDS][part::4]) for part in range(4))]
+)
 def test_an_odd_end_of_a_later_connection_is_said_and_another_one_is_made(
-    quick: Scripts, server: Server, script: str, ends: list[str]
+    server: Server, side: str, ends: list[str]
 ) -> None:
-    # What both scripts do, and which odd bytes pika does not take, is the same in both: a worker tries all that.
-    server.version = "3.10.8"  # where a worker cancels its subscription after a failure
-    chosen = cases(ends, *([HANDSHAKE, OPENING] if script == WORKER else []), READY[script])
-    if script == WORKER:
-        chosen += cases([end for end in ends if end in FEW_ENDS], SETTLING)
-    busy = Busy(quick, script, server)
-    for end, step in chosen:
-        with busy.reconnects(f"{step}: {end}"):
-            have_end(server, step, end)
-            server.sessions[-1].hang_up()
-    for end in ends:
-        with busy.reconnects(f"idle: {end}"):
-            ENDS[end](server.sessions[-1], None)
-    have_end(server, "Connection.Close", "a body without its header", only_once=False)
-    busy.stops()
+    # What both sides do, and which odd bytes pika does not take, is the same in both: a worker tries all that.
+    chosen = cases(ends, READY[side])
+    if side == "worker":
+        server.version = "3.10.8"  # where it cancels its subscription after a failure
+        chosen += cases(ends, HANDSHAKE, OPENING) + cases([end for end in ends if end in FEW_ENDS], SETTLING)
+    with busy(side, server.url + QUICK, server) as reconnects:
+        for end, step in chosen:
+            with reconnects(f"{step}: {end}"):
+                have_end(server, step, end)
+                server.sessions[-1].hang_up()
+        for end in ends:
+            with reconnects(f"idle: {end}"):
+                ENDS[end](server.sessions[-1], None)
+        have_end(server, "Connection.Close", "a body without its header", only_once=False)
 
 
-def test_a_worker_goes_on_when_its_connection_ends_in_odd_ways_around_a_task(quick: Scripts, server: Server) -> None:
-    busy = Busy(quick, WORKER, server)
-    for number, end in enumerate(FEW_ENDS, 1):
-        with busy.reconnects(f"in the middle of a task: {end}"):
-            server.put(f"until test -e gate{number}; do sleep 0.02; done".encode())
-            busy.run.shows(f"Received until test -e gate{number}")
-            ENDS[end](server.sessions[-1], None)
-            busy.run.shows("Reconnecting", times=number)
-            (quick.folder / f"gate{number}").touch()
-            busy.run.shows("Done, but the connection was lost meanwhile", times=number)
+def test_a_worker_goes_on_when_its_connection_ends_in_odd_ways_around_a_task(
+    at_server: Scripts, server: Server
+) -> None:
+    def perform(_: Task) -> None:
+        if ends:
+            before = len(server.sessions)
+            ENDS[ends.pop()](server.sessions[-1], None)
+            server.session(before)  # there is another one
+
+    ends = [*FEW_ENDS]
     have_end(server, "Channel.Close", "it hangs up", only_once=False)
-    busy.stops()
+    server.put(b"task")
+    lines = work(at_server, perform, url=server.url + QUICK)
+    lost = " [!] Done, but the connection was lost meanwhile: RabbitMQ will hand this task out again."
+    assert [lines.count(lost), lines.count(" [x] Done.")] == [len(FEW_ENDS), 1]
 
 
-def test_burst_goes_on_when_the_connection_ends_in_its_look_at_the_queue(quick: Scripts, server: Server) -> None:
+def test_burst_goes_on_when_the_connection_ends_in_its_look_at_the_queue(at_server: Scripts, server: Server) -> None:
     def answer(session: Session, got: Got) -> None:
         if session.consumer and ends:
             server.tasks.extend([(b"task", False)] if len(ends) > 1 else [])  # meanwhile; at the last look, nothing
@@ -199,6 +197,6 @@ def test_burst_goes_on_when_the_connection_ends_in_its_look_at_the_queue(quick: 
 
     ends = [*FEW_ENDS, FEW_ENDS[0]]
     server.on("Queue.Declare", answer)
-    worker = quick.work()
-    assert worker.out.count("Done.") >= len(FEW_ENDS)
+    lines = work(at_server, lambda _: None, url=server.url + QUICK)
+    assert lines.count(" [x] Done.") >= len(FEW_ENDS)
     assert not ends

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
-from harness import Scripts, before_imports
+from harness import Scripts
 from pika import spec
 from scripted_server import Server, nothing
 
@@ -28,13 +28,19 @@ interrupted = []
 """
 
 
+def interrupt(scripts: Scripts, place: str, mark: bytes) -> None:
+    """Have Ctrl+C come at the end of the first call of a function that has to do with some bytes."""
+    (scripts.folder / "sitecustomize.py").write_text(INTERRUPTING.format(place=place, mark=mark))
+    scripts.environment["PYTHONPATH"] = str(scripts.folder)
+
+
 @pytest.mark.parametrize(
     "place", ["socket.socket.send", "pika.adapters.base_connection.BaseConnection._adapter_emit_data"]
 )
 def test_ctrl_c_within_a_publish_waits_until_pika_is_in_order_again(
     at_server: Scripts, server: Server, place: str
 ) -> None:
-    before_imports(at_server, INTERRUPTING.format(place=place, mark=b"the task"))
+    interrupt(at_server, place, b"the task")
     server.on("Basic.Publish", nothing)
     emitter = at_server.emit("the task", status=130)
     assert "Not confirmed: the task" in emitter.err
@@ -46,7 +52,7 @@ def test_ctrl_c_within_an_acknowledgement_waits_until_pika_is_in_order_again(
     at_server: Scripts, server: Server
 ) -> None:
     ack = struct.pack(">HHQ", *divmod(spec.Basic.Ack.INDEX, 65536), 1)
-    before_imports(at_server, INTERRUPTING.format(place="socket.socket.send", mark=ack))
+    interrupt(at_server, "socket.socket.send", ack)
     server.put(b"task")
     worker = at_server.start("listening_worker.py").ends()
     assert worker.lines[-2:] == [" [x] Done.", " [*] Stopped."]
@@ -54,5 +60,5 @@ def test_ctrl_c_within_an_acknowledgement_waits_until_pika_is_in_order_again(
 
 
 def test_ctrl_c_within_a_report_tells_of_no_task_twice(at_server: Scripts) -> None:
-    before_imports(at_server, INTERRUPTING.format(place="os.write", mark=b"Sent the task"))
+    interrupt(at_server, "os.write", b"Sent the task")
     assert at_server.emit("the task").out.count("Sent the task") == 1

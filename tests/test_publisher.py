@@ -2,55 +2,34 @@
 
 from __future__ import annotations
 
-import fcntl
 import signal
-import struct
-import subprocess
-import termios
 from collections.abc import Callable, Iterable, Iterator
-from typing import BinaryIO
 
 import pytest
 import task_queue.publisher
 from harness import DEADLINE, Scripts, eventually, waits_in
+from in_process import publishing
 from pika import spec
 from relay import Relay
 from scripted_server import Got, Server, Session, nothing
 
 from task_queue import QueueError
-from task_queue.message import new_message
+from task_queue.message import Message, new_message
 from task_queue.publisher import Publisher
-from task_queue.settings import settings_for
 
 WAITS = "RabbitMQ has confirmed nothing for 0 s. Waiting ...\n"
 IS_FULL = "The queue takes no tasks for now: is it full? Trying again ...\n"
 
 
 @pytest.fixture
-def told() -> list[str]:
-    """The tasks of which the publisher has told that they are settled."""
+def told() -> list[Message]:
+    """The messages of which the publisher has told that they are settled."""
     return []
 
 
 @pytest.fixture
-def patience() -> float:
-    """For how many seconds a publisher keeps trying after an error that looks final."""
-    return float("inf")
-
-
-@pytest.fixture
-def publisher(server: Server, told: list[str], patience: float) -> Iterator[Publisher]:
-    """An emitter's publisher in this process, which is connected."""
-    settings = settings_for(server.url, "tasks", "emitter", patience)
-    it = Publisher(settings, lambda settled: told.extend(message.body.decode() for message, _ in settled))
-    it.connection.open()
-    yield it
-    it.connection.close()
-
-
-@pytest.fixture
 def said(capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
-    """Returns what was said on standard error until then."""
+    """Returns what the publisher has said until then."""
     pieces: list[str] = []
 
     def said() -> str:
@@ -60,32 +39,43 @@ def said(capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
     return said
 
 
+@pytest.fixture
+def publisher(server: Server, told: list[Message]) -> Iterator[Publisher]:
+    """An emitter's publisher in this process, which is connected."""
+    with publishing(server.url, "tasks", told) as publisher:
+        yield publisher
+
+
 def publish(publisher: Publisher, *tasks: object) -> None:
     for task in tasks:
         publisher.publish(new_message(str(task)))
 
 
-def bodies(published: Iterable[Got]) -> list[str]:
-    return [got.body.decode() for got in published]
+def texts(messages: Iterable[Got | Message]) -> list[str]:
+    return [each.body.decode() for each in messages]
+
+
+def says(said: Callable[[], str], words: str) -> None:
+    eventually(lambda: words in said(), f"it says: {words}")
 
 
 # ---- What is sent again
 
 
 def test_a_multiple_confirm_settles_what_it_names_and_no_more(
-    server: Server, publisher: Publisher, told: list[str]
+    server: Server, publisher: Publisher, told: list[Message]
 ) -> None:
     server.on("Basic.Publish", nothing)
     publish(publisher, *range(1, 11))
     server.gets("Basic.Publish", times=10)
     server.session(0).send(spec.Basic.Ack(4, multiple=True))
     eventually(lambda: len(told) >= 4, "they are told of")
-    assert told == ["1", "2", "3", "4"]
-    assert [message.body.decode() for message in publisher.pending()] == ["5", "6", "7", "8", "9", "10"]
+    assert texts(told) == ["1", "2", "3", "4"]
+    assert texts(publisher.pending()) == ["5", "6", "7", "8", "9", "10"]
 
 
 def test_what_was_not_confirmed_is_published_again_in_order_before_anything_newer(
-    server: Server, publisher: Publisher, told: list[str], said: Callable[[], str]
+    server: Server, publisher: Publisher, told: list[Message], said: Callable[[], str]
 ) -> None:
     for connection in (0, 1):
         server.on("Basic.Publish", nothing, connection)
@@ -95,10 +85,10 @@ def test_what_was_not_confirmed_is_published_again_in_order_before_anything_newe
         server.session(0).send(spec.Basic.Ack(tag, multiple=multiple))
     eventually(lambda: len(told) == 6, "these are told of")
     server.session(0).hang_up()
-    eventually(lambda: "Reconnecting" in said(), "the loss is noticed")
+    says(said, "Reconnecting")
     publish(publisher, 13, 14)
     server.gets("Basic.Publish", times=12 + 8)
-    assert bodies(server.session(1).got("Basic.Publish")) == ["4", "6", "8", "9", "10", "11", "13", "14"]
+    assert texts(server.session(1).got("Basic.Publish")) == ["4", "6", "8", "9", "10", "11", "13", "14"]
     for tag in (2, 1, 6):  # 6, 4, 11
         server.session(1).send(spec.Basic.Ack(tag))
     eventually(lambda: len(told) == 9, "these are told of")
@@ -106,41 +96,31 @@ def test_what_was_not_confirmed_is_published_again_in_order_before_anything_newe
     server.session(2)
     publish(publisher, 15)
     publisher.wait(seconds=DEADLINE)
-    assert bodies(server.session(2).got("Basic.Publish")) == ["8", "9", "10", "13", "14", "15"]
-    assert sorted(told, key=int) == [str(number) for number in range(1, 16)]
+    assert texts(server.session(2).got("Basic.Publish")) == ["8", "9", "10", "13", "14", "15"]
+    assert sorted(map(int, texts(told))) == [*range(1, 16)]
     ids = {(got.body, got.properties.message_id) for got in server.got("Basic.Publish")}
     assert len(ids) == len(dict(ids)) == len({each for _, each in ids}) == 15
 
 
 def test_just_what_was_not_confirmed_is_sent_again_in_order_with_the_same_ids_before_anything_newer(
-    scripts: Scripts, relay: Relay
+    scripts: Scripts, relay: Relay, told: list[Message], said: Callable[[], str]
 ) -> None:
-    emitter = scripts.emitter("--url", relay.url, "--log-file", scripts.log, stdin=subprocess.PIPE)
-    with emitter.process.stdin as pipe:
-        write_numbers(pipe, range(300))
-        eventually(lambda: len(scripts.events("confirmed")) == 300, "these are confirmed")
+    with publishing(relay.url, scripts.queue, told) as publisher:
+        publish(publisher, *range(300))
+        publisher.wait(seconds=DEADLINE)
         relay.freeze_answers()
-        write_numbers(pipe, range(300, 800))
+        publish(publisher, *range(300, 800))
         eventually(lambda: scripts.broker.counts(scripts.queue)[0] == 800, "these are there, which it can't know")
         relay.cut()
-        emitter.shows("Reconnecting")
-        write_numbers(pipe, range(800, 1000))
-        unread = lambda: struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))  # noqa: E731
-        eventually(lambda: unread() == (0,), "these are read while there is no connection")
+        says(said, "Reconnecting")
+        publish(publisher, *range(800, 1000))
         relay.thaw()
-    emitter.ends()
+        publisher.wait(seconds=DEADLINE)
     found = [(int(m["body"]), m["properties"]["message_id"]) for m in scripts.broker.messages(scripts.queue)]
     assert [number for number, _ in found] == [*range(300), *range(300, 800), *range(300, 800), *range(800, 1000)]
     assert found[300:800] == found[800:1300]
     assert len({message_id for _, message_id in found}) == 1000
-    confirmed = [(int(event["task"]), event["message_id"]) for event in scripts.events("confirmed")]
-    assert len(confirmed) == 1000
-    assert set(confirmed) == set(found)
-
-
-def write_numbers(pipe: BinaryIO, numbers: range) -> None:
-    pipe.write(b"".join(b"%d\n" % number for number in numbers))
-    pipe.flush()
+    assert [(int(message.body), message.message_id) for message in told] == [*found[:800], *found[1300:]]
 
 
 @pytest.mark.parametrize("refusals", [[(3, True)], [(1, False), (2, False), (3, False)]])
@@ -152,9 +132,9 @@ def test_what_was_refused_is_published_again_in_order_before_anything_newer(
     server.gets("Basic.Publish", times=4)
     for tag, multiple in refusals:
         server.session(0).send(spec.Basic.Nack(tag, multiple=multiple))
-    eventually(lambda: IS_FULL in said(), "it is said")
+    says(said, IS_FULL)
     publish(publisher, 5)
-    assert bodies(server.gets("Basic.Publish", times=8)) == ["1", "2", "3", "4", "1", "2", "3", "5"]
+    assert texts(server.gets("Basic.Publish", times=8)) == ["1", "2", "3", "4", "1", "2", "3", "5"]
     server.session(0).send(spec.Basic.Ack(8, multiple=True))
     publisher.wait(seconds=DEADLINE)
     assert publisher.pending() == []
@@ -173,41 +153,27 @@ def test_an_emitter_says_that_it_waits_when_nothing_is_confirmed_for_long(
     publish(publisher, "task")
     server.gets("Basic.Publish")
     server.session(0).send(spec.Connection.Blocked("low on memory"))
-    eventually(lambda: "low on memory" in said(), "it is said")
+    says(said, "low on memory")
     publisher.wait(seconds=0.5)
     assert WAITS not in said()
     server.session(0).hang_up()
     server.gets("Basic.Publish", times=2)
     publisher.wait(seconds=0.5)
-    eventually(lambda: WAITS in said(), "it is said that nothing comes on the new connection")
+    says(said, WAITS)
     assert said().count(WAITS) == 1
 
 
-@pytest.mark.parametrize("patience", [0.0])
-def test_no_task_is_taken_in_when_the_connection_is_lost_for_good(
-    server: Server, publisher: Publisher, said: Callable[[], str]
-) -> None:
+def test_no_task_is_taken_in_when_the_connection_is_lost_for_good(server: Server, said: Callable[[], str]) -> None:
     """As of a slow pipe, whose emitter would go on reading."""
-    publish(publisher, "task")
-    publisher.wait(seconds=DEADLINE)
     gone = spec.Connection.Close(530, "NOT_ALLOWED - vhost / not found", 10, 40)
-    server.on("Connection.Open", lambda session, _: session.send(gone))
-    server.session(0).hang_up()
-    eventually(lambda: "has no virtual host" in said(), "it is said")
-    with pytest.raises(QueueError):
-        publish(publisher, "another")
-
-
-def test_a_queue_that_was_full_when_the_connection_was_lost_is_tried_on_the_next_one(
-    server: Server, publisher: Publisher, said: Callable[[], str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(task_queue.publisher, "FULL_PAUSE", 3600.0)
-    server.on("Basic.Publish", lambda session, _: session.send(spec.Basic.Nack(1)), connection=0)
-    publish(publisher, "task")
-    eventually(lambda: IS_FULL in said(), "it is said")
-    server.session(0).hang_up()
-    publisher.wait(seconds=DEADLINE)
-    assert publisher.pending() == []
+    server.on("Connection.Open", lambda session, _: session.send(gone), connection=1)
+    with publishing(server.url, "tasks", [], patience=0.0) as publisher:
+        publish(publisher, "task")
+        publisher.wait(seconds=DEADLINE)
+        server.session(0).hang_up()
+        says(said, "has no virtual host")
+        with pytest.raises(QueueError):
+            publish(publisher, "another")
 
 
 def test_a_pause_for_a_full_queue_ends_with_its_connection(

@@ -102,9 +102,9 @@ def publish(channel: BlockingChannel, queue: str, bodies: Iterable[bytes]) -> No
 
 
 @contextlib.contextmanager
-def publishing(url: str, queue: str, told: list[Message], patience: float = float("inf")) -> Iterator[Publisher]:
+def publishing(url: str, queue: str, told: list[Message]) -> Iterator[Publisher]:
     """Give an emitter's publisher, which is connected, and puts what it tells of into a list."""
-    settings = settings_for(url, queue, "emitter", patience)
+    settings = settings_for(url, queue, "emitter", patience=float("inf"))
     publisher = Publisher(settings, lambda settled: told.extend(message for message, _ in settled))
     with contextlib.closing(publisher.connection):
         publisher.connection.open()

@@ -1,53 +1,22 @@
-"""A connection that is lost: it is made again, the work goes on meanwhile, and nothing confirmed goes with it."""
+"""A connection: where it goes, what is refused before it is made, and that it is made again when it is lost."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
+import socket
 import threading
-from urllib.parse import quote
+from typing import Any
 
 import pytest
 from harness import DEADLINE, Scripts, eventually
-from in_process import put, working
+from in_process import put, said_by, working
 from relay import Relay
 from scripted_server import Server, nothing
 
+from listening_worker import listen
 
-@pytest.mark.parametrize(
-    ("script", "arguments", "status"), [("emitter_of_tasks.py", ["task"], 130), ("listening_worker.py", [], 0)]
-)
-def test_a_signal_in_the_middle_of_the_first_attempt_ends_it(
-    at_server: Scripts, server: Server, script: str, arguments: list[str], status: int
-) -> None:
-    server.on("ProtocolHeader", nothing)
-    run = at_server.start(script, *arguments)
-    server.gets("ProtocolHeader")
-    run.send(signal.SIGTERM)
-    run.ends(status)
-    assert "Waiting" not in run.out
-    assert run.err == ""
-
-
-def test_a_worker_comes_back_and_a_task_goes_on_meanwhile_and_is_handed_out_again(
-    scripts: Scripts, relay: Relay
-) -> None:
-    worker = scripts.worker("--url", relay.url, "--seconds-per-dot", "0.5", "--log-file", scripts.log)
-    relay.cut()
-    worker.shows("Reconnecting")
-    assert f"The connection to RabbitMQ at 127.0.0.1:{relay.url.split(':')[3][:-4]} was lost" in worker.err
-    put(scripts, b"task....")
-    worker.shows("1 of 4")
-    relay.cut()
-    worker.shows("Reconnecting", times=2)
-    worker.shows("4 of 4")
-    worker.shows("the connection was lost meanwhile: RabbitMQ will hand this task out again")
-    worker.shows("Received task.... (redelivered)")
-    worker.shows(" [x] Done.")
-    worker.send(signal.SIGTERM)
-    worker.ends()
-    assert [event["event"] for event in scripts.events()] == ["received", "ack-lost", "received", "done"]
-    assert scripts.broker.messages(scripts.queue) == []
+EMITTER, WORKER = SCRIPTS = ["emitter_of_tasks.py", "listening_worker.py"]
 
 
 def test_a_worker_that_reconnects_in_the_middle_of_a_task_holds_no_second_one(scripts: Scripts, relay: Relay) -> None:
@@ -96,23 +65,79 @@ def test_reconnecting_goes_round_the_nodes(scripts: Scripts, relay: Relay) -> No
         serves(second, relay)  # by way of the first, which is gone
 
 
-def test_a_connection_that_an_operator_closes_is_made_again(scripts: Scripts) -> None:
-    worker = scripts.worker("--name", scripts.queue)
-    api = scripts.broker.api
-
-    def mine() -> list[str]:
-        properties = {each["name"]: each.get("client_properties", {}) for each in api("GET", "connections")}
-        return [name for name, known in properties.items() if known.get("connection_name") == scripts.queue]
-
-    (connection,) = eventually(mine, "the panel knows the connection")
-    api("DELETE", f"connections/{quote(connection)}")
-    worker.shows("closed the connection (CONNECTION_FORCED")
-    worker.shows("Connected again.")
-
-
 @pytest.mark.parametrize("method", ["Channel.Close", "Connection.Close"])
 def test_an_end_that_is_not_answered_does_not_take_for_ever(at_server: Scripts, server: Server, method: str) -> None:
     server.on(method, nothing)
     emitter = at_server.emitter("task")
     assert emitter.process.wait(DEADLINE) == 0  # not ends(): of a socket that is left open, Python warns
     assert "Traceback" not in emitter.err
+
+
+# ---- Where it goes, and what is refused before
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "why"),
+    [
+        (EMITTER, ["--file", "a", "word"], "give either words, or --file"),
+        (EMITTER, ["--retry-dead-letters", "word"], "give either words, or --file"),
+        (EMITTER, ["--file", "no.txt"], "no.txt can't be read: No such file"),
+        (EMITTER, ["--file", "/"], "/ can't be read: Is a directory"),
+        (EMITTER, [""], "the task is empty"),
+        (EMITTER, ["\udcff"], "not text in this terminal's encoding"),  # how Python represents a byte that is not text
+        (EMITTER, ["task", "--url", "amqp://u:se/cret@h:x"], "is not a URL like amqp://"),
+        (EMITTER, ["task", "--log-file", "/no/log"], "The log file /no/log can't be opened: No such file or directory"),
+        (WORKER, ["--log-file", "/no/log"], "The log file /no/log can't be opened: No such file or directory."),
+        (WORKER, ["--url", "amqp://h?ssl_options=("], "is not a URL like amqp://"),
+        (WORKER, ["--queue", "amq.tasks"], "a queue's name"),
+        (WORKER, ["--queue", "x" * 250], "a queue's name"),
+        (WORKER, ["--queue", "a\nb"], "a queue's name"),
+        (WORKER, ["--name", "x" * 256], "--name"),
+        (WORKER, ["--max-tasks", "0"], "max_tasks must be"),
+        (WORKER, ["--seconds-per-dot", "-1"], "--seconds-per-dot"),
+        (WORKER, ["--ack-timeout", "nan"], "ack_timeout must be"),
+        (WORKER, ["--run", "'"], "--run"),
+        (WORKER, ["--run", ""], "--run"),
+        (WORKER, ["--run", "no-such-command"], "no-such-command"),
+        (WORKER, ["word"], "unrecognized arguments: word"),
+    ],
+)
+def test_usage(at_server: Scripts, server: Server, script: str, arguments: list[str], why: str) -> None:
+    status, out, err = said_by(at_server, script, *arguments)
+    assert (status, out) == (2, "")
+    assert why in err
+    assert "cret" not in err
+    assert err.startswith("usage:") or len(err.splitlines()) <= 2
+    assert server.sessions == []
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_ctrl_c_while_it_loads_is_no_traceback(at_server: Scripts, script: str) -> None:
+    (at_server.folder / "pika.py").write_text("import time; print('loading', flush=True); time.sleep(60)")
+    run = at_server.start(script, env={"PYTHONPATH": str(at_server.folder)})
+    run.shows("loading")
+    run.send(signal.SIGINT)
+    run.ends(-signal.SIGINT)
+    assert run.err == ""
+
+
+def test_without_settings_it_is_the_queue_tasks_on_this_machine(
+    at_server: Scripts, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lead_to_server(host: str, port: int, *more: Any, **named: Any) -> Any:
+        asked.add((host, port))
+        return look_up("127.0.0.1", int(server.at.split(":")[1]), *more, **named)
+
+    look_up, asked = socket.getaddrinfo, set[tuple[str, int]]()
+    monkeypatch.setattr(socket, "getaddrinfo", lead_to_server)
+    for name in ("AMQP_URL", "TASK_QUEUE"):
+        del at_server.environment[name]
+        monkeypatch.delenv(name, raising=False)
+    server.put(b"one", b"two")
+    assert said_by(at_server, EMITTER, "task")[0] == 0
+    _, out, _ = said_by(at_server, WORKER, "--max-tasks", 1)
+    listen(lambda _: None, burst=True)
+    assert out.startswith(" [*] Waiting for tasks in queue tasks. To exit press CTRL+C\n [x] Received one\n")
+    assert asked == {("localhost", 5672)}
+    assert [got.method.routing_key for got in server.got("Basic.Publish")] == ["tasks"]
+    assert [got.method.queue for got in server.got("Basic.Consume")] == ["tasks", "tasks"]

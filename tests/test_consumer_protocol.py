@@ -7,10 +7,9 @@ import threading
 
 import pytest
 from harness import Scripts
+from in_process import work
 from pika import spec
-from scripted_server import Got, Server, Session, nothing
-
-WORKER = "listening_worker.py"
+from scripted_server import Got, Server, Session
 
 
 @pytest.mark.parametrize(
@@ -21,7 +20,7 @@ def test_done_is_ack_failed_is_reject_and_stopped_is_nack(
 ) -> None:
     """Which RabbitMQ tells apart from 4.3 on: reject counts against the delivery limit, nack does not."""
     server.put(task)
-    worker = at_server.start(WORKER, "--run", "sh -c {}", "--max-tasks", 1)
+    worker = at_server.start("listening_worker.py", "--run", "sh -c {}", "--max-tasks", 1)
     if settled == "Basic.Nack":
         worker.shows("Received")
         worker.send(signal.SIGINT)
@@ -33,59 +32,49 @@ def test_done_is_ack_failed_is_reject_and_stopped_is_nack(
 
 
 def test_burst_waits_for_a_task_that_has_left_the_queue_and_is_not_here_yet(at_server: Scripts, server: Server) -> None:
-    """And for the answer whether there is one, which may come late where the network is slow."""
+    """And for the answer whether there is one, which comes late where the network is slow."""
 
-    def arrive(session: Session, got: Got) -> None:
-        session.answer(got)  # that nothing waits
-        later(0.05, server.put, b"task")
-
-    def later(seconds: float, *what: object) -> None:
-        on_its_way.append(threading.Timer(seconds, what[0], what[1:]))  # type: ignore[arg-type]
-        on_its_way[-1].start()
-
-    def answer(session: Session, got: Got) -> None:
-        if session.consumer and not on_its_way:
-            later(0.5, arrive, session, got)
+    def answer_late(session: Session, got: Got) -> None:
+        if session.consumer and not timers:
+            timers.append(threading.Timer(0.5, session.answer, [got]))  # that nothing waits
+            timers.append(threading.Timer(0.55, server.put, [b"task"]))
+            for timer in timers:
+                timer.start()
         else:
             session.answer(got)
 
-    on_its_way: list[threading.Timer] = []
-    server.on("Queue.Declare", answer)
-    worker = at_server.work()
-    for timer in on_its_way:
+    timers: list[threading.Timer] = []
+    server.on("Queue.Declare", answer_late)
+    lines = work(at_server, lambda _: None)
+    for timer in timers:
         timer.join()
-    assert "Done." in worker.out
+    assert " [x] Done." in lines
 
 
 def test_a_task_that_is_not_in_hand_yet_when_its_connection_is_lost_is_done_once(
     at_server: Scripts, server: Server
 ) -> None:
     """RabbitMQ 3.10 may hand out two in spite of the prefetch."""
-    server.put(b"until test -e gate; do sleep 0.02; done")
-    worker = at_server.start(WORKER, "--run", "sh -c {}")
-    worker.shows("Received until")
-    server.session(0).deliver(b"true")
-    server.session(0).hang_up()
-    worker.shows("Reconnecting")
-    (at_server.folder / "gate").touch()
-    server.gets("Basic.Ack", times=2)
-    worker.send(signal.SIGTERM)
-    worker.ends()
-    assert [line for line in worker.lines if "Received true" in line] == [" [x] Received true (redelivered)"]
+
+    def perform(_: object) -> None:
+        if len(server.sessions) == 1:
+            server.session(0).deliver(b"second")
+            server.session(0).hang_up()
+            server.session(1)
+
+    server.put(b"first")
+    lines = work(at_server, perform, burst=False, max_tasks=3)
+    assert [line for line in lines if "second" in line] == [" [x] Received second (redelivered)"]
 
 
 def test_what_is_done_after_rabbitmq_has_cancelled_is_not_acknowledged(at_server: Scripts, server: Server) -> None:
     """It has been taken back, or its queue was deleted."""
-    command = "sh -c 'until test -e go; do sleep 0.02; done'"
-    worker = at_server.start(WORKER, "--run", command, "--log-file", at_server.log, "--max-tasks", 1)
-    server.gets("Basic.Consume")
-    server.session(0).deliver(b"task")
-    worker.shows("Received")
-    asked = len(server.got("Queue.Declare")) + 1
-    server.on("Queue.Declare", nothing, 0)
-    server.session(0).send(spec.Basic.Cancel(server.session(0).consumer, nowait=True))
-    server.gets("Queue.Declare", asked)
-    (at_server.folder / "go").touch()
-    worker.ends()
+
+    def perform(_: object) -> None:
+        server.session(0).send(spec.Basic.Cancel(server.session(0).consumer, nowait=True))
+        server.session(1)  # so it has noticed
+
+    server.put(b"task")
+    work(at_server, perform, burst=False, max_tasks=1)
     assert [record["event"] for record in at_server.events()] == ["received", "ack-lost"]
     assert server.got("Basic.Ack") == []

@@ -9,6 +9,10 @@ from harness import Scripts
 from pika import spec
 from scripted_server import Server, nothing
 
+EMITTER, WORKER = "emitter_of_tasks.py", "listening_worker.py"
+ACK = struct.pack(">HHQ", *divmod(spec.Basic.Ack.INDEX, 65536), 1)
+DONE = [" [x] Done.", " [*] Stopped."]
+
 INTERRUPTING = """
 import os, signal, socket
 import pika.adapters.base_connection
@@ -35,28 +39,22 @@ def interrupt(scripts: Scripts, place: str, mark: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "place", ["socket.socket.send", "pika.adapters.base_connection.BaseConnection._adapter_emit_data"]
+    ("script", "place", "mark", "sent", "status"),
+    [
+        (EMITTER, "socket.socket.send", b"the task", "Basic.Publish", 130),
+        (EMITTER, "pika.adapters.base_connection.BaseConnection._adapter_emit_data", b"the task", "Basic.Publish", 130),
+        (WORKER, "socket.socket.send", ACK, "Basic.Ack", 0),
+    ],
 )
-def test_ctrl_c_within_a_publish_waits_until_pika_is_in_order_again(
-    at_server: Scripts, server: Server, place: str
+def test_ctrl_c_within_a_call_of_pika_waits_until_it_is_in_order_again(
+    at_server: Scripts, server: Server, script: str, place: str, mark: bytes, sent: str, status: int
 ) -> None:
-    interrupt(at_server, place, b"the task")
+    interrupt(at_server, place, mark)
     server.on("Basic.Publish", nothing)
-    emitter = at_server.emit("the task", status=130)
-    assert "Not confirmed: the task" in emitter.err
-    assert [got.body for got in server.got("Basic.Publish")] == [b"the task"]
-    assert len(server.got("Connection.Close")) == 1
-
-
-def test_ctrl_c_within_an_acknowledgement_waits_until_pika_is_in_order_again(
-    at_server: Scripts, server: Server
-) -> None:
-    ack = struct.pack(">HHQ", *divmod(spec.Basic.Ack.INDEX, 65536), 1)
-    interrupt(at_server, "socket.socket.send", ack)
     server.put(b"task")
-    worker = at_server.start("listening_worker.py").ends()
-    assert worker.lines[-2:] == [" [x] Done.", " [*] Stopped."]
-    assert len(server.got("Basic.Ack")) == len(server.got("Connection.Close")) == 1
+    run = at_server.start(script, *["the task"] * (script == EMITTER)).ends(status)
+    assert "Not confirmed: the task" in run.err if script == EMITTER else run.lines[-2:] == DONE
+    assert len(server.got(sent)) == len(server.got("Connection.Close")) == 1
 
 
 def test_ctrl_c_within_a_report_tells_of_no_task_twice(at_server: Scripts) -> None:

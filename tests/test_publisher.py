@@ -163,17 +163,17 @@ def test_an_emitter_says_that_it_waits_when_nothing_is_confirmed_for_long(
     assert said().count(WAITS) == 1
 
 
-def test_no_task_is_taken_in_when_the_connection_is_lost_for_good(server: Server, said: Callable[[], str]) -> None:
-    """As of a slow pipe, whose emitter would go on reading."""
+def test_no_task_is_taken_in_when_the_connection_is_lost_for_good(
+    server: Server, publisher: Publisher, said: Callable[[], str]
+) -> None:
+    """As of a slow pipe, whose emitter would go on reading. A final error ends it before its first confirm at once."""
     gone = spec.Connection.Close(530, "NOT_ALLOWED - vhost / not found", 10, 40)
-    server.on("Connection.Open", lambda session, _: session.send(gone), connection=1)
-    with publishing(server.url, "tasks", [], patience=0.0) as publisher:
+    server.on("Connection.Open", lambda session, _: session.send(gone))
+    server.session(0).hang_up()
+    says(said, "has no virtual host")
+    with pytest.raises(QueueError):
         publish(publisher, "task")
-        publisher.wait(seconds=DEADLINE)
-        server.session(0).hang_up()
-        says(said, "has no virtual host")
-        with pytest.raises(QueueError):
-            publish(publisher, "another")
+    assert said().count("has no virtual host") == 1
 
 
 def test_a_pause_for_a_full_queue_ends_with_its_connection(

@@ -14,14 +14,14 @@ from unittest import mock
 
 import pika
 import pika.exceptions
-from harness import Scripts
+from harness import DEADLINE, Scripts
 from pika.adapters.blocking_connection import BlockingChannel
 
 import emitter_of_tasks
 import listening_worker
 from listening_worker import listen
 from task_queue import Failure
-from task_queue.message import Message
+from task_queue.message import Message, new_message
 from task_queue.publisher import Publisher
 from task_queue.settings import settings_for
 
@@ -101,11 +101,20 @@ def publish(channel: BlockingChannel, queue: str, bodies: Iterable[bytes]) -> No
         channel.basic_publish("", queue, body, properties, mandatory=True)
 
 
-@contextlib.contextmanager
-def publishing(url: str, queue: str, told: list[Message]) -> Iterator[Publisher]:
-    """Give an emitter's publisher, which is connected, and puts what it tells of into a list."""
-    settings = settings_for(url, queue, "emitter", patience=float("inf"))
-    publisher = Publisher(settings, lambda settled: told.extend(message for message, _ in settled))
-    with contextlib.closing(publisher.connection):
-        publisher.connection.open()
-        yield publisher
+class Emitter(Publisher):
+    """An emitter's publisher in this process, which is connected; `told` is what it has told of."""
+
+    def __init__(self, url: str, queue: str) -> None:
+        self.told: list[Message] = []
+        settings = settings_for(url, queue, "emitter", patience=float("inf"))
+        super().__init__(settings, lambda settled: self.told.extend(message for message, _ in settled))
+        self.connection.open()
+
+    def send(self, *tasks: object) -> None:
+        for task in tasks:
+            self.publish(new_message(str(task)))
+
+    def settle(self) -> None:
+        """Wait until all is confirmed."""
+        self.wait(seconds=DEADLINE)
+        assert self.pending() == []

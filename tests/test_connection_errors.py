@@ -66,34 +66,17 @@ def change(tenant: Scripts, method: str, path: str, body: object = None) -> None
     tenant.broker.api(method, path.replace("NAME", tenant.queue), body)
 
 
-CLASSIC = {"durable": True}
+CLASSIC, NO_RIGHTS = {"durable": True}, {"configure": "^$", "write": "^$", "read": "^$"}
 RIGHT, ANOTHER = ({"password": password, "tags": ""} for password in ("secret", "another"))
+OPERATIONS = "docs/operations.md has the rights that it needs"
 FINAL = [  # one after the other, and what is said then; the last one stays
     ("PUT", "queues/NAME/NAME.dead-letters", CLASSIC, ["Queue NAME.dead-letters has other settings", "--passive"]),
     ("DELETE", "queues/NAME/NAME", None, []),
     ("PUT", "queues/NAME/NAME", CLASSIC, ["Queue NAME has other settings", "--passive"]),
-    (
-        "PUT",
-        "permissions/NAME/NAME",
-        {"configure": "^$", "write": ".*", "read": ".*"},
-        ["User NAME may not do this", "docs/operations.md has the rights that it needs"],
-    ),
-    (
-        "DELETE",
-        "permissions/NAME/NAME",
-        None,
-        ["does not let user NAME into virtual host NAME (NOT_ALLOWED - ", "docs/operations.md has the rights"],
-    ),
+    ("PUT", "permissions/NAME/NAME", NO_RIGHTS, ["User NAME may not do this", OPERATIONS]),
+    ("DELETE", "permissions/NAME/NAME", None, ["let user NAME into virtual host NAME (NOT_ALLOWED - ", OPERATIONS]),
     ("DELETE", "vhosts/NAME", None, ["has no virtual host NAME", "rabbitmqctl add_vhost "]),
-    (
-        "PUT",
-        "users/NAME",
-        ANOTHER,
-        [
-            "refused user NAME with this password: check both in --url or AMQP_URL.\n",
-            "rabbitmqctl change_password USER",
-        ],
-    ),
+    ("PUT", "users/NAME", ANOTHER, ["refused user NAME with this password", "rabbitmqctl change_password USER"]),
 ]
 
 
@@ -122,9 +105,7 @@ def test_what_is_not_final_is_tried_again_though_the_other_node_refuses_for_good
 
 NOT_FINAL = {
     "No machine named no-such-host.invalid is known": "amqp://no-such-host.invalid",
-    "Nothing listens at localhost:1: is RabbitMQ running there?\nStart one with:  python3 tools/rabbitmq.py\n": (
-        "amqp://localhost:1"
-    ),
+    "Nothing listens at localhost:1: is RabbitMQ running there?\nStart one with:  python3": "amqp://localhost:1",
     "If an authority of your own has signed it": "amqps://localhost:{of_a_stranger}",
     "certificate is not valid for 'localhost'": "amqps://localhost:{for_another_host}",
     "Is that its TLS port?": "amqps://localhost:{amqp}",

@@ -227,7 +227,6 @@ class Server:
         return eventually(lambda: len(got := self.got(name)) >= times and got, f"{times} x {name}")
 
     def session(self, number: int) -> Session:
-        """Wait for a connection, counted from 0."""
         eventually(lambda: len(self.sessions) > number, f"connection {number}")
         return self.sessions[number]
 

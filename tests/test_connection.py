@@ -6,11 +6,13 @@ import contextlib
 import signal
 import socket
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from harness import DEADLINE, Scripts, eventually
-from in_process import put, said_by, working
+from in_process import Emitter, put, said_by, working
+from pika import spec
 from relay import Relay
 from scripted_server import Server, nothing
 
@@ -38,31 +40,21 @@ def test_a_worker_that_reconnects_in_the_middle_of_a_task_holds_no_second_one(sc
         goes_on.set()
 
 
-def test_reconnecting_goes_round_the_nodes(scripts: Scripts, relay: Relay) -> None:
-    refuses = scripts.broker.url.replace(":guest@", ":wrong@")  # for good, and it is passed over all the same
-    with contextlib.closing(Relay(scripts.broker.node.amqp_port)) as second:
-        worker = scripts.worker("--url", f"{relay.url},{second.url},{refuses}", "--seconds-per-dot", 0)
-        tasks = 0
-
-        def serves(node: Relay, other: Relay) -> None:
-            nonlocal tasks
-            tasks += 1
-            task = f"task {tasks}"
-            scripts.broker.publish(scripts.queue, task.encode())
-            # The one before may be done again, because its ack was cut off; so may this one be handed out again.
-            eventually(lambda: "Done." in worker.out.partition(f"Received {task}")[2], f"{task} is done")
-            assert node.sockets
-            assert not other.sockets
-
-        serves(relay, second)
-        relay.cut()
-        serves(second, relay)  # though the first would take it again
-        second.cut()
-        serves(relay, second)
-        relay.close()
-        serves(second, relay)
-        second.cut()
-        serves(second, relay)  # by way of the first, which is gone
+def test_reconnecting_goes_round_the_nodes(new_server: Callable[[], Server]) -> None:
+    first, second, refusing = (new_server() for _ in range(3))
+    refused = spec.Connection.Close(403, "ACCESS_REFUSED - Login was refused", 0, 0)
+    refusing.on("Connection.StartOk", lambda session, _: session.send(refused))  # for good, and it is passed over
+    emitter = Emitter(",".join(each.url for each in (first, second, refusing)), "tasks")
+    with contextlib.closing(emitter.connection):
+        for task, node in enumerate((first, second, first, second, second)):
+            emitter.send(task)
+            emitter.settle()
+            assert node.got("Basic.Publish")[-1].body == str(task).encode()
+            if task == 2:
+                first.close()  # so that the last one comes by way of it
+            else:
+                node.sessions[-1].hang_up()  # though it would take it again
+    assert len(refusing.sessions) >= 2
 
 
 @pytest.mark.parametrize("method", ["Channel.Close", "Connection.Close"])

@@ -12,7 +12,6 @@ import pytest
 import trustme
 from harness import Scripts
 from in_process import said_by
-from relay import Relay
 from tls import tls_server
 
 from task_queue.errors import in_words
@@ -46,26 +45,6 @@ def refused(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 # ---- What RabbitMQ refuses
 
-
-@pytest.fixture
-def tenant(scripts: Scripts, relay: Relay) -> Iterator[Scripts]:
-    """The scripts as a user with a virtual host, both named like the queue, that a test may spoil."""
-    change(scripts, "PUT", "vhosts/NAME")
-    change(scripts, "PUT", "users/NAME", RIGHT)
-    change(scripts, "PUT", "permissions/NAME/NAME", {"configure": ".*", "write": ".*", "read": ".*"})
-    name = scripts.queue
-    scripts.environment["AMQP_URL"] = relay.url.replace("guest:guest", f"{name}:secret").replace("%2F", name)
-    yield scripts
-    scripts.end_all()
-    for path in ("users/NAME", "vhosts/NAME"):
-        with contextlib.suppress(urllib.error.HTTPError):
-            change(scripts, "DELETE", path)
-
-
-def change(tenant: Scripts, method: str, path: str, body: object = None) -> None:
-    tenant.broker.api(method, path.replace("NAME", tenant.queue), body)
-
-
 CLASSIC, NO_RIGHTS = {"durable": True}, {"configure": "^$", "write": "^$", "read": "^$"}
 RIGHT, ANOTHER = ({"password": password, "tags": ""} for password in ("secret", "another"))
 OPERATIONS = "docs/operations.md has the rights that it needs"
@@ -80,25 +59,31 @@ FINAL = [  # one after the other, and what is said then; the last one stays
 ]
 
 
-def test_what_rabbitmq_refuses_is_final(tenant: Scripts, refused: Callable[..., None]) -> None:
+@pytest.fixture
+def change(scripts: Scripts) -> Iterator[Callable[..., None]]:
+    """Changes what RabbitMQ has of the scripts' user, who has a virtual host; both are named like the queue."""
+
+    def change(method: str, path: str, body: object = None) -> None:
+        scripts.broker.api(method, path.replace("NAME", scripts.queue), body)
+
+    change("PUT", "vhosts/NAME")
+    change("PUT", "users/NAME", RIGHT)
+    change("PUT", "permissions/NAME/NAME", {"configure": ".*", "write": ".*", "read": ".*"})
+    url = scripts.broker.url.replace("guest:guest", f"{scripts.queue}:secret")
+    scripts.environment["AMQP_URL"] = url.replace("%2F", scripts.queue)
+    yield change
+    for path in ("users/NAME", "vhosts/NAME"):
+        with contextlib.suppress(urllib.error.HTTPError):
+            change("DELETE", path)
+
+
+def test_what_rabbitmq_refuses_is_final(
+    scripts: Scripts, change: Callable[..., None], refused: Callable[..., None]
+) -> None:
     for method, path, body, words in FINAL:
-        change(tenant, method, path, body)
+        change(method, path, body)
         if words:
-            refused(tenant, [each.replace("NAME", tenant.queue) for each in words], is_final=True)
-
-
-def test_what_is_not_final_is_tried_again_though_the_other_node_refuses_for_good(tenant: Scripts, relay: Relay) -> None:
-    nodes = f"{tenant.environment['AMQP_URL']},amqp://localhost:1"
-    terminal = tenant.at_terminal("emitter_of_tasks.py", "--no-admin", AMQP_URL=nodes)
-    terminal.expect("Enter new task: ")
-    change(tenant, "PUT", "users/NAME", ANOTHER)
-    relay.cut()
-    terminal.expect_exact("Nothing listens at localhost:1")
-    terminal.expect_exact(f"refused user {tenant.queue} with this password")
-    change(tenant, "PUT", "users/NAME", RIGHT)
-    terminal.expect_exact("Connected again.")
-    terminal.sendline("task")
-    terminal.expect_exact(" [x] Sent task\r\n")
+            refused(scripts, [each.replace("NAME", scripts.queue) for each in words], is_final=True)
 
 
 # ---- What may be otherwise in a minute

@@ -200,7 +200,7 @@ def test_pauses_for_a_full_queue_begin_anew_after_a_confirm(
         emitter.send("task")
         emitter.settle()
         assert len(server.sessions) == (2 if refusals == 5 else 1)
-        eventually(lambda times=number: said().count(IS_FULL) == times, "it is said each time")  # type: ignore[misc]
+        eventually(lambda times=number: said().count(IS_FULL) == times, "it is said each time")
     assert said() == f" [*] {IS_FULL}" * 3
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
+from collections.abc import Callable
 
 import pytest
 from harness import Scripts
@@ -13,18 +15,20 @@ from scripted_server import Got, Server, Session
 
 
 @pytest.mark.parametrize(
-    ("task", "settled"), [(b"true", "Basic.Ack"), (b"false", "Basic.Reject"), (b"sleep 60", "Basic.Nack")]
+    ("perform", "settled"),
+    [
+        (lambda _: None, "Basic.Ack"),
+        (lambda _: 1 / 0, "Basic.Reject"),
+        (lambda _: signal.raise_signal(signal.SIGINT), "Basic.Nack"),
+    ],
 )
 def test_done_is_ack_failed_is_reject_and_stopped_is_nack(
-    at_server: Scripts, server: Server, task: bytes, settled: str
+    at_server: Scripts, server: Server, perform: Callable[[object], object], settled: str
 ) -> None:
     """Which RabbitMQ tells apart from 4.3 on: reject counts against the delivery limit, nack does not."""
-    server.put(task)
-    worker = at_server.start("listening_worker.py", "--run", "sh -c {}", "--max-tasks", 1)
-    if settled == "Basic.Nack":
-        worker.shows("Received")
-        worker.send(signal.SIGINT)
-    worker.ends()
+    server.put(b"task")
+    with contextlib.suppress(KeyboardInterrupt):
+        work(at_server, perform, burst=False, max_tasks=1)
     (got,) = [got for name in ("Basic.Ack", "Basic.Reject", "Basic.Nack") for got in server.got(name)]
     assert (got.name, got.method.delivery_tag) == (settled, 1)
     assert not getattr(got.method, "multiple", False)

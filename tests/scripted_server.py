@@ -55,6 +55,11 @@ def nothing(_session: Session, _got: Got) -> None:
     """Leave a client without an answer, on a connection that lives."""
 
 
+def refuse(session: Session, _got: Got) -> None:
+    """Refuse the password, which stands where the answer to Connection.StartOk does."""
+    session.send(spec.Connection.Close(403, "ACCESS_REFUSED - Login was refused", 0, 0))
+
+
 class Session:
     """One connection of a client's. `hang_up`, `reset` and `fall_silent` can stand where an answer does."""
 
@@ -153,8 +158,6 @@ class Session:
                     yield decoded[1]
                 elif not self._is_silent:
                     self.write(frame.Heartbeat().marshal())
-
-    # RabbitMQ's answers.
 
     def _protocolheader(self, _: Any) -> None:
         properties = {"product": "RabbitMQ", "version": self.server.version, "capabilities": CAPABILITIES}

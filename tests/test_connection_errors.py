@@ -43,8 +43,6 @@ def refused(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return refused
 
 
-# ---- What RabbitMQ refuses
-
 CLASSIC, NO_RIGHTS = {"durable": True}, {"configure": "^$", "write": "^$", "read": "^$"}
 RIGHT, ANOTHER = ({"password": password, "tags": ""} for password in ("secret", "another"))
 OPERATIONS = "docs/operations.md has the rights that it needs"
@@ -85,8 +83,6 @@ def test_what_rabbitmq_refuses_is_final(
         if words:
             refused(scripts, [each.replace("NAME", scripts.queue) for each in words], is_final=True)
 
-
-# ---- What may be otherwise in a minute
 
 NOT_FINAL = {
     "No machine named no-such-host.invalid is known": "amqp://no-such-host.invalid",

@@ -10,7 +10,6 @@ from collections.abc import Callable
 import pytest
 from harness import Scripts
 from in_process import work
-from pika import spec
 from scripted_server import Got, Server, Session
 
 
@@ -69,16 +68,3 @@ def test_a_task_that_is_not_in_hand_yet_when_its_connection_is_lost_is_done_once
     server.put(b"first")
     lines = work(at_server, perform, burst=False, max_tasks=3)
     assert [line for line in lines if "second" in line] == [" [x] Received second (redelivered)"]
-
-
-def test_what_is_done_after_rabbitmq_has_cancelled_is_not_acknowledged(at_server: Scripts, server: Server) -> None:
-    """It has been taken back, or its queue was deleted."""
-
-    def perform(_: object) -> None:
-        server.session(0).send(spec.Basic.Cancel(server.session(0).consumer, nowait=True))
-        server.session(1)  # so it has noticed
-
-    server.put(b"task")
-    work(at_server, perform, burst=False, max_tasks=1)
-    assert [record["event"] for record in at_server.events()] == ["received", "ack-lost"]
-    assert server.got("Basic.Ack") == []

@@ -12,7 +12,7 @@ from harness import Scripts, eventually, waits_in
 from in_process import Emitter
 from pika import spec
 from relay import Relay
-from scripted_server import Got, Server, Session, nothing
+from scripted_server import Got, Server, Session, nothing, refuse
 
 from task_queue import QueueError
 from task_queue.message import Message
@@ -46,9 +46,6 @@ def texts(messages: Iterable[Got | Message]) -> list[str]:
 
 def says(said: Callable[[], str], words: str) -> None:
     eventually(lambda: words in said(), f"it says: {words}")
-
-
-# ---- What is sent again
 
 
 def test_a_multiple_confirm_settles_what_it_names_and_no_more(server: Server, emitter: Emitter) -> None:
@@ -128,9 +125,6 @@ def test_what_was_refused_is_published_again_in_order_before_anything_newer(
     assert len(server.got("Basic.Publish")) == 8
 
 
-# ---- What is waited for
-
-
 def test_an_emitter_says_that_it_waits_when_nothing_is_confirmed_for_long(
     server: Server, emitter: Emitter, said: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,13 +148,12 @@ def test_no_task_is_taken_in_when_the_connection_is_lost_for_good(
     server: Server, emitter: Emitter, said: Callable[[], str]
 ) -> None:
     """As of a slow pipe, whose emitter would go on reading. A final error ends it before its first confirm at once."""
-    gone = spec.Connection.Close(530, "NOT_ALLOWED - vhost / not found", 10, 40)
-    server.on("Connection.Open", lambda session, _: session.send(gone))
+    server.on("Connection.StartOk", refuse)
     server.session(0).hang_up()
-    says(said, "has no virtual host")
+    says(said, "refused user guest")
     with pytest.raises(QueueError):
         emitter.send("task")
-    assert said().count("has no virtual host") == 1
+    assert said().count("refused user guest") == 1
 
 
 def test_a_pause_for_a_full_queue_ends_with_its_connection(

@@ -119,9 +119,7 @@ def test_what_may_be_otherwise_in_a_minute_is_not_final(
 ) -> None:
     for words, url in NOT_FINAL.items():
         refused(scripts, [words], is_final=False, AMQP_URL=url.format(**ports))
-
-
-def test_of_several_nodes_it_is_said_what_is_wrong_with_each(scripts: Scripts, ports: dict[str, int]) -> None:
+    # Of several nodes it is said what is wrong with each.
     status, _, err = said_by(scripts, "listening_worker.py", AMQP_URL=",".join(NOT_FINAL.values()).format(**ports))
     assert status == 1
     assert [words for words in NOT_FINAL if words not in err] == []

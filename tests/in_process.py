@@ -14,13 +14,16 @@ from unittest import mock
 
 import pika
 import pika.exceptions
-from harness import Scripts
+from harness import DEADLINE, Scripts
 from pika.adapters.blocking_connection import BlockingChannel
 
 import emitter_of_tasks
 import listening_worker
 from listening_worker import listen
 from task_queue import Failure
+from task_queue.message import Message, new_message
+from task_queue.publisher import Publisher
+from task_queue.settings import settings_for
 
 
 @contextlib.contextmanager
@@ -94,3 +97,22 @@ def publish(channel: BlockingChannel, queue: str, bodies: Iterable[bytes]) -> No
     for body in bodies:
         properties = pika.BasicProperties(message_id=str(uuid.uuid4()))
         channel.basic_publish("", queue, body, properties, mandatory=True)
+
+
+class Emitter(Publisher):
+    """An emitter's publisher in this process, which is connected; `told` is what it has told of."""
+
+    def __init__(self, url: str, queue: str) -> None:
+        self.told: list[Message] = []
+        settings = settings_for(url, queue, "emitter", patience=float("inf"))
+        super().__init__(settings, lambda settled: self.told.extend(message for message, _ in settled))
+        self.connection.open()
+
+    def send(self, *tasks: object) -> None:
+        for task in tasks:
+            self.publish(new_message(str(task)))
+
+    def settle(self) -> None:
+        """Wait until all is confirmed."""
+        self.wait(seconds=DEADLINE)
+        assert self.pending() == []

@@ -13,18 +13,7 @@ HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"  # the whole frame
 class Relay:
     """Passes on what both sides send, until it is told to do it badly.
 
-    Args:
-        port: of the broker, on this machine.
-        host: the address, of this machine too, at which scripts find the relay.
-        at: the port at which they find it; 0 for any.
-
-    Attributes:
-        url: where scripts reach the broker through the relay.
-        delay: seconds by which each piece from the broker comes late.
-        piece: bytes that are passed on at a time.
-        heartbeats: how many the scripts have sent.
-        last_sent: the last piece that a script has sent.
-        replaced: a word of the broker's, and another one of its length that is passed on in its place.
+    It leads to a port of this machine. Scripts find it at an address of this machine, and a port of its own or any.
     """
 
     def __init__(self, port: int, host: str = "127.0.0.1", at: int = 0) -> None:
@@ -32,12 +21,11 @@ class Relay:
         self._listener = socket.create_server((host, at), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
         at = f"[{host}]" if ":" in host else host
         self.url = f"amqp://guest:guest@{at}:{self._listener.getsockname()[1]}/%2F"
-        self.sockets: list[socket.socket] = []
-        self.delay = 0.0
-        self.piece = 65536
-        self.heartbeats = 0
-        self.last_sent = b""
-        self.replaced = (b"", b"")
+        self.sockets: list[socket.socket] = []  # one to each side
+        self.delay = 0.0  # seconds by which each piece from the broker comes late
+        self.piece = 65536  # bytes that are passed on at a time
+        self.heartbeats = 0  # that the scripts have sent
+        self.last_sent = b""  # by a script
         self._requests_pass, self._answers_pass = threading.Event(), threading.Event()
         self.thaw()
         self._breaks_frames = False
@@ -64,12 +52,10 @@ class Relay:
         self._answers_pass.clear()
 
     def thaw(self) -> None:
-        """Pass things on again."""
         self._requests_pass.set()
         self._answers_pass.set()
 
     def close(self) -> None:
-        """End the relay with its connections."""
         shut(self._listener)
         self._listener.close()
         self.cut()
@@ -96,7 +82,6 @@ class Relay:
             while data := source.recv(self.piece):
                 if from_broker:
                     time.sleep(self.delay)
-                    data = data.replace(*self.replaced)
                 else:
                     self.heartbeats += data.count(HEARTBEAT)
                     self.last_sent = data

@@ -1,12 +1,9 @@
 """A stand-in for RabbitMQ, which plays what no broker can be made to play on demand; pika does the encoding.
 
-Left alone it is a well-mannered RabbitMQ with one queue:
+Left alone it is a well-mannered RabbitMQ with one queue. A test scripts what it does instead, by the names of methods:
 
     server.put(b"task")                                             it waits there, and goes to a consumer
     server.got("Basic.Publish")                                     what was published, with bodies and times
-
-A test scripts what it does instead, by the names of methods, on every connection or on one of them:
-
     server.on("Basic.Publish", nothing)                             it never confirms
     server.on("Connection.Open", Session.hang_up, connection=1)     the second connection ends there
     server.session(0).send(spec.Basic.Ack(4, multiple=True))        at any time, from the test's own thread
@@ -58,6 +55,11 @@ def nothing(_session: Session, _got: Got) -> None:
     """Leave a client without an answer, on a connection that lives."""
 
 
+def refuse(session: Session, _got: Got) -> None:
+    """Refuse the password, which stands where the answer to Connection.StartOk does."""
+    session.send(spec.Connection.Close(403, "ACCESS_REFUSED - Login was refused", 0, 0))
+
+
 class Session:
     """One connection of a client's. `hang_up`, `reset` and `fall_silent` can stand where an answer does."""
 
@@ -74,14 +76,10 @@ class Session:
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
 
-    # What a test calls, in whichever thread.
-
     def got(self, name: str) -> list[Got]:
-        """Return what has come by this connection under that name."""
         return [got for got in self.server.got(name) if got.session is self]
 
     def send(self, method: Any, properties: pika.BasicProperties | None = None, body: bytes = b"") -> None:
-        """Send a method, with a message if it is one that has one."""
         channel = 0 if method.NAME.startswith("Connection.") else self.channel
         frames: list[Any] = [frame.Method(channel, method)]
         if properties is not None:
@@ -97,18 +95,15 @@ class Session:
         self.send(deliver, pika.BasicProperties(**properties), body)
 
     def gets(self, body: bytes, left: int) -> None:
-        """Answer a basic.get with a message."""
         tag = next(self._delivered)
         self.in_hand[tag] = body, False
         self.send(spec.Basic.GetOk(tag, False, "", "tasks", left), pika.BasicProperties(), body)
 
     def write(self, data: bytes) -> None:
-        """Send bytes, whatever they are."""
         with contextlib.suppress(OSError), self._writing:  # the client may be gone
             self._socket.sendall(data)
 
     def hang_up(self, _got: Got | None = None) -> None:
-        """End the connection without a word."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -123,13 +118,10 @@ class Session:
         self._is_silent, self.consumer = True, None
 
     def answer(self, got: Got) -> None:
-        """Do what RabbitMQ would."""
         if got.name in PLAIN_ANSWERS:
             self.send(PLAIN_ANSWERS[got.name])
         elif (method := getattr(self, "_" + got.name.replace(".", "_").lower(), None)) is not None:
             method(got.method)
-
-    # The thread of the connection.
 
     def _run(self) -> None:
         frames = self._frames()
@@ -166,8 +158,6 @@ class Session:
                     yield decoded[1]
                 elif not self._is_silent:
                     self.write(frame.Heartbeat().marshal())
-
-    # RabbitMQ's answers.
 
     def _protocolheader(self, _: Any) -> None:
         properties = {"product": "RabbitMQ", "version": self.server.version, "capabilities": CAPABILITIES}
@@ -229,12 +219,10 @@ class Server:
         self._answers[name, connection] = answer
 
     def answer_to(self, got: Got) -> Answer:
-        """Return the answer that is in force."""
         everywhere = self._answers.get((got.name, None), Session.answer)
         return self._answers.get((got.name, got.session.number), everywhere)
 
     def got(self, name: str) -> list[Got]:
-        """Return all that has come under that name, of whichever connection."""
         return [got for got in [*self.received] if got.name == name]
 
     def gets(self, name: str, times: int = 1) -> list[Got]:
@@ -242,18 +230,15 @@ class Server:
         return eventually(lambda: len(got := self.got(name)) >= times and got, f"{times} x {name}")
 
     def session(self, number: int) -> Session:
-        """Wait for a connection, counted from 0, and return it."""
         eventually(lambda: len(self.sessions) > number, f"connection {number}")
         return self.sessions[number]
 
     def put(self, *bodies: bytes) -> None:
-        """Put tasks into the queue."""
         with self.lock:
             self.tasks += [(body, False) for body in bodies]
             self.hand_out()
 
     def put_back(self, session: Session) -> None:
-        """Put what a connection took with it back to where it was."""
         with self.lock:
             self.tasks.extendleft((body, True) for body, _ in reversed([*session.in_hand.values()]))
             session.in_hand.clear()
@@ -266,11 +251,14 @@ class Server:
                 session.deliver(*self.tasks.popleft())
 
     def counts(self, _queue: str) -> tuple[int, int]:
-        """Return how many tasks wait, and how many consumers there are."""
         return len(self.tasks), sum(session.consumer is not None for session in self.sessions)
 
+    def is_done(self) -> bool:
+        """Tell whether no task waits, or is in anybody's hand."""
+        with self.lock:
+            return not self.tasks and not any(session.in_hand for session in self.sessions)
+
     def close(self) -> None:
-        """End it with its connections."""
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._thread.join()

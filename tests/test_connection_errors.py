@@ -1,0 +1,125 @@
+"""Connections that can't be had: two lines say why, and an error is final where trying again can't mend it."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import urllib.error
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import trustme
+from harness import Scripts
+from in_process import said_by
+from tls import tls_server
+
+from task_queue.errors import in_words
+
+SCRIPTS = {"emitter_of_tasks.py": ["task"], "listening_worker.py": []}
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Checks what both scripts say of a first connection that they can't have, and whether they take it for final."""
+    finals: list[bool] = []
+
+    def note(*what: Any) -> tuple[str, bool]:
+        words, is_final = in_words(*what)
+        finals.append(is_final)
+        return words, is_final
+
+    def refused(scripts: Scripts, words: list[str], is_final: bool, **environment: str) -> None:
+        for script, task in SCRIPTS.items():
+            finals.clear()
+            status, out, err = said_by(scripts, script, *task, **environment)
+            assert (status, out) == (1, "")
+            assert len(err.splitlines()) <= 2
+            assert [each for each in words if each not in err] == [], err
+            assert [each for each in ("secret", "set_permissions", "delete") if each in err] == [], err
+            assert finals == [is_final]
+
+    monkeypatch.setattr("task_queue.connection.in_words", note)
+    return refused
+
+
+CLASSIC, NO_RIGHTS = {"durable": True}, {"configure": "^$", "write": "^$", "read": "^$"}
+RIGHT, ANOTHER = ({"password": password, "tags": ""} for password in ("secret", "another"))
+OPERATIONS = "docs/operations.md has the rights that it needs"
+FINAL = [  # one after the other, and what is said then; the last one stays
+    ("PUT", "queues/NAME/NAME.dead-letters", CLASSIC, ["Queue NAME.dead-letters has other settings", "--passive"]),
+    ("DELETE", "queues/NAME/NAME", None, []),
+    ("PUT", "queues/NAME/NAME", CLASSIC, ["Queue NAME has other settings", "--passive"]),
+    ("PUT", "permissions/NAME/NAME", NO_RIGHTS, ["User NAME may not do this", OPERATIONS]),
+    ("DELETE", "permissions/NAME/NAME", None, ["let user NAME into virtual host NAME (NOT_ALLOWED - ", OPERATIONS]),
+    ("DELETE", "vhosts/NAME", None, ["has no virtual host NAME", "rabbitmqctl add_vhost "]),
+    ("PUT", "users/NAME", ANOTHER, ["refused user NAME with this password", "rabbitmqctl change_password USER"]),
+]
+
+
+@pytest.fixture
+def change(scripts: Scripts) -> Iterator[Callable[..., None]]:
+    """Changes what RabbitMQ has of the scripts' user, who has a virtual host; both are named like the queue."""
+
+    def change(method: str, path: str, body: object = None) -> None:
+        scripts.broker.api(method, path.replace("NAME", scripts.queue), body)
+
+    change("PUT", "vhosts/NAME")
+    change("PUT", "users/NAME", RIGHT)
+    change("PUT", "permissions/NAME/NAME", {"configure": ".*", "write": ".*", "read": ".*"})
+    url = scripts.broker.url.replace("guest:guest", f"{scripts.queue}:secret")
+    scripts.environment["AMQP_URL"] = url.replace("%2F", scripts.queue)
+    yield change
+    for path in ("users/NAME", "vhosts/NAME"):
+        with contextlib.suppress(urllib.error.HTTPError):
+            change("DELETE", path)
+
+
+def test_what_rabbitmq_refuses_is_final(
+    scripts: Scripts, change: Callable[..., None], refused: Callable[..., None]
+) -> None:
+    for method, path, body, words in FINAL:
+        change(method, path, body)
+        if words:
+            refused(scripts, [each.replace("NAME", scripts.queue) for each in words], is_final=True)
+
+
+NOT_FINAL = {
+    "No machine named no-such-host.invalid is known": "amqp://no-such-host.invalid",
+    "Nothing listens at localhost:1: is RabbitMQ running there?\nStart one with:  python3": "amqp://localhost:1",
+    "If an authority of your own has signed it": "amqps://localhost:{of_a_stranger}",
+    "certificate is not valid for 'localhost'": "amqps://localhost:{for_another_host}",
+    "Is that its TLS port?": "amqps://localhost:{amqp}",
+    "does not answer: a firewall in between, or a RabbitMQ that": "amqp://localhost:{silent}?stack_timeout=0.2",
+    "without a word of AMQP": "amqp://localhost:{of_a_stranger}",
+}
+
+
+@pytest.fixture
+def ports(scripts: Scripts, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
+    """Those of the servers in NOT_FINAL."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(scripts.folder / "authority.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(scripts.folder / "authority.pem"))
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        tls_server(trustme.CA().issue_cert("localhost")) as of_a_stranger,
+        tls_server(authority.issue_cert("elsewhere.invalid")) as for_another_host,
+    ):
+        yield {
+            "amqp": scripts.broker.node.amqp_port,
+            "silent": silent.getsockname()[1],
+            "of_a_stranger": of_a_stranger,
+            "for_another_host": for_another_host,
+        }
+
+
+def test_what_may_be_otherwise_in_a_minute_is_not_final(
+    scripts: Scripts, ports: dict[str, int], refused: Callable[..., None]
+) -> None:
+    for words, url in NOT_FINAL.items():
+        refused(scripts, [words], is_final=False, AMQP_URL=url.format(**ports))
+    # Of several nodes it is said what is wrong with each.
+    status, _, err = said_by(scripts, "listening_worker.py", AMQP_URL=",".join(NOT_FINAL.values()).format(**ports))
+    assert status == 1
+    assert [words for words in NOT_FINAL if words not in err] == []

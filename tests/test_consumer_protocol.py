@@ -1,0 +1,70 @@
+"""What a worker says to RabbitMQ, method by method."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable
+
+import pytest
+from harness import Scripts
+from in_process import work
+from scripted_server import Got, Server, Session
+
+
+@pytest.mark.parametrize(
+    ("perform", "settled"),
+    [
+        (lambda _: None, "Basic.Ack"),
+        (lambda _: 1 / 0, "Basic.Reject"),
+        (lambda _: signal.raise_signal(signal.SIGINT), "Basic.Nack"),
+    ],
+)
+def test_done_is_ack_failed_is_reject_and_stopped_is_nack(
+    at_server: Scripts, server: Server, perform: Callable[[object], object], settled: str
+) -> None:
+    """Which RabbitMQ tells apart from 4.3 on: reject counts against the delivery limit, nack does not."""
+    server.put(b"task")
+    with contextlib.suppress(KeyboardInterrupt):
+        work(at_server, perform, burst=False, max_tasks=1)
+    (got,) = [got for name in ("Basic.Ack", "Basic.Reject", "Basic.Nack") for got in server.got(name)]
+    assert (got.name, got.method.delivery_tag) == (settled, 1)
+    assert not getattr(got.method, "multiple", False)
+    assert getattr(got.method, "requeue", True)
+
+
+def test_burst_waits_for_a_task_that_has_left_the_queue_and_is_not_here_yet(at_server: Scripts, server: Server) -> None:
+    """And for the answer whether there is one, which comes late where the network is slow."""
+
+    def answer_late(session: Session, got: Got) -> None:
+        if session.consumer and not timers:
+            timers.append(threading.Timer(0.5, session.answer, [got]))  # that nothing waits
+            timers.append(threading.Timer(0.55, server.put, [b"task"]))
+            for timer in timers:
+                timer.start()
+        else:
+            session.answer(got)
+
+    timers: list[threading.Timer] = []
+    server.on("Queue.Declare", answer_late)
+    lines = work(at_server, lambda _: None)
+    for timer in timers:
+        timer.join()
+    assert " [x] Done." in lines
+
+
+def test_a_task_that_is_not_in_hand_yet_when_its_connection_is_lost_is_done_once(
+    at_server: Scripts, server: Server
+) -> None:
+    """RabbitMQ 3.10 may hand out two in spite of the prefetch."""
+
+    def perform(_: object) -> None:
+        if len(server.sessions) == 1:
+            server.session(0).deliver(b"second")
+            server.session(0).hang_up()
+            server.session(1)
+
+    server.put(b"first")
+    lines = work(at_server, perform, burst=False, max_tasks=3)
+    assert [line for line in lines if "second" in line] == [" [x] Received second (redelivered)"]

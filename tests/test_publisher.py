@@ -1,0 +1,212 @@
+"""An emitter's window and its confirms: nothing is lost, sent needlessly, or out of order."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterable, Iterator
+
+import pytest
+import task_queue.publisher
+from harness import Scripts, eventually, waits_in
+from in_process import Emitter
+from pika import spec
+from relay import Relay
+from scripted_server import Got, Server, Session, nothing, refuse
+
+from task_queue import QueueError
+from task_queue.message import Message
+
+WAITS = "RabbitMQ has confirmed nothing for 0 s. Waiting ...\n"
+IS_FULL = "The queue takes no tasks for now: is it full? Trying again ...\n"
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
+    """Returns what the publisher has said until then."""
+    pieces: list[str] = []
+
+    def said() -> str:
+        pieces.append(capsys.readouterr().err)
+        return "".join(pieces)
+
+    return said
+
+
+@pytest.fixture
+def emitter(server: Server) -> Iterator[Emitter]:
+    emitter = Emitter(server.url, "tasks")
+    with contextlib.closing(emitter.connection):
+        yield emitter
+
+
+def texts(messages: Iterable[Got | Message]) -> list[str]:
+    return [each.body.decode() for each in messages]
+
+
+def says(said: Callable[[], str], words: str) -> None:
+    eventually(lambda: words in said(), f"it says: {words}")
+
+
+def test_a_multiple_confirm_settles_what_it_names_and_no_more(server: Server, emitter: Emitter) -> None:
+    server.on("Basic.Publish", nothing)
+    emitter.send(*range(1, 11))
+    server.gets("Basic.Publish", times=10)
+    server.session(0).send(spec.Basic.Ack(4, multiple=True))
+    eventually(lambda: len(emitter.told) >= 4, "they are told of")
+    assert texts(emitter.told) == ["1", "2", "3", "4"]
+    assert texts(emitter.pending()) == ["5", "6", "7", "8", "9", "10"]
+
+
+def test_what_was_not_confirmed_is_published_again_in_order_before_anything_newer(
+    server: Server, emitter: Emitter, said: Callable[[], str]
+) -> None:
+    for connection in (0, 1):
+        server.on("Basic.Publish", nothing, connection)
+    emitter.send(*range(1, 13))
+    server.gets("Basic.Publish", times=12)
+    for tag, multiple in ((3, True), (7, False), (5, False), (12, False)):
+        server.session(0).send(spec.Basic.Ack(tag, multiple=multiple))
+    eventually(lambda: len(emitter.told) == 6, "these are told of")
+    server.session(0).hang_up()
+    says(said, "Reconnecting")
+    emitter.send(13, 14)
+    server.gets("Basic.Publish", times=12 + 8)
+    assert texts(server.session(1).got("Basic.Publish")) == ["4", "6", "8", "9", "10", "11", "13", "14"]
+    for tag in (2, 1, 6):  # 6, 4, 11
+        server.session(1).send(spec.Basic.Ack(tag))
+    eventually(lambda: len(emitter.told) == 9, "these are told of")
+    server.session(1).hang_up()
+    server.session(2)
+    emitter.send(15)
+    emitter.settle()
+    assert texts(server.session(2).got("Basic.Publish")) == ["8", "9", "10", "13", "14", "15"]
+    assert sorted(map(int, texts(emitter.told))) == [*range(1, 16)]
+    ids = {(got.body, got.properties.message_id) for got in server.got("Basic.Publish")}
+    assert len(ids) == len(dict(ids)) == len({each for _, each in ids}) == 15
+
+
+def test_just_what_was_not_confirmed_is_sent_again_in_order_with_the_same_ids_before_anything_newer(
+    scripts: Scripts, relay: Relay, said: Callable[[], str]
+) -> None:
+    emitter = Emitter(relay.url, scripts.queue)
+    with contextlib.closing(emitter.connection):
+        emitter.send(*range(300))
+        emitter.settle()
+        relay.freeze_answers()
+        emitter.send(*range(300, 800))
+        eventually(lambda: scripts.broker.counts(scripts.queue)[0] == 800, "these are there, which it can't know")
+        relay.cut()
+        says(said, "Reconnecting")
+        emitter.send(*range(800, 1000))
+        relay.thaw()
+        emitter.settle()
+    found = [(int(m["body"]), m["properties"]["message_id"]) for m in scripts.broker.messages(scripts.queue)]
+    assert [number for number, _ in found] == [*range(300), *range(300, 800), *range(300, 800), *range(800, 1000)]
+    assert found[300:800] == found[800:1300]
+    assert len({message_id for _, message_id in found}) == 1000
+    assert [(int(message.body), message.message_id) for message in emitter.told] == [*found[:800], *found[1300:]]
+
+
+@pytest.mark.parametrize("refusals", [[(3, True)], [(1, False), (2, False), (3, False)]])
+def test_what_was_refused_is_published_again_in_order_before_anything_newer(
+    server: Server, emitter: Emitter, said: Callable[[], str], refusals: list[tuple[int, bool]]
+) -> None:
+    server.on("Basic.Publish", nothing)
+    emitter.send(1, 2, 3, 4)
+    server.gets("Basic.Publish", times=4)
+    for tag, multiple in refusals:
+        server.session(0).send(spec.Basic.Nack(tag, multiple=multiple))
+    says(said, IS_FULL)
+    emitter.send(5)
+    assert texts(server.gets("Basic.Publish", times=8)) == ["1", "2", "3", "4", "1", "2", "3", "5"]
+    server.session(0).send(spec.Basic.Ack(8, multiple=True))
+    emitter.settle()
+    assert len(server.got("Basic.Publish")) == 8
+
+
+def test_an_emitter_says_that_it_waits_when_nothing_is_confirmed_for_long(
+    server: Server, emitter: Emitter, said: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a queue has lost most of its nodes. Said once, and not where RabbitMQ has said why on this connection."""
+    monkeypatch.setattr(task_queue.publisher, "SILENCE", 0.1)
+    server.on("Basic.Publish", nothing)
+    emitter.send("task")
+    server.gets("Basic.Publish")
+    server.session(0).send(spec.Connection.Blocked("low on memory"))
+    says(said, "low on memory")
+    emitter.wait(seconds=0.5)
+    assert WAITS not in said()
+    server.session(0).hang_up()
+    server.gets("Basic.Publish", times=2)
+    emitter.wait(seconds=0.5)
+    says(said, WAITS)
+    assert said().count(WAITS) == 1
+
+
+def test_no_task_is_taken_in_when_the_connection_is_lost_for_good(
+    server: Server, emitter: Emitter, said: Callable[[], str]
+) -> None:
+    """As of a slow pipe, whose emitter would go on reading. A final error ends it before its first confirm at once."""
+    server.on("Connection.StartOk", refuse)
+    server.session(0).hang_up()
+    says(said, "refused user guest")
+    with pytest.raises(QueueError):
+        emitter.send("task")
+    assert said().count("refused user guest") == 1
+
+
+def test_a_pause_for_a_full_queue_ends_with_its_connection(
+    server: Server, emitter: Emitter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not in the middle of the pause of the next one."""
+
+    def answer(session: Session, _: Got) -> None:
+        session.send(next(answers))
+        if session.number == 0:
+            session.hang_up()
+
+    monkeypatch.setattr(task_queue.publisher, "FULL_PAUSE", 0.5)
+    answers = iter([spec.Basic.Nack(1), spec.Basic.Nack(1), spec.Basic.Ack(2)])
+    server.on("Basic.Publish", answer)
+    emitter.send("task")
+    emitter.settle()
+    _, refused, confirmed = server.got("Basic.Publish")
+    assert refused.session is confirmed.session
+    assert confirmed.at - refused.at > 0.45
+
+
+def test_pauses_for_a_full_queue_begin_anew_after_a_confirm(
+    server: Server, emitter: Emitter, said: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said again; and after five in a row, another connection is tried without a word: in a cluster, a channel
+    may ask a dead node for ever."""
+
+    def answer(session: Session, _: Got) -> None:
+        method = spec.Basic.Nack if next(refuses) else spec.Basic.Ack
+        session.send(method(len(session.got("Basic.Publish"))))
+
+    monkeypatch.setattr(task_queue.publisher, "FULL_PAUSE", 0.05)
+    server.on("Basic.Publish", answer)
+    for number, refusals in enumerate((4, 4, 5), 1):
+        refuses = iter([True] * refusals + [False])
+        emitter.send("task")
+        emitter.settle()
+        assert len(server.sessions) == (2 if refusals == 5 else 1)
+        eventually(lambda times=number: said().count(IS_FULL) == times, "it is said each time")
+    assert said() == f" [*] {IS_FULL}" * 3
+
+
+@pytest.mark.parametrize(("length", "least", "most"), [(1, 1000, 1000), (2**20, 16, 17)])
+def test_a_server_that_never_confirms_gets_so_many_tasks_and_no_more(
+    at_server: Scripts, server: Server, length: int, least: int, most: int
+) -> None:
+    server.on("Basic.Publish", nothing)
+    file = at_server.folder / "tasks.txt"
+    file.write_bytes((b"x" * length + b"\n") * (most + 8))
+    run = at_server.emitter("--file", file)
+    server.gets("Basic.Publish", times=least)
+    eventually(lambda: "poll" in waits_in(run.process.pid), "it waits for confirms")
+    run.send(signal.SIGINT)
+    run.ends(130)
+    assert least <= len(server.got("Basic.Publish")) <= most

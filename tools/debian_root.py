@@ -7,11 +7,11 @@ instead of this machine's. Other files, ports and processes are this machine's, 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import re
 import shutil
 import subprocess
+import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -50,9 +50,10 @@ def chosen() -> str | None:
     return version or None
 
 
-def is_of(version: str, release: str) -> bool:
-    """Tell whether a version belongs to a release, as 4.3.6 belongs to 4.3."""
-    return version.startswith(f"{release}.")
+def chosen_root() -> Path:
+    """Return the root of the chosen release, made first if it is missing; or this machine's, if none is chosen."""
+    release = chosen()
+    return ensure_root(release) if release else Path("/")
 
 
 def ensure_root(version: str) -> Path:
@@ -70,11 +71,7 @@ def ensure_root(version: str) -> Path:
         )
     root = FOLDER / f"root-{version}"
     if not root.is_dir():
-        FOLDER.mkdir(exist_ok=True)
-        busy = f"Another run is making {root}: wait until it is done."
-        with machine.locked(FOLDER / f"{root.name}.lock", busy) or contextlib.nullcontext():
-            if not root.is_dir():
-                make(root, version)
+        make(root, version)
     return root
 
 
@@ -94,51 +91,28 @@ def inside(root: Path, command: list[str]) -> list[str]:
 
 
 def make(root: Path, version: str) -> None:
-    """Make a root in a temporary folder, and rename it when it is complete. After an interruption, start again.
-
-    Raises:
-        machine.SetupError: it can't be made here; the text says what is missing.
-    """
+    """Make a root in a temporary folder, and move it to its place when it is whole, if no other run has been faster."""
     suite = SUITES[version]
     mirror = mirror_with(suite, version)
-    search_path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
-    if shutil.which("debootstrap", path=search_path) is None:
+    if shutil.which("debootstrap") is None:
         machine.install("debootstrap")
     machine.say(f"Making a small Debian with RabbitMQ {version} in {root} (a few minutes, once) ...")
-    part = root.with_name(f"{root.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    # In its own namespaces, so that no process and no mount is left behind when this process ends.
-    alone = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "env", f"PATH={search_path}"]
-    # A debootstrap that is older than the suite does not know its name, but can make it in the same way as sid.
-    script = [] if (SCRIPTS / suite).exists() else [str(SCRIPTS / "sid")]
-    options = ["--variant=minbase", "--include=rabbitmq-server", suite, str(part), mirror, *script]
-    machine.run([*alone, "debootstrap", *options])
-    check(part, suite, version)
-    shutil.rmtree(part / "var/cache/apt", ignore_errors=True)  # the packages; they are unpacked now
-    part.rename(root)
-
-
-def check(root: Path, suite: str, version: str) -> None:
-    """Check that a suite still has the expected release of RabbitMQ: unreleased suites of Debian change.
-
-    Raises:
-        machine.SetupError: it has another one.
-    """
-    found = [file.name.partition("-")[2] for file in (root / "usr/lib/rabbitmq/lib").glob("rabbitmq_server-*")]
-    if not any(is_of(each, version) for each in found):
-        raise machine.SetupError(f"Debian's {suite} has RabbitMQ {', '.join(found)} by now, and no {version}.")
+    FOLDER.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
+        part = Path(folder) / root.name
+        # In its own namespaces, so that no process and no mount is left behind when this process ends.
+        alone = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
+        # A debootstrap that is older than the suite does not know its name, but can make it in the same way as sid.
+        script = [] if (SCRIPTS / suite).exists() else [str(SCRIPTS / "sid")]
+        options = ["--variant=minbase", "--include=rabbitmq-server", suite, str(part), mirror, *script]
+        machine.run([*alone, "debootstrap", *options])
+        shutil.rmtree(part / "var/cache/apt", ignore_errors=True)  # the packages; they are unpacked now
+        if not root.is_dir():
+            part.rename(root)
 
 
 def mirror_with(suite: str, version: str) -> str:
-    """Return the first of the system's mirrors that has a suite of Debian.
-
-    Raises:
-        machine.SetupError: none has it, or this is no Debian.
-    """
-    if shutil.which("apt-get") is None:
-        raise machine.SetupError(
-            f"RabbitMQ {version} is taken from Debian's {suite}, and there is no apt-get here to tell a mirror."
-        )
+    """Return the first of the system's mirrors that has a suite of Debian."""
     known = mirrors()
     for mirror in known:
         if has_suite(mirror, suite):
@@ -151,6 +125,8 @@ def mirror_with(suite: str, version: str) -> str:
 
 def mirrors() -> list[str]:
     """Return the mirrors that the system's apt uses, in its own order, however they were configured."""
+    if shutil.which("apt-get") is None:
+        return []
     listed = subprocess.run(["apt-get", "update", "--print-uris"], capture_output=True, text=True, errors="replace")
     return list(dict.fromkeys(re.findall(r"^'(\S+?)/dists/", listed.stdout, re.MULTILINE)))
 

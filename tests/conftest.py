@@ -19,7 +19,6 @@ from rabbitmq import Node
 from relay import Relay
 from scripted_server import Server
 from shared_node import SuiteRun, shared_node
-from tools_copy import Copy
 
 RUN = pytest.StashKey[SuiteRun]()
 
@@ -202,11 +201,3 @@ def at_server(server: Server, tmp_path: Path) -> Iterator[Scripts]:
     it = Scripts(server, "tasks", tmp_path, "newest")
     yield it
     it.end_all()
-
-
-@pytest.fixture
-def copy(tmp_path: Path) -> Iterator[Copy]:
-    """A copy of the project, to run its tools in. They leave no process behind."""
-    it = Copy(tmp_path / "copy")
-    yield it
-    it.end()

@@ -28,6 +28,7 @@ from typing import Any
 
 import machine
 import rabbitmq
+from machine import CommandError
 
 TASKS = Path(__file__).with_name("demo_tasks.csv")
 TIMELINE_WIDTH = 72  # characters
@@ -36,24 +37,14 @@ AFTER_THE_TASK = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM)
 AT_ONCE = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGINT)
 ENDS_WITHIN = 30.0  # seconds, for a process that was asked to end
 
-Record = dict[str, Any]
-
-
-class DemoError(machine.CommandError):
-    """The demo did not go as it should; the text says how."""
-
 
 class Cast:
-    """The processes of the demo. Each line that they print is shown here after the process's name.
-
-    Args:
-        url, queue: the queue that they share; passed in the environment, where no process list shows it.
-        log: the folder of their logs: one each, because on Windows several processes can't share one.
-    """
+    """The processes of the demo. Each line that they print is shown here after the process's name."""
 
     def __init__(self, url: str, queue: str, log: Path) -> None:
+        # In the environment, because no process list shows it.
         self._environment = {**machine.clean_environment(), "AMQP_URL": url, "TASK_QUEUE": queue}
-        self._log = log
+        self._log = log  # a folder with a log for each, because on Windows several processes can't share one
         self._processes: dict[str, subprocess.Popen[str]] = {}
         self._readers: list[threading.Thread] = []
         self.waiting: set[str] = set()  # workers that wait for tasks; now they also react to SIGTERM
@@ -76,21 +67,20 @@ class Cast:
         return process
 
     def check(self) -> None:
-        """Raise DemoError if a process has failed."""
+        """Raise CommandError if a process has failed."""
         for name, process in self._processes.items():
             if process.poll() not in (None, 0):
-                raise DemoError(f"{name} ended with exit status {process.returncode}.")
+                raise CommandError(f"{name} ended with exit status {process.returncode}.")
 
     def stop(self, number: int) -> None:
         """Send every process a signal to end, and wait for it."""
         for process in self._processes.values():
             process.send_signal(number)
         for process in self._processes.values():
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(ENDS_WITHIN)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.kill()  # if it has not ended
+            process.wait()
         for reader in self._readers:
             reader.join()
 
@@ -122,21 +112,17 @@ def play(url: str, queue: str, file: Path, workers: int, log: Path) -> None:
     cast.check()
 
 
-def events(log: Path, name: str) -> list[Record]:
+def events(log: Path, name: str) -> list[dict[str, Any]]:
     """Return the records of an event, in the order of their times."""
     texts = [file.read_text() for file in log.iterdir()]
-    whole = [text[: text.rfind("\n") + 1] for text in texts]  # the last line may be incomplete
+    whole = [text.rpartition("\n")[0] for text in texts]  # the last line may be incomplete
     records = [json.loads(line) for text in whole for line in text.splitlines()]
     return sorted((record for record in records if record["event"] == name), key=when)
 
 
 @contextlib.contextmanager
 def own_queue(url: str) -> Iterator[str]:
-    """Print RabbitMQ's version, give the name of a new queue, and delete the queue after the block.
-
-    Raises:
-        DemoError: RabbitMQ can't be used, or something was left in the queue.
-    """
+    """Print RabbitMQ's version, give the name of a new queue, and delete it after the block."""
     from task_queue import QueueError  # here, because they need pika, which may have had to be installed first
     from task_queue.connection import Connection
     from task_queue.queues import dead_letters_of
@@ -159,9 +145,9 @@ def own_queue(url: str) -> Iterator[str]:
                             channel.queue_delete(name, callback=lambda ok: left.append(ok.method.message_count or 0))
                     connection.wait(lambda: len(left) == 2, ENDS_WITHIN)
     except QueueError as error:
-        raise DemoError(str(error)) from None
-    if any(left):
-        raise DemoError(f"{sum(left)} tasks were left in the queue.")
+        raise CommandError(str(error)) from None
+    if left != [0, 0]:
+        raise CommandError(f"{sum(left)} tasks were left in the queue.")
 
 
 def show(log: Path) -> None:
@@ -193,21 +179,21 @@ def show(log: Path) -> None:
         print(f"{name:9} | {''.join(row).rstrip()}")
 
 
-def when(record: Record) -> float:
+def when(record: dict[str, Any]) -> float:
     """Return the time of a record, in seconds."""
     return datetime.fromisoformat(record["time"]).timestamp()
 
 
 def check(log: Path) -> None:
-    """Compare what the emitter reported as sent with what the workers reported as done; DemoError if they differ."""
+    """Compare what the emitter reported as sent with what the workers reported as done; CommandError if they differ."""
     sent, done, taken = (
         collections.Counter(record["message_id"] for record in events(log, event))
         for event in ("confirmed", "done", "received")
     )
     if not sent:
-        raise DemoError("No task was sent.")
+        raise CommandError("No task was sent.")
     if not sent == done == taken:
-        raise DemoError(f"{len(sent - done)} tasks were not done, {len(done - sent)} were done more than once.")
+        raise CommandError(f"{len(sent - done)} tasks were not done, {len(done - sent)} were done more than once.")
     print(f"\nAll {len(sent)} tasks were sent, received and done exactly once. Nothing is left in the queue.")
 
 

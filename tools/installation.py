@@ -32,11 +32,7 @@ def find_server(root: Path) -> Path | None:
 
 
 def ensure_server() -> Path:
-    """Return the rabbitmq-server script. If it is missing, install it, or make its root, first.
-
-    Raises:
-        machine.SetupError: it is missing and can't be installed without asking; the text has the command.
-    """
+    """Return the rabbitmq-server script. If it is missing, install it, or make its root, first."""
     if machine.WINDOWS:
         raise machine.SetupError(ON_WINDOWS)
     root = debian_root.chosen_root()

@@ -43,11 +43,7 @@ def say(text: str) -> None:
 
 
 def install(*packages: str) -> None:
-    """Install system packages without asking: as root, or with sudo if it needs no password.
-
-    Raises:
-        SetupError: it is not possible here; the text has the command for this system.
-    """
+    """Install system packages without asking; where that needs a password, SetupError has the command for it."""
     manager = next((name for name in PACKAGE_MANAGERS if shutil.which(name)), None)
     if manager is None:
         raise SetupError(
@@ -94,10 +90,7 @@ def run(command: list[str], is_shown: bool = False) -> None:
 
 
 def run_in_venv(*requirements: str) -> None:
-    """Continue in the project's virtual environment with these requirement files installed.
-
-    If the environment is missing or broken, make it. If this program does not run in it yet, start it again there.
-    """
+    """Continue in the project's virtual environment, made if it is missing, with these requirement files installed."""
     if not succeeds([str(VENV_PYTHON), "-c", "import pip"]):
         if not succeeds([sys.executable, "-c", "import ensurepip, venv"]):
             install("python3-venv")
@@ -132,10 +125,7 @@ def clean_environment() -> dict[str, str]:
 
 
 def let_children_hear_signals() -> None:
-    """Let processes that we start have default signal handling, even if we ignore some signals.
-
-    We do so after nohup, or a shell's `&`. Unlike SIG_IGN, a handler that does nothing is not inherited.
-    """
+    """Let processes that we start hear what we ignore after nohup or `&`: SIG_IGN is inherited, and no handler is."""
     for number in ENDING:
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, lambda *_: None)

@@ -26,10 +26,8 @@ def is_rabbitmq(host: str, port: int) -> bool:
 
 def free_port(*wanted: int) -> int:
     """Return the first of these ports that is free on every local address, else another, reserved for this process."""
-    for port in wanted:
-        if port and is_free(port):
-            return port
-    return next(port for port in OTHER_PORTS if is_free(port) and reserve(port))
+    ports = itertools.chain(wanted, OTHER_PORTS)
+    return next(port for port in ports if is_free(port) and (port in wanted or reserve(port)))
 
 
 def is_free(port: int) -> bool:

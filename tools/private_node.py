@@ -9,7 +9,6 @@ import base64
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import time
 import urllib.error
@@ -22,8 +21,7 @@ import installation
 import machine
 from ports import free_port, is_free, is_rabbitmq
 
-PORTS = "ports"  # file in the node's data: its AMQP port and the panel's
-EPMD_PORT = "epmd_port"  # file in the node's data while it runs
+PORTS = "ports"  # file in the node's data while it runs
 STARTED_WITHIN = 90.0  # seconds; a loaded machine of two cores takes about ten
 STOPPED_WITHIN = 30.0  # seconds
 ANSWERS_WITHIN = 30.0  # seconds
@@ -39,10 +37,8 @@ class Node:
     Args:
         data: folder for everything that the node writes; made if it is missing.
         amqp_port, management_port: 0 means any free one.
-        name: the part of the node's name before `@localhost`.
         config: more lines for rabbitmq.conf.
-        epmd_port: port of a running epmd, for nodes of one cluster. With 0 the node starts its own epmd, so that none
-            is left behind and no other node on the machine is disturbed.
+        epmd_port: of a running epmd, for nodes of one cluster. With 0 the node has its own, and disturbs no other node.
     """
 
     def __init__(
@@ -71,20 +67,15 @@ class Node:
         self._server: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start the node and return when it answers on both its ports.
-
-        Raises:
-            NodeError: it ended, or did not answer in time; or another node uses this data.
-            machine.SetupError: rabbitmq-server is not installed.
-        """
+        """Start the node and return when it answers on both its ports; NodeError says why it does not."""
         server = installation.command("rabbitmq-server")
-        if self._has_own_epmd and epmd_port_of(self.data):
+        if self._has_own_epmd and any(ports_of(self.data)):
             raise NodeError(f"A RabbitMQ is running or starting on {self.data}: wait a moment and use that one.")
         self.log.mkdir(parents=True, exist_ok=True)
         self._write_settings()
         installation.link_needed_plugins(self._plugins)
         if self._has_own_epmd:
-            (self.data / EPMD_PORT).write_text(str(self._epmd_port))
+            (self.data / PORTS).write_text(f"{self._epmd_port} {self.amqp_port}")
             self._epmd = start_epmd(self._epmd_port)
         with (self.log / "startup.log").open("ab") as output:
             self._server = subprocess.Popen(
@@ -114,12 +105,10 @@ class Node:
     def kill(self) -> None:
         """End the node at once with SIGKILL, as a power cut would."""
         if self._epmd is not None:
-            (self.data / EPMD_PORT).unlink(missing_ok=True)
+            (self.data / PORTS).unlink(missing_ok=True)
         for process in (self._server, self._epmd):
             if process is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    if not machine.WINDOWS:  # where no node is started
-                        os.killpg(process.pid, signal.SIGKILL)
+                process.kill()
                 process.wait()
         self._server = self._epmd = None
 
@@ -133,11 +122,7 @@ class Node:
         return subprocess.check_output(rabbitmqctl, env=self.environment(), text=True, stderr=subprocess.STDOUT)
 
     def api(self, method: str, path: str, body: object = None) -> Any:
-        """Call the admin panel's HTTP API, and return the answer.
-
-        Raises:
-            urllib.error.HTTPError: it refused.
-        """
+        """Call the admin panel's HTTP API, and return the answer, or raise urllib.error.HTTPError."""
         request = urllib.request.Request(
             f"{self.admin_url}/api/{path}",
             method=method,
@@ -177,14 +162,12 @@ class Node:
         }
 
     def _write_settings(self) -> None:
-        (self.data / PORTS).write_text(f"{self.amqp_port} {self.management_port}")
         (self.data / "enabled_plugins").write_text("[rabbitmq_management].\n")
         (self.data / "rabbitmq.conf").write_text(
             f"listeners.tcp.local = 127.0.0.1:{self.amqp_port}\n"
             "management.tcp.ip = 127.0.0.1\n"
             f"management.tcp.port = {self.management_port}\n"
             "collect_statistics_interval = 1000\n"
-            "disk_free_limit.absolute = 50MB\n"
             "log.file.level = warning\n" + self.config
         )
 
@@ -194,45 +177,30 @@ class Node:
             if self.has_ended():
                 raise NodeError(f"RabbitMQ ended while it started. Its log: {self.log}")
             if time.monotonic() > deadline:
-                raise NodeError(
-                    f"RabbitMQ did not answer on port {self.amqp_port} within {STARTED_WITHIN:.0f} s. "
-                    f"Its log: {self.log}"
-                )
+                raise NodeError(f"RabbitMQ did not answer within {STARTED_WITHIN:.0f} s. Its log: {self.log}")
             time.sleep(0.1)
         release = debian_root.chosen()
         if release and not self.version.startswith(f"{release}."):
             raise NodeError(f"RabbitMQ {self.version} answered, and {release} was asked for.")
 
     def _is_up(self) -> bool:
-        """Tell whether it answers on both its ports, and learn its version."""
         with contextlib.suppress(OSError):
             self.version = self.api("GET", "overview")["rabbitmq_version"]
             return is_rabbitmq("localhost", self.amqp_port)
         return False
 
 
-def epmd_port_of(data: Path) -> int:
-    """Return the port of the epmd that belongs to the node that is running or starting on this data; 0 if none is."""
+def ports_of(data: Path) -> tuple[int, int]:
+    """Return the ports of epmd and of AMQP of the node that is running or starting on this data; 0 and 0 if none is."""
     with contextlib.suppress(OSError):
-        port = int((data / EPMD_PORT).read_text())
-        return 0 if is_free(port) else port
-    return 0
-
-
-def last_ports_of(data: Path) -> tuple[int, int]:
-    """Return the AMQP port and the panel's of the node that ran last on this data, or runs; 0 if none has."""
-    with contextlib.suppress(OSError):
-        amqp_port, management_port = map(int, (data / PORTS).read_text().split())
-        return amqp_port, management_port
+        epmd_port, amqp_port = map(int, (data / PORTS).read_text().split())
+        if not is_free(epmd_port):
+            return epmd_port, amqp_port
     return 0, 0
 
 
 def start_epmd(port: int) -> subprocess.Popen[bytes]:
     """Start Erlang's port mapper, by which nodes find each other, for this machine only."""
-    return subprocess.Popen(
-        installation.epmd_command("-address", "127.0.0.1", "-port", str(port)),
-        start_new_session=True,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    command = installation.epmd_command("-address", "127.0.0.1", "-port", str(port))
+    none = subprocess.DEVNULL
+    return subprocess.Popen(command, start_new_session=True, stdin=none, stdout=none, stderr=none)

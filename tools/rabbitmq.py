@@ -22,7 +22,7 @@ from collections.abc import Iterator
 import installation
 import machine
 from ports import free_port, is_rabbitmq
-from private_node import Node, NodeError, epmd_port_of, last_ports_of
+from private_node import Node, NodeError, ports_of
 
 AMQP_PORT, MANAGEMENT_PORT = 5672, 15672
 DATA = machine.PROJECT / ".rabbitmq"
@@ -30,9 +30,8 @@ DATA = machine.PROJECT / ".rabbitmq"
 
 def is_there() -> bool:
     """Tell whether a RabbitMQ answers on the usual port. If none does, install it first: that may start one."""
-    if is_rabbitmq("localhost", AMQP_PORT):
-        return True
-    installation.ensure_server()
+    if not is_rabbitmq("localhost", AMQP_PORT):
+        installation.ensure_server()
     return is_rabbitmq("localhost", AMQP_PORT)
 
 
@@ -41,8 +40,9 @@ def usual_node() -> Iterator[Node]:
     """Run the node of this checkout during the block, on RabbitMQ's usual ports if they are free."""
     installation.ensure_server()
     machine.say("Starting a private RabbitMQ (about ten seconds) ...")
-    amqp_port, management_port = last_ports_of(DATA)  # which people may have typed, and exported
-    node = Node(DATA, free_port(AMQP_PORT, amqp_port), free_port(MANAGEMENT_PORT, management_port))
+    # If they are not, on the next ones, so that an address that somebody has typed is good again the next time.
+    amqp_port, management_port = (free_port(port, port + 1) for port in (AMQP_PORT, MANAGEMENT_PORT))
+    node = Node(DATA, amqp_port, management_port)
     node.start()
     try:
         yield node
@@ -64,7 +64,7 @@ def found_or_started() -> Iterator[str]:
 
 def ctl(arguments: list[str]) -> int:
     """Run rabbitmqctl for the node of this checkout, and return its exit status."""
-    epmd_port = epmd_port_of(DATA)
+    epmd_port, _ = ports_of(DATA)
     if not epmd_port:
         raise NodeError("No RabbitMQ of this folder is running. Start it:  python3 tools/rabbitmq.py")
     node = Node(DATA, epmd_port=epmd_port)
@@ -84,16 +84,18 @@ def main() -> int:
         epilog="With ctl, run rabbitmqctl for the node in your other terminal: ctl list_queues",
     )
     parser.add_argument("--private", action="store_true", help="start one even if a RabbitMQ already runs here")
-    if not parser.parse_args().private and is_there():
+    options = parser.parse_args()
+    _, own_port = ports_of(DATA)
+    if not options.private and is_there():
         print(f"A RabbitMQ already answers on localhost:{AMQP_PORT}, and the scripts will use it.")
-        if epmd_port_of(DATA):
+        if own_port:
             print("It is this folder's. If its terminal is gone, stop it with:  python3 tools/rabbitmq.py ctl shutdown")
         elif not machine.WINDOWS:
             print("To start one of your own beside it:  python3 tools/rabbitmq.py --private")
         return 0
-    if epmd_port_of(DATA):
+    if own_port:
         raise NodeError(
-            f"A RabbitMQ is running or starting on {DATA}: use that one, at amqp://localhost:{last_ports_of(DATA)[0]}\n"
+            f"A RabbitMQ is running or starting on {DATA}: use that one, at amqp://localhost:{own_port}\n"
             "If its terminal is gone, stop it with:  python3 tools/rabbitmq.py ctl shutdown"
         )
     with usual_node() as node:

@@ -131,8 +131,9 @@ def test_what_the_demo_can_not_start_with_is_said(
     said = capsys.readouterr().err
     assert "--file: there is no file no.csv" in said
     assert "--workers: at least one" in said
-    demo = copy.run("demo.py", AMQP_URL="amqp://localhost:1").ends(1, SLOW)
-    assert (demo.out + demo.err).count("Nothing listens at localhost:1") == 1
+    for url, words in ("amqp://localhost:1", "Nothing listens at localhost:1"), ("foo", "AMQP_URL is not a URL"):
+        demo = copy.run("demo.py", AMQP_URL=url).ends(1, SLOW)
+        assert (demo.out + demo.err).count(words) == 1
 
 
 def test_a_private_rabbitmq_serves_the_scripts_and_keeps_their_tasks(copy: Copy, broker: Broker) -> None:

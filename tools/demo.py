@@ -129,10 +129,10 @@ def own_queue(url: str) -> Iterator[str]:
     from task_queue.settings import settings_for
 
     queue = f"demo-{uuid.uuid4().hex[:8]}"
-    connection = Connection(settings_for(url, queue, "demo", 0.0), on_ready=lambda _: None, on_lost=lambda _: None)
     left: list[int] = []
     try:
-        with contextlib.closing(connection):
+        settings = settings_for(url, queue, "demo", 0.0)
+        with contextlib.closing(Connection(settings, lambda _: None, lambda _: None)) as connection:
             connection.open()
             machine.say(f"RabbitMQ {'.'.join(map(str, connection.rules.version))} is up.")
             try:

@@ -77,10 +77,10 @@ class Cast:
         for process in self._processes.values():
             process.send_signal(number)
         for process in self._processes.values():
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            try:
                 process.wait(ENDS_WITHIN)
-            process.kill()  # if it has not ended
-            process.wait()
+            except subprocess.TimeoutExpired:
+                process.kill()
         for reader in self._readers:
             reader.join()
 

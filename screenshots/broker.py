@@ -9,8 +9,10 @@ import urllib.error
 from collections.abc import Iterator
 
 import machine
-import rabbitmq
 from desktop import PictureError, eventually, temporary_folder
+from ports import free_port
+from private_node import Node
+from rabbitmq import AMQP_PORT, MANAGEMENT_PORT
 
 QUEUES = ("tasks", "tasks.dead-letters")
 
@@ -21,17 +23,17 @@ def check_ports() -> None:
     Raises:
         PictureError: they are in use.
     """
-    for port in (rabbitmq.AMQP_PORT, rabbitmq.MANAGEMENT_PORT):
-        if rabbitmq.free_port(port) != port:
+    for port in (AMQP_PORT, MANAGEMENT_PORT):
+        if free_port(port) != port:
             raise PictureError(f"Port {port} is in use. The pictures show RabbitMQ at its usual ports: please free it.")
 
 
 @contextlib.contextmanager
-def private_rabbitmq() -> Iterator[rabbitmq.Node]:
+def private_rabbitmq() -> Iterator[Node]:
     """Give a RabbitMQ of our own, on the usual ports."""
     machine.say("Starting a private RabbitMQ (about ten seconds) ...")
     with temporary_folder() as folder:
-        node = rabbitmq.Node(folder, rabbitmq.AMQP_PORT, rabbitmq.MANAGEMENT_PORT)
+        node = Node(folder, AMQP_PORT, MANAGEMENT_PORT)
         node.start()
         try:
             node.ctl("set_cluster_name", node.name)  # which would be made of this machine's name
@@ -40,7 +42,7 @@ def private_rabbitmq() -> Iterator[rabbitmq.Node]:
             node.stop()
 
 
-def renew_queues(node: rabbitmq.Node) -> None:
+def renew_queues(node: Node) -> None:
     """Have both queues there, with nothing in them and nobody at them."""
     eventually(lambda: not node.api("GET", "connections"), "all have gone")
     for queue in QUEUES:
@@ -49,7 +51,7 @@ def renew_queues(node: rabbitmq.Node) -> None:
     emit()
 
 
-def has_consumers(node: rabbitmq.Node, number: int) -> bool:
+def has_consumers(node: Node, number: int) -> bool:
     """Tell whether so many workers wait for tasks."""
     return len(node.api("GET", "consumers")) == number
 

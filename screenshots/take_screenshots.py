@@ -28,7 +28,6 @@ sys.path[:0] = [str(PICTURES.parent / "tools"), str(PICTURES)]
 import debian_root
 import installation
 import machine
-import rabbitmq
 from broker import QUEUES, check_ports, emit, has_consumers, private_rabbitmq, renew_queues
 from desktop import (
     GAP,
@@ -41,6 +40,7 @@ from desktop import (
     temporary_folder,
     width_of,
 )
+from private_node import Node
 
 PACKAGES = {  # of Debian, by a program in each
     "Xvfb": "xvfb",
@@ -70,7 +70,7 @@ NO_PREFETCH_WORKER = "tests/benchmarks/peers/work_pika_no_prefetch.py"
 # ---- What a picture is taken of
 
 
-def three_terminals(node: rabbitmq.Node, file: Path) -> None:
+def three_terminals(node: Node, file: Path) -> None:
     """One emitter and two workers, each in a terminal of its own, in the middle of work."""
     rows = 13
     emitter_rows = 2 * rows + 3  # as high as two terminals with their gap
@@ -88,7 +88,7 @@ def three_terminals(node: rabbitmq.Node, file: Path) -> None:
         screen.photograph(file)
 
 
-def redelivery(node: rabbitmq.Node, file: Path) -> None:
+def redelivery(node: Node, file: Path) -> None:
     """Ctrl+C in the middle of a task, and the other worker who gets it."""
     rows = 10
     with desktop(2 * width_of(WORKER_COLUMNS) + 3 * GAP, height_of(rows) + 2 * GAP) as screen:
@@ -103,7 +103,7 @@ def redelivery(node: rabbitmq.Node, file: Path) -> None:
         screen.photograph(file)
 
 
-def admin_panel(node: rabbitmq.Node, file: Path) -> None:
+def admin_panel(node: Node, file: Path) -> None:
     """The queues' page of RabbitMQ's admin panel, opened by a y at the emitter's prompt."""
     rows, width, page = 2 * len(WATCHED) + 4, width_of(WIDE_COLUMNS), 806
     with desktop(width + 2 * GAP, page + height_of(rows) + 3 * GAP) as screen:
@@ -113,7 +113,7 @@ def admin_panel(node: rabbitmq.Node, file: Path) -> None:
         screen.photograph(file)
 
 
-def admin_queue(node: rabbitmq.Node, file: Path) -> None:
+def admin_queue(node: Node, file: Path) -> None:
     """The page of the queue, with the workers by their names."""
     width, page = width_of(WIDE_COLUMNS), 730
     with desktop(width + 2 * GAP, page + 2 * GAP) as screen:
@@ -131,7 +131,7 @@ def admin_queue(node: rabbitmq.Node, file: Path) -> None:
         screen.photograph(file)
 
 
-def timeline(node: rabbitmq.Node, file: Path) -> None:
+def timeline(node: Node, file: Path) -> None:
     """Who did what when: the same tasks with prefetch 1, and dealt out in turn."""
     import drawing
 
@@ -146,7 +146,7 @@ def timeline(node: rabbitmq.Node, file: Path) -> None:
     )
 
 
-def demo(node: rabbitmq.Node, file: Path) -> None:
+def demo(node: Node, file: Path) -> None:
     """The demo, from the typed command to who did what."""
     columns, rows = 86, 26
     with desktop(width_of(columns) + 2 * GAP, height_of(rows) + 2 * GAP) as screen:
@@ -161,7 +161,7 @@ def demo(node: rabbitmq.Node, file: Path) -> None:
             time.sleep(1)
 
 
-SCENES: dict[str, Callable[[rabbitmq.Node, Path], None]] = {
+SCENES: dict[str, Callable[[Node, Path], None]] = {
     "three_terminals.png": three_terminals,
     "admin_panel.png": admin_panel,
     "admin_queue.png": admin_queue,
@@ -211,7 +211,7 @@ def type_tasks(emitter: Terminal, tasks: Sequence[str]) -> None:
     emitter.shows("Enter new task: ", times=len(tasks) + 1)
 
 
-def records_of(node: rabbitmq.Node, worker: list[str]) -> list[dict[str, Any]]:
+def records_of(node: Node, worker: list[str]) -> list[dict[str, Any]]:
     """Return what two workers logged of the uneven tasks."""
     renew_queues(node)
     with temporary_folder() as folder, contextlib.ExitStack() as workers:

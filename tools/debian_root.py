@@ -7,13 +7,11 @@ instead of this machine's. Other files, ports and processes are this machine's, 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import re
 import shutil
 import subprocess
-import urllib.error
-import urllib.request
+import tempfile
 from pathlib import Path
 
 import machine
@@ -21,8 +19,6 @@ import machine
 SUITES = {"4.0": "trixie", "4.3": "forky"}  # RabbitMQ's release, and the release of Debian that has it
 CHOSEN = "TEST_RABBITMQ"  # in the environment, so that pytest's processes, and those that they start, use the same
 FOLDER = machine.PROJECT / ".rabbitmq"
-SCRIPTS = Path("/usr/share/debootstrap/scripts")
-ANSWERS_WITHIN = 30.0  # seconds, for a mirror
 
 
 def add_option(parser: argparse.ArgumentParser) -> None:
@@ -39,28 +35,21 @@ def choose(version: str | None) -> None:
 
 
 def chosen() -> str | None:
-    """Return the release that nodes should have; None is the installed one, whatever it is.
-
-    Raises:
-        machine.SetupError: the environment names an unknown one.
-    """
+    """Return the release that nodes should have; None is the installed one, whatever it is."""
     version = os.environ.get(CHOSEN)
     if version and version not in SUITES:
         raise machine.SetupError(f"{CHOSEN} is one of {', '.join(SUITES)}, and not {version}.")
     return version or None
 
 
-def is_of(version: str, release: str) -> bool:
-    """Tell whether a version belongs to a release, as 4.3.6 belongs to 4.3."""
-    return version.startswith(f"{release}.")
+def chosen_root() -> Path:
+    """Return the root of the chosen release, made first if it is missing; or this machine's, if none is chosen."""
+    release = chosen()
+    return ensure_root(release) if release else Path("/")
 
 
 def ensure_root(version: str) -> Path:
-    """Return the root with this release. If it is missing, make it first.
-
-    Raises:
-        machine.SetupError: it can't be made or used here; the text says what is missing.
-    """
+    """Return the root with this release, made first if it is missing; SetupError says what is missing for that."""
     what = f"RabbitMQ {version} runs out of a Debian root, and that needs"
     if not machine.is_root():
         raise machine.SetupError(f"{what} root: run this with sudo.")
@@ -70,11 +59,7 @@ def ensure_root(version: str) -> Path:
         )
     root = FOLDER / f"root-{version}"
     if not root.is_dir():
-        FOLDER.mkdir(exist_ok=True)
-        busy = f"Another run is making {root}: wait until it is done."
-        with machine.locked(FOLDER / f"{root.name}.lock", busy) or contextlib.nullcontext():
-            if not root.is_dir():
-                make(root, version)
+        make(root, version)
     return root
 
 
@@ -84,84 +69,39 @@ def may_mount() -> bool:
 
 
 def inside(root: Path, command: list[str]) -> list[str]:
-    """Return the command that runs another one with the programs of a root.
-
-    The process becomes the other command, so ending it ends that command. No other process sees the mount, and it
-    disappears with the process.
-    """
+    """Return a command whose process becomes another one with the programs of a root, which no other process sees."""
     exchange = 'mount --rbind "$0/usr" /usr && export PATH=/usr/sbin:/usr/bin && exec "$@"'
     return ["unshare", "--mount", "sh", "-c", exchange, str(root), *command]
 
 
 def make(root: Path, version: str) -> None:
-    """Make a root in a temporary folder, and rename it when it is complete. After an interruption, start again.
-
-    Raises:
-        machine.SetupError: it can't be made here; the text says what is missing.
-    """
+    """Make a root in a temporary folder, and move it to its place when it is whole, if no other run has been faster."""
     suite = SUITES[version]
-    mirror = mirror_with(suite, version)
-    search_path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
-    if shutil.which("debootstrap", path=search_path) is None:
+    mirror = debian_mirror()
+    if shutil.which("debootstrap") is None:
         machine.install("debootstrap")
     machine.say(f"Making a small Debian with RabbitMQ {version} in {root} (a few minutes, once) ...")
-    part = root.with_name(f"{root.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    # In its own namespaces, so that no process and no mount is left behind when this process ends.
-    alone = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "env", f"PATH={search_path}"]
-    # A debootstrap that is older than the suite does not know its name, but can make it in the same way as sid.
-    script = [] if (SCRIPTS / suite).exists() else [str(SCRIPTS / "sid")]
-    options = ["--variant=minbase", "--include=rabbitmq-server", suite, str(part), mirror, *script]
-    machine.run([*alone, "debootstrap", *options])
-    check(part, suite, version)
-    shutil.rmtree(part / "var/cache/apt", ignore_errors=True)  # the packages; they are unpacked now
-    part.rename(root)
+    FOLDER.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
+        part = Path(folder) / root.name
+        # In its own namespaces, so that no process and no mount is left behind when this process ends.
+        alone = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
+        # A debootstrap that is older than the suite does not know its name, but can make it in the same way as sid.
+        scripts = Path("/usr/share/debootstrap/scripts")
+        script = [] if (scripts / suite).exists() else [str(scripts / "sid")]
+        options = ["--variant=minbase", "--include=rabbitmq-server", suite, str(part), mirror, *script]
+        machine.run([*alone, "debootstrap", *options])
+        shutil.rmtree(part / "var/cache/apt", ignore_errors=True)  # the packages; they are unpacked now
+        if not root.is_dir():
+            part.rename(root)
 
 
-def check(root: Path, suite: str, version: str) -> None:
-    """Check that a suite still has the expected release of RabbitMQ: unreleased suites of Debian change.
-
-    Raises:
-        machine.SetupError: it has another one.
-    """
-    found = [file.name.partition("-")[2] for file in (root / "usr/lib/rabbitmq/lib").glob("rabbitmq_server-*")]
-    if not any(is_of(each, version) for each in found):
-        raise machine.SetupError(f"Debian's {suite} has RabbitMQ {', '.join(found)} by now, and no {version}.")
-
-
-def mirror_with(suite: str, version: str) -> str:
-    """Return the first of the system's mirrors that has a suite of Debian.
-
-    Raises:
-        machine.SetupError: none has it, or this is no Debian.
-    """
-    if shutil.which("apt-get") is None:
-        raise machine.SetupError(
-            f"RabbitMQ {version} is taken from Debian's {suite}, and there is no apt-get here to tell a mirror."
-        )
-    known = mirrors()
-    for mirror in known:
-        if has_suite(mirror, suite):
-            return mirror
-    raise machine.SetupError(
-        f"RabbitMQ {version} is taken from Debian's {suite}, which no mirror of this system's apt has: "
-        f"{', '.join(known) or 'it knows none'}"
-    )
-
-
-def mirrors() -> list[str]:
-    """Return the mirrors that the system's apt uses, in its own order, however they were configured."""
-    listed = subprocess.run(["apt-get", "update", "--print-uris"], capture_output=True, text=True, errors="replace")
-    return list(dict.fromkeys(re.findall(r"^'(\S+?)/dists/", listed.stdout, re.MULTILINE)))
-
-
-def has_suite(mirror: str, suite: str) -> bool:
-    """Tell whether a mirror has a suite of Debian; other distributions have suites with the same names."""
-    try:
-        with urllib.request.urlopen(f"{mirror}/dists/{suite}/InRelease", timeout=ANSWERS_WITHIN) as release:
-            return re.search(rb"^Origin: Debian$", release.read(4096), re.MULTILINE) is not None
-    except urllib.error.HTTPError as error:
-        error.close()
-    except (OSError, ValueError):  # nobody answers, or it is an address that only apt can use
-        pass
-    return False
+def debian_mirror() -> str:
+    """Return the mirror of Debian that this system's apt uses."""
+    if shutil.which("apt-get"):
+        machine.run(["apt-get", "update", "-qq"])
+        question = ["apt-get", "indextargets", "--format", "$(LABEL) $(REPO_URI)"]
+        answer = subprocess.run(question, capture_output=True, text=True, errors="replace").stdout
+        if found := re.search(r"^Debian (\S+)$", answer, re.MULTILINE):  # and not Debian-Security, or somebody else's
+            return found[1]
+    raise machine.SetupError("RabbitMQ 4 is taken from Debian, and there is no apt here that knows a mirror of Debian.")

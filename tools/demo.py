@@ -24,13 +24,11 @@ import uuid
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import machine
 import rabbitmq
-
-if TYPE_CHECKING:  # modules that need pika are imported later, when it is installed
-    from task_queue.connection import Connection
+from machine import CommandError
 
 TASKS = Path(__file__).with_name("demo_tasks.csv")
 TIMELINE_WIDTH = 72  # characters
@@ -39,27 +37,17 @@ AFTER_THE_TASK = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM)
 AT_ONCE = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGINT)
 ENDS_WITHIN = 30.0  # seconds, for a process that was asked to end
 
-Record = dict[str, Any]
-
-
-class DemoError(machine.CommandError):
-    """The demo did not go as it should; the text says how."""
-
 
 class Cast:
-    """The processes of the demo. Each line that they print is shown here after the process's name.
-
-    Args:
-        url, queue: the queue that they share; passed in the environment, where no process list shows it.
-        log: the folder of their logs: one each, because on Windows several processes can't share one.
-    """
+    """The processes of the demo. Each line that they print is shown here after the process's name."""
 
     def __init__(self, url: str, queue: str, log: Path) -> None:
+        # In the environment, because no process list shows it.
         self._environment = {**machine.clean_environment(), "AMQP_URL": url, "TASK_QUEUE": queue}
-        self._log = log
+        self._log = log  # a folder with a log for each, because on Windows several processes can't share one
         self._processes: dict[str, subprocess.Popen[str]] = {}
         self._readers: list[threading.Thread] = []
-        self._waiting: set[str] = set()
+        self.waiting: set[str] = set()  # workers that wait for tasks; now they also react to SIGTERM
 
     def start(self, name: str, script: str, *arguments: str) -> subprocess.Popen[str]:
         """Start a script; its lines appear as they come."""
@@ -73,32 +61,26 @@ class Cast:
             start_new_session=True,  # so that Ctrl+C reaches only us
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same on Windows
         )
-        reader = threading.Thread(target=self._relay, args=(name, process), daemon=True)
-        reader.start()
         self._processes[name] = process
-        self._readers.append(reader)
+        self._readers.append(threading.Thread(target=self._relay, args=(name, process), daemon=True))
+        self._readers[-1].start()
         return process
 
-    def waits(self, number: int) -> bool:
-        """Tell whether this number of workers has said that they wait for tasks; then they also react to SIGTERM."""
-        return len(self._waiting) == number
-
     def check(self) -> None:
-        """Raise DemoError if a process has failed."""
+        """Raise CommandError if a process has failed."""
         for name, process in self._processes.items():
             if process.poll() not in (None, 0):
-                raise DemoError(f"{name} ended with exit status {process.returncode}.")
+                raise CommandError(f"{name} ended with exit status {process.returncode}.")
 
-    def stop(self, at_once: bool) -> None:
-        """Ask every process to end, at once or after the task in hand, and wait for it."""
+    def stop(self, number: int) -> None:
+        """Send every process a signal to end, and wait for it."""
         for process in self._processes.values():
-            process.send_signal(AT_ONCE if at_once else AFTER_THE_TASK)
+            process.send_signal(number)
         for process in self._processes.values():
             try:
                 process.wait(ENDS_WITHIN)
             except subprocess.TimeoutExpired:
                 process.kill()
-                process.wait()
         for reader in self._readers:
             reader.join()
 
@@ -106,15 +88,11 @@ class Cast:
         for line in process.stdout or ():
             machine.say(f"{name:9} | {line.rstrip()}")
             if "Waiting for tasks" in line:
-                self._waiting.add(name)
+                self.waiting.add(name)
 
 
 def play(url: str, queue: str, file: Path, workers: int, log: Path) -> None:
-    """Run the emitter and the workers until every task that was sent is done.
-
-    Raises:
-        DemoError: one of them failed.
-    """
+    """Run the emitter and the workers until every task that was sent is done, or one of them fails."""
     cast = Cast(url, queue, log)
     try:
         for number in range(1, workers + 1):
@@ -123,70 +101,53 @@ def play(url: str, queue: str, file: Path, workers: int, log: Path) -> None:
         while (
             emitter.poll() is None
             or len(events(log, "done")) < len(events(log, "confirmed"))
-            or not cast.waits(workers)  # one may still be starting when the others have done all tasks
+            or len(cast.waiting) < workers  # one may still be starting when the others have done all tasks
         ):
             cast.check()
             time.sleep(0.05)
     except BaseException:
-        cast.stop(at_once=True)
+        cast.stop(AT_ONCE)
         raise
-    cast.stop(at_once=False)
+    cast.stop(AFTER_THE_TASK)
     cast.check()
 
 
-def events(log: Path, *names: str) -> list[Record]:
-    """Return the records of these events, in the order of their times."""
+def events(log: Path, name: str) -> list[dict[str, Any]]:
+    """Return the records of an event, in the order of their times."""
     texts = [file.read_text() for file in log.iterdir()]
-    whole = [text[: text.rfind("\n") + 1] for text in texts]  # the last line may be incomplete
+    whole = [text.rpartition("\n")[0] for text in texts]  # the last line may be incomplete
     records = [json.loads(line) for text in whole for line in text.splitlines()]
-    return sorted((record for record in records if record["event"] in names), key=when)
+    return sorted((record for record in records if record["event"] == name), key=when)
 
 
 @contextlib.contextmanager
 def own_queue(url: str) -> Iterator[str]:
-    """Print RabbitMQ's version, give the name of a new queue, and delete the queue after the block.
-
-    Raises:
-        DemoError: something was left in it.
-    """
-    from task_queue.queues import dead_letters_of
-
-    queue = f"demo-{uuid.uuid4().hex[:8]}"
-    with connected(url, queue) as connection:
-        machine.say(f"RabbitMQ {'.'.join(map(str, connection.rules.version))} is up.")
-    left: list[int] = []
-    try:
-        yield queue
-    finally:
-        with connected(url, queue) as connection, connection.loop:
-            for name in (queue, dead_letters_of(queue)):
-                if connection.channel is not None:
-                    connection.channel.queue_delete(
-                        name, callback=lambda frame: left.append(frame.method.message_count or 0)
-                    )
-            connection.wait(lambda: len(left) == 2, ENDS_WITHIN)
-    if any(left):
-        raise DemoError(f"{sum(left)} tasks were left in the queue.")
-
-
-@contextlib.contextmanager
-def connected(url: str, queue: str) -> Iterator[Connection]:
-    """Give a connection on which a queue is declared.
-
-    Raises:
-        DemoError: RabbitMQ can't be used.
-    """
-    from task_queue import QueueError
+    """Print RabbitMQ's version, give the name of a new queue, and delete it after the block."""
+    from task_queue import QueueError  # here, because they need pika, which may have had to be installed first
     from task_queue.connection import Connection
+    from task_queue.queues import dead_letters_of
     from task_queue.settings import settings_for
 
-    connection = Connection(settings_for(url, queue, "demo", 0.0), on_ready=lambda _: None, on_lost=lambda _: None)
+    queue = f"demo-{uuid.uuid4().hex[:8]}"
+    left: list[int] = []
     try:
-        with contextlib.closing(connection):
+        settings = settings_for(url, queue, "demo", 0.0)
+        with contextlib.closing(Connection(settings, lambda _: None, lambda _: None)) as connection:
             connection.open()
-            yield connection
+            machine.say(f"RabbitMQ {'.'.join(map(str, connection.rules.version))} is up.")
+            try:
+                yield queue
+            finally:
+                with connection.loop:
+                    connection.wait(lambda: connection.channel, ENDS_WITHIN)
+                    for name in (queue, dead_letters_of(queue)):
+                        if channel := connection.channel:
+                            channel.queue_delete(name, callback=lambda ok: left.append(ok.method.message_count or 0))
+                    connection.wait(lambda: len(left) == 2, ENDS_WITHIN)
     except QueueError as error:
-        raise DemoError(str(error)) from None
+        raise CommandError(str(error)) from None
+    if left != [0, 0]:
+        raise CommandError(f"{sum(left)} tasks were left in the queue.")
 
 
 def show(log: Path) -> None:
@@ -194,24 +155,23 @@ def show(log: Path) -> None:
     received, done = events(log, "received"), events(log, "done")
     if not done:
         return
-    start = min(when(record) for record in received)
-    end = max(when(record) for record in done)
     numbers = {record["message_id"]: number for number, record in enumerate(events(log, "confirmed"), 1)}
     shares = collections.defaultdict(list)
     for record in done:
         shares[record["name"]].append(record)
 
     print(f"\n{'worker':9} | {'tasks':>5} | {'at work':>7} | which tasks, in the order received")
-    for name in sorted(shares):
-        busy = sum(record["seconds"] for record in shares[name])
-        which = ", ".join(str(numbers[record["message_id"]]) for record in shares[name])
-        print(f"{name:9} | {len(shares[name]):5} | {busy:5.1f} s | {which}")
+    for name, records in sorted(shares.items()):
+        busy = sum(record["seconds"] for record in records)
+        which = ", ".join(str(numbers[record["message_id"]]) for record in records)
+        print(f"{name:9} | {len(records):5} | {busy:5.1f} s | {which}")
 
+    start, end = when(received[0]), when(done[-1])
     scale = TIMELINE_WIDTH / max(end - start, 0.001)
     print(f"\nTimeline (each = is {1 / scale:.2f} s, {end - start:.1f} s in all):")
-    for name in sorted(shares):
+    for name, records in sorted(shares.items()):
         row = [" "] * (TIMELINE_WIDTH + 1)
-        for record in shares[name]:
+        for record in records:
             last = int((when(record) - start) * scale)
             first = min(int((when(record) - record["seconds"] - start) * scale), last)
             bar = str(numbers[record["message_id"]]).ljust(max(1, last - first), "=")
@@ -219,35 +179,22 @@ def show(log: Path) -> None:
         print(f"{name:9} | {''.join(row).rstrip()}")
 
 
-def when(record: Record) -> float:
+def when(record: dict[str, Any]) -> float:
     """Return the time of a record, in seconds."""
     return datetime.fromisoformat(record["time"]).timestamp()
 
 
 def check(log: Path) -> None:
-    """Compare what the emitter reported as sent with what the workers reported as done.
-
-    Raises:
-        DemoError: they differ.
-    """
-    sent = collections.Counter(record["message_id"] for record in events(log, "confirmed"))
-    done = collections.Counter(record["message_id"] for record in events(log, "done"))
-    taken = collections.Counter(record["message_id"] for record in events(log, "received"))
+    """Compare what the emitter reported as sent with what the workers reported as done; CommandError if they differ."""
+    sent, done, taken = (
+        collections.Counter(record["message_id"] for record in events(log, event))
+        for event in ("confirmed", "done", "received")
+    )
     if not sent:
-        raise DemoError("No task was sent.")
+        raise CommandError("No task was sent.")
     if not sent == done == taken:
-        raise DemoError(f"{len(sent - done)} tasks were not done, {len(done - sent)} were done more than once.")
+        raise CommandError(f"{len(sent - done)} tasks were not done, {len(done - sent)} were done more than once.")
     print(f"\nAll {len(sent)} tasks were sent, received and done exactly once. Nothing is left in the queue.")
-
-
-def demonstrate(file: Path, workers: int) -> None:
-    """Play, show and check."""
-    with rabbitmq.found_or_started() as url, tempfile.TemporaryDirectory() as folder:
-        log = Path(folder)
-        with own_queue(url) as queue:
-            play(url, queue, file, workers, log)
-        show(log)
-        check(log)
 
 
 def main() -> int:
@@ -263,7 +210,12 @@ def main() -> int:
     machine.run_in_venv("requirements.txt")
     machine.let_children_hear_signals()
     sys.path.insert(0, str(machine.PROJECT))
-    demonstrate(chosen.file, chosen.workers)
+    with rabbitmq.found_or_started() as url, tempfile.TemporaryDirectory() as folder:
+        log = Path(folder)
+        with own_queue(url) as queue:
+            play(url, queue, chosen.file, chosen.workers, log)
+        show(log)
+        check(log)
     return 0
 
 

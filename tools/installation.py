@@ -1,7 +1,8 @@
-"""RabbitMQ's programs: those of this machine, which are installed first if missing, or those of a Debian root."""
+"""RabbitMQ's programs and plugins, of this machine or of a Debian root; installed first if they are missing."""
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -10,11 +11,11 @@ import machine
 
 # The wrapper in /usr/sbin works only for root or the rabbitmq user; the script inside it works for any user.
 SERVER_SCRIPTS = (
-    "/usr/lib/rabbitmq/lib/*/sbin/rabbitmq-server",  # Debian, Ubuntu, Fedora
-    "/usr/lib/rabbitmq/sbin/rabbitmq-server",
-    "/opt/homebrew/opt/rabbitmq/sbin/rabbitmq-server",  # macOS
-    "/usr/local/opt/rabbitmq/sbin/rabbitmq-server",
-    "/opt/rabbitmq/sbin/rabbitmq-server",
+    "usr/lib/rabbitmq/lib/*/sbin/rabbitmq-server",  # Debian, Ubuntu, Fedora
+    "usr/lib/rabbitmq/sbin/rabbitmq-server",
+    "opt/homebrew/opt/rabbitmq/sbin/rabbitmq-server",  # macOS
+    "usr/local/opt/rabbitmq/sbin/rabbitmq-server",
+    "opt/rabbitmq/sbin/rabbitmq-server",
 )
 ON_WINDOWS = """On Windows, start RabbitMQ with Docker (the next time: docker start rabbitmq). It is up in ten seconds:
 
@@ -24,32 +25,22 @@ Or, if RabbitMQ is installed, in a PowerShell of an administrator:  Start-Servic
 Then type this command again."""
 
 
-def find_server(root: Path = Path("/")) -> Path | None:
+def find_server(root: Path) -> Path | None:
     """Return the rabbitmq-server script that works for any user, by its path inside a root; or None."""
-    for pattern in SERVER_SCRIPTS:
-        for script in sorted(root.glob(pattern[1:]), reverse=True):
-            return "/" / script.relative_to(root)
-    return None
+    found = [script for pattern in SERVER_SCRIPTS for script in sorted(root.glob(pattern), reverse=True)]
+    return Path("/", found[0].relative_to(root)) if found else None
 
 
 def ensure_server() -> Path:
-    """Return the rabbitmq-server script. If it is missing, install it, or make its root, first.
-
-    Raises:
-        machine.SetupError: it is missing and can't be installed without asking; the text has the command.
-    """
+    """Return the rabbitmq-server script. If it is missing, install it, or make its root, first."""
     if machine.WINDOWS:
         raise machine.SetupError(ON_WINDOWS)
-    if release := debian_root.chosen():
-        script = find_server(debian_root.ensure_root(release))
-    else:
-        script = find_server()
-        if script is None:
-            machine.install("rabbitmq-server")
-            script = find_server()
-    if script is None:
-        raise machine.SetupError("rabbitmq-server is installed, but not where this program looks for it.")
-    return script
+    root = debian_root.chosen_root()
+    if root == Path("/") and find_server(root) is None:
+        machine.install("rabbitmq-server")
+    if script := find_server(root):
+        return script
+    raise machine.SetupError("rabbitmq-server is installed, but not where this program looks for it.")
 
 
 def command(program: str, *arguments: str) -> list[str]:
@@ -57,31 +48,35 @@ def command(program: str, *arguments: str) -> list[str]:
     return in_its_root([str(ensure_server().with_name(program)), *arguments])
 
 
-def plugins() -> tuple[Path, Path]:
-    """Return the folder of the plugins: its path here, and its path inside the node's root."""
-    folder = ensure_server().parent.with_name("plugins")
-    release = debian_root.chosen()
-    root = debian_root.ensure_root(release) if release else Path("/")
-    return root / folder.relative_to("/"), folder
+def link_needed_plugins(folder: Path) -> None:
+    """Fill a folder with links to the plugins and libraries that a private node needs.
+
+    RabbitMQ searches up to sixty folders for each of its thousand modules, which is a third of the time it takes to
+    start. If the needed ones are not known, make no folder: RabbitMQ then uses all.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    in_root = ensure_server().parent.with_name("plugins")
+    installed = debian_root.chosen_root() / in_root.relative_to("/")
+    there = {each.name.partition("-")[0]: each for each in installed.glob("*-*") if (each / "ebin").is_dir()}
+    needed = ["rabbit", "rabbitmq_prelaunch", "rabbitmq_management"]
+    if not there.keys() >= {*needed}:
+        return
+    folder.mkdir()
+    for name in needed:  # the list grows meanwhile
+        text = (there[name] / "ebin" / f"{name}.app").read_text()
+        applications = re.findall(r"\{\s*applications\s*,\s*\[(.*?)\]", text, re.DOTALL)
+        needed += [each for each in re.findall(r"\w+", "".join(applications)) if each in there and each not in needed]
+        (folder / there[name].name).symlink_to(in_root / there[name].name)
+
+
+def epmd_command(*arguments: str) -> list[str]:
+    """Return the command for Erlang's port mapper, which is not on the PATH of every system."""
+    beside_erlang = [] if shutil.which("epmd") else sorted(Path("/usr/lib/erlang").glob("erts-*/bin/epmd"))
+    program = "epmd" if debian_root.chosen() or not beside_erlang else str(beside_erlang[-1])
+    return in_its_root([program, *arguments])
 
 
 def in_its_root(command: list[str]) -> list[str]:
     """Return a command as it runs in the chosen Debian root, or unchanged if none is chosen."""
-    release = debian_root.chosen()
-    return debian_root.inside(debian_root.ensure_root(release), command) if release else command
-
-
-def epmd_command(*arguments: str) -> list[str]:
-    """Return the command for Erlang's port mapper."""
-    return in_its_root([epmd_program(), *arguments])
-
-
-def epmd_program() -> str:
-    """Return the port mapper's program, which is not on the PATH of every system."""
-    if debian_root.chosen():
-        return "epmd"  # on the PATH in Debian
-    found = shutil.which("epmd")
-    if found is None:
-        candidates = sorted(Path("/usr/lib/erlang").glob("erts-*/bin/epmd"))
-        found = str(candidates[-1]) if candidates else "epmd"
-    return found
+    root = debian_root.chosen_root()
+    return command if root == Path("/") else debian_root.inside(root, command)

@@ -1,4 +1,4 @@
-"""Shared by the commands: the virtual environment, the system's package manager, locks, and how they end."""
+"""What all commands need of this machine: packages, a virtual environment, and signals that end them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 PROJECT = Path(__file__).resolve().parent.parent
 VENV = PROJECT / ".venv"
 WINDOWS = os.name == "nt"
 VENV_PYTHON = VENV / ("Scripts/python.exe" if WINDOWS else "bin/python")
+ENDING = [each for each in signal.Signals if each.name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")]
 
 # How each package manager installs without asking, and the names of RabbitMQ's packages there.
 # Debian's is tested in every release of this project; the others follow their documentation.
@@ -48,11 +43,7 @@ def say(text: str) -> None:
 
 
 def install(*packages: str) -> None:
-    """Install system packages without asking: as root, or with sudo if it needs no password.
-
-    Raises:
-        SetupError: it is not possible here; the text has the command for this system.
-    """
+    """Install system packages without asking; where that needs a password, SetupError has the command for it."""
     manager = next((name for name in PACKAGE_MANAGERS if shutil.which(name)), None)
     if manager is None:
         raise SetupError(
@@ -67,17 +58,7 @@ def install(*packages: str) -> None:
         raise SetupError(f"{' '.join(names)} is needed. Please run:\n\n    {by_hand}\n\nand then this command again.")
     say(f"Installing {' '.join(names)} with {manager} (about half a minute) ...")
     for command in commands:
-        done = subprocess.run(
-            [*sudo, *command.split()],
-            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
-            stdin=subprocess.DEVNULL,
-            stdout=None if manager == "brew" else subprocess.PIPE,  # it takes minutes, and says what it does
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-        if done.returncode != 0:
-            raise SetupError(f"`{command}` failed:\n{(done.stdout or '')[-2000:]}")
+        run([*sudo, *command.split()], is_shown=manager == "brew")  # which takes minutes, and says what it does
 
 
 def is_root() -> bool:
@@ -93,94 +74,23 @@ def succeeds(command: list[str]) -> bool:
         return False
 
 
-def locked(file: Path, busy: str) -> BinaryIO | None:
-    """Lock a file and return it; closing it unlocks it. None if the system has no such locks.
-
-    Raises:
-        CommandError: another process has locked it; the text is `busy`.
-    """
-    if WINDOWS:
-        return None
-    lock = file.open("ab")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
-        raise CommandError(busy) from None
-    return lock
-
-
-def is_locked(file: Path) -> bool:
-    """Tell whether somebody has locked a file."""
-    if file.exists():
-        try:
-            lock = locked(file, "")
-        except CommandError:
-            return True
-        if lock is not None:
-            lock.close()
-    return False
+def run(command: list[str], is_shown: bool = False) -> None:
+    """Run a step of the set-up without asking. If it fails, SetupError has what it printed."""
+    done = subprocess.run(
+        command,
+        env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+        stdin=subprocess.DEVNULL,
+        stdout=None if is_shown else subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    if done.returncode != 0:
+        raise SetupError(f"`{' '.join(command)}` failed:\n{(done.stdout or '')[-2000:]}")
 
 
 def run_in_venv(*requirements: str) -> None:
-    """Continue in the project's virtual environment with these requirement files installed.
-
-    If the environment is missing, make it. If this program does not run in it yet, start the program again in it.
-
-    Raises:
-        SetupError: the environment can't be made; the text says why.
-    """
-    ensure_venv(*requirements)
-    if Path(sys.prefix).resolve() != VENV.resolve():
-        command = [str(VENV_PYTHON), *sys.argv]
-        if not WINDOWS:
-            os.execv(VENV_PYTHON, command)
-        # There execv() would return to the prompt at once. Ctrl+C reaches both, and is for the other one.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        sys.exit(subprocess.run(command).returncode)
-
-
-def clean_environment() -> dict[str, str]:
-    """Return the environment without the scripts' settings, for processes that get their own settings."""
-    return {name: value for name, value in os.environ.items() if name not in ("AMQP_URL", "TASK_QUEUE")}
-
-
-def let_children_hear_signals() -> None:
-    """Let processes that we start have default signal handling, even if we ignore some signals.
-
-    We do so after nohup, or a shell's `&`. Unlike SIG_IGN, a handler that does nothing is not inherited.
-    """
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"):
-        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is signal.SIG_IGN:
-            signal.signal(getattr(signal, name), lambda *_: None)
-
-
-def run_main(main: Callable[[], int]) -> None:
-    """Run a command, and exit with the status that it returns; 1 after a CommandError, 130 after Ctrl+C.
-
-    `kill`, or closing the terminal, acts like Ctrl+C: it ends the command and everything that it started.
-    """
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"):
-        # Ignored signals stay ignored, as after nohup.
-        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:
-            signal.signal(getattr(signal, name), interrupt)
-    try:
-        status = main()
-    except CommandError as error:
-        print(error, file=sys.stderr)
-        status = 1
-    except KeyboardInterrupt:
-        print("\nStopped.", file=sys.stderr)
-        status = 130
-    sys.exit(status)
-
-
-def ensure_venv(*requirements: str) -> None:
-    """Make the virtual environment if it is missing or broken, and install what changed in the requirement files."""
+    """Continue in the project's virtual environment, made if it is missing, with these requirement files installed."""
     if not succeeds([str(VENV_PYTHON), "-c", "import pip"]):
         if not succeeds([sys.executable, "-c", "import ensurepip, venv"]):
             install("python3-venv")
@@ -195,6 +105,13 @@ def ensure_venv(*requirements: str) -> None:
             say(f"Installing {name} ...")
             pip_install("-r", str(file))
             mark.write_text(digest)
+    if Path(sys.prefix).resolve() != VENV.resolve():
+        command = [str(VENV_PYTHON), *sys.argv]
+        if not WINDOWS:
+            os.execv(VENV_PYTHON, command)
+        # There execv() would return to the prompt at once. Ctrl+C reaches both, and is for the other one.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        sys.exit(subprocess.run(command).returncode)
 
 
 def pip_install(*arguments: str) -> None:
@@ -202,12 +119,36 @@ def pip_install(*arguments: str) -> None:
     run([str(VENV_PYTHON), "-m", "pip", "install", "-q", "--disable-pip-version-check", *arguments])
 
 
-def run(command: list[str]) -> None:
-    """Run a step of the set-up.
+def clean_environment() -> dict[str, str]:
+    """Return the environment without the scripts' settings, for processes that get their own settings."""
+    return {name: value for name, value in os.environ.items() if name not in ("AMQP_URL", "TASK_QUEUE")}
 
-    Raises:
-        SetupError: it failed; the text is what it printed.
+
+def let_children_hear_signals() -> None:
+    """Let processes that we start hear what we ignore after nohup or `&`: SIG_IGN is inherited, and no handler is."""
+    for number in ENDING:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
+
+
+def run_main(main: Callable[[], int]) -> None:
+    """Run a command, and exit with the status that it returns; 1 after a CommandError, 130 after Ctrl+C.
+
+    `kill`, or closing the terminal, acts like Ctrl+C: it ends the command and everything that it started.
     """
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
-    if done.returncode != 0:
-        raise SetupError(f"`{' '.join(command)}` failed:\n{(done.stdout + done.stderr)[-2000:]}")
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for number in ENDING:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as after nohup
+            signal.signal(number, interrupt)
+    try:
+        status = main()
+    except CommandError as error:
+        print(error, file=sys.stderr)
+        status = 1
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        status = 130
+    sys.exit(status)

@@ -31,12 +31,13 @@ CHECKS = (
 )
 
 
-def set_up() -> None:
-    """Install what the checks need, and continue in the virtual environment.
-
-    Raises:
-        machine.SetupError: something can't be installed without asking.
-    """
+def main() -> int:
+    """Install what is missing, run the checks, and return the exit status of the first that fails."""
+    usage = f"%(prog)s [--rabbitmq {{{','.join(debian_root.SUITES)}}}] [pytest's arguments]"
+    parser = argparse.ArgumentParser(usage=usage, allow_abbrev=False, add_help=False)
+    debian_root.add_option(parser)
+    options, others = parser.parse_known_args()
+    debian_root.choose(options.rabbitmq)
     if machine.WINDOWS:
         raise machine.SetupError("The tests need Linux. On Windows, run this in WSL:  python3 tools/test.py")
     installation.ensure_server()
@@ -47,16 +48,6 @@ def set_up() -> None:
     if not old_pika.exists():
         machine.say(f"Installing pika {OLD_PIKA} beside the newest ...")
         machine.pip_install("--target", str(old_pika), f"pika=={OLD_PIKA}")
-
-
-def main() -> int:
-    """Run the checks and return the exit status of the first that fails."""
-    usage = f"%(prog)s [--rabbitmq {{{','.join(debian_root.SUITES)}}}] [pytest's arguments]"
-    parser = argparse.ArgumentParser(usage=usage, allow_abbrev=False, add_help=False)
-    debian_root.add_option(parser)
-    options, others = parser.parse_known_args()
-    debian_root.choose(options.rabbitmq)
-    set_up()
     checks = () if any(each.startswith("-k") for each in others) else CHECKS
     for check in (*checks, ["pytest", *others]):
         machine.say(f"--- {' '.join(check)}")

@@ -9,7 +9,8 @@ from typing import Any
 from urllib.error import URLError
 
 from harness import Broker, eventually
-from rabbitmq import Node, free_port, start_epmd
+from ports import free_port
+from private_node import Node, start_epmd
 from stage import RECOVERY, Stage
 
 NAMES = ("one", "two", "three")

@@ -431,3 +431,12 @@ class Scripts:
 
 def new_queue_name() -> str:
     return f"test-{uuid.uuid4().hex[:12]}"
+
+
+def feed(run: Run, data: bytes, is_last: bool = False) -> None:
+    """Write to a script's standard input, which it got as subprocess.PIPE, and end that with what is last."""
+    assert run.process.stdin
+    run.process.stdin.write(data)
+    run.process.stdin.flush()
+    if is_last:
+        run.process.stdin.close()

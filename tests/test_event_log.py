@@ -1,12 +1,20 @@
-"""The log: every event with exactly its fields, in whole lines."""
+"""The log: every event with exactly its fields, in whole lines, whatever the file is."""
 
 from __future__ import annotations
 
+import os
+import re
+import socket
+from pathlib import Path
 from typing import Any
 
+import pytest
 from harness import PROJECT, Scripts
-from pika import spec
-from scripted_server import Got, Server, Session
+from in_process import said_by, work
+from scripted_server import Server, takes_up_to
+
+from task_queue import SettingsError
+from task_queue.event_log import EventLog
 
 # Each event's fields and their types, all of them: others read these records.
 EVERY = {"time": str, "event": str, "name": str, "message_id": str, "task": str}
@@ -27,19 +35,21 @@ def fields_of(record: dict[str, Any]) -> dict[str, type]:
 
 
 def test_the_events_of_an_emitter_have_exactly_their_fields(at_server: Scripts, server: Server) -> None:
-    def answer(session: Session, got: Got) -> None:
-        too_large = spec.Channel.Close(406, "PRECONDITION_FAILED - message size 9 is larger than 5", 60, 40)
-        session.send(too_large) if len(got.body) > 5 else session.answer(got)
-
-    server.on("Basic.Publish", answer)
-    at_server.emit("--log-file", at_server.log, stdin=b"one\ntoo large\n", status=1)
-    assert [(record["event"], record["line"]) for record in at_server.events()] == [("confirmed", 1), ("refused", 2)]
+    server.on("Basic.Publish", takes_up_to(5))
+    emitter = at_server.emit("--log-file", at_server.log, stdin=b"one\n\ntoo large\n", status=1)
+    ids = [got.properties.message_id for got in server.got("Basic.Publish")]
     for record in at_server.events():
         assert fields_of(record) == FIELDS[record["event"]]
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00", record.pop("time"))
+        assert record["name"] == f"emitter-{socket.gethostname()}-{emitter.process.pid}"
+    told = [
+        [record[name] for name in FIELDS["confirmed"] if name not in ("time", "name")] for record in at_server.events()
+    ]
+    assert told == [["confirmed", ids[0], "one", 1, 1, 2], ["refused", ids[1], "too large", 3, 2, 4]]
 
 
 def test_a_task_of_words_has_the_same_fields_and_no_line(at_server: Scripts, server: Server) -> None:
-    at_server.emit("--log-file", at_server.log, "one")
+    said_by(at_server, "emitter_of_tasks.py", "--log-file", at_server.log, "one")
     (record,) = at_server.events()
     assert fields_of(record) == {**EVERY, **dict.fromkeys(("line", "after", "next_line"), type(None))}
 
@@ -85,9 +95,29 @@ def test_the_events_of_a_worker_have_exactly_their_fields(scripts: Scripts) -> N
     assert scripts.events("failed")[0]["error"] == "ValueError: no good (work.py, line 10)"
 
 
-def test_a_task_is_logged_as_received_before_the_work_begins(scripts: Scripts) -> None:
+def test_a_task_is_logged_as_received_before_the_work_begins(at_server: Scripts, server: Server) -> None:
     """A worker that is killed in the middle of a task leaves its name."""
-    scripts.emit("task")
-    scripts.work("--log-file", scripts.log, "--run", f"cp {scripts.log} then.jsonl")
-    scripts.log = scripts.folder / "then.jsonl"
-    assert [(record["event"], record["task"]) for record in scripts.events()] == [("received", "task")]
+    server.put(b"task")
+    then: list[str] = []
+    work(at_server, lambda _: then.extend(record["event"] for record in at_server.events()), max_tasks=1)
+    assert then == ["received"]
+
+
+def test_a_log_that_is_a_pipe_without_a_reader_is_an_error(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "log")
+    with pytest.raises(SettingsError, match="can't be opened"):
+        EventLog(str(tmp_path / "log"), "worker")
+
+
+def test_a_log_that_is_a_pipe_gets_every_record_though_its_reader_is_late(at_server: Scripts, server: Server) -> None:
+    os.mkfifo(at_server.log)
+    reader = os.open(at_server.log, os.O_RDONLY | os.O_NONBLOCK)
+    os.set_blocking(reader, True)
+    file = at_server.folder / "tasks.txt"
+    file.write_text(f"{'x' * 400}\n" * 2000)
+    emitter = at_server.emitter("--file", file, "--log-file", at_server.log)
+    server.gets("Basic.Publish", times=1000)
+    with os.fdopen(reader, "rb") as log:
+        assert len(log.readlines()) == 2000
+    emitter.ends()
+    assert emitter.err == ""

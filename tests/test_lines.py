@@ -1,9 +1,10 @@
-"""Output that nobody takes, as at a paused terminal or in a full pipe: it costs no heartbeat, memory or Ctrl+C."""
+"""Output that nobody takes, as at a paused terminal or on a full disk: it costs no heartbeat, no memory, no Ctrl+C."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import threading
@@ -12,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import Run, Scripts, eventually, fill, waits_for_output
+from harness import Run, Scripts, eventually, feed, fill, limit_files, waits_for_output
+from relay import Relay
 from scripted_server import Server
 
 
@@ -32,17 +34,18 @@ def memory(run: Run) -> float:
     return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
+# ---- The emitter's
+
+
 def test_an_emitter_that_can_not_tell_takes_in_no_more_than_its_window(
     at_server: Scripts, server: Server, full_pipe: int
 ) -> None:
     emitter = at_server.emitter("--verbose", stdin=subprocess.PIPE, stdout=full_pipe, bufsize=0)
-    pipe = emitter.process.stdin
-    assert pipe
 
     def write() -> None:
-        with contextlib.suppress(BrokenPipeError), pipe:
+        with contextlib.suppress(BrokenPipeError):
             for _ in range(20_000):
-                pipe.write(b"x" * 3000 + b"\n")
+                feed(emitter, b"x" * 3000 + b"\n")
 
     writer = threading.Thread(target=write, daemon=True)
     writer.start()
@@ -54,7 +57,48 @@ def test_an_emitter_that_can_not_tell_takes_in_no_more_than_its_window(
     emitter.send(signal.SIGINT)
     emitter.ends(130)
     writer.join()
+    feed(emitter, b"", is_last=True)
     assert "confirmed. Go on from line" in emitter.err
+
+
+@pytest.mark.parametrize(("tasks", "is_read"), [(1, True), (1000, True), (1, False)])
+def test_output_that_is_full_does_not_stop_the_heartbeats_nor_ctrl_c(
+    scripts: Scripts, relay: Relay, tasks: int, is_read: bool
+) -> None:
+    """The main thread reads, and another one reports what is confirmed; or the main thread itself waits to report."""
+    reader, writer = os.pipe()
+    emitter = scripts.emitter("--verbose", "--url", f"{relay.url}?heartbeat=1", stdin=subprocess.PIPE, stdout=writer)
+    fill(writer)
+    os.close(writer)
+    feed(emitter, b"task\n" * tasks)
+    eventually(lambda: scripts.broker.counts(scripts.queue)[0] == tasks, "all are sent")
+    before = relay.heartbeats
+    eventually(lambda: relay.heartbeats > before + 4, "it is alive long after the confirm came")
+    if is_read:
+        with os.fdopen(reader, "rb") as output:
+            feed(emitter, b"last\n", is_last=True)
+            *sent, last, total = output.read().strip(b".").splitlines()
+        assert sent == [b" [x] Sent task"] * tasks
+        assert last == b" [x] Sent last"
+        assert total.startswith(b" [x] Sent %s tasks" % f"{tasks + 1:,}".encode())
+        emitter.ends()
+        assert emitter.err == ""
+    else:
+        emitter.send(signal.SIGINT)
+        emitter.ends(130)
+        os.close(reader)
+        feed(emitter, b"", is_last=True)
+
+
+def test_a_prompt_at_a_paused_terminal_ends_when_asked(at_server: Scripts, server: Server) -> None:
+    terminal = at_server.at_terminal("emitter_of_tasks.py")
+    terminal.expect("Would you like to monitor RabbitMQ queues")
+    terminal.send("\x13")  # Ctrl+S
+    terminal.kill(signal.SIGTERM)
+    eventually(lambda: not terminal.isalive(), "it ends", within=5)
+
+
+# ---- A worker's
 
 
 def test_a_worker_that_can_not_complain_comes_back_and_works(
@@ -82,25 +126,29 @@ def test_a_worker_that_can_not_even_say_that_it_waits_ends_when_asked(
     assert server.got("Basic.Consume") == []
 
 
+@pytest.mark.parametrize("is_read", [True, False])
 def test_a_worker_that_can_not_tell_of_a_task_finishes_it_and_does_no_further_one(
-    at_server: Scripts, server: Server, full_pipe: int
+    at_server: Scripts, server: Server, is_read: bool
 ) -> None:
+    """What is read after SIGTERM has the last lines in it."""
     reader, writer = os.pipe()
     worker = at_server.start("listening_worker.py", "--log-file", at_server.log, stdout=writer)
     assert b"Waiting" in os.read(reader, 1000)
     fill(writer)
+    os.close(writer)
     server.put(b"one..", b"two")
     eventually(lambda: server.session(0).in_hand, "it has the task")
     eventually(lambda: waits_for_output(worker.process.pid), "it can't tell so")
     worker.send(signal.SIGTERM)
-    worker.ends()
+    with open(reader, "rb") as pipe:
+        if is_read:
+            assert pipe.read().splitlines()[-2:] == [b" [x] Done.", b" [*] Stopped."]
+        worker.ends()
     assert [(event["event"], event["task"]) for event in at_server.events()] == [
         ("received", "one.."),
         ("done", "one.."),
     ]
     assert [body for body, _ in server.tasks] == [b"two"]
-    os.close(writer)
-    os.close(reader)
 
 
 def test_a_terminal_that_is_paused_holds_up_nothing_but_its_worker(at_server: Scripts, server: Server) -> None:
@@ -120,41 +168,9 @@ def no_more_come(server: Server) -> bool:
     return len(server.got("Basic.Ack")) == before
 
 
-# ---- Logs and prompts that block
-
-
-@pytest.mark.parametrize("script", ["emitter_of_tasks.py", "listening_worker.py"])
-def test_a_log_that_is_a_pipe_without_a_reader_is_an_error(at_server: Scripts, script: str) -> None:
-    os.mkfifo(at_server.log)
-    words = ["task"] * (script == "emitter_of_tasks.py")
-    run = at_server.start(script, "--log-file", at_server.log, *words).ends(2)
-    assert "can't be opened" in run.err
-
-
-def test_a_log_that_is_a_pipe_gets_every_record_though_its_reader_is_late(at_server: Scripts, server: Server) -> None:
-    os.mkfifo(at_server.log)
-    reader = os.open(at_server.log, os.O_RDONLY | os.O_NONBLOCK)
-    os.set_blocking(reader, True)
-    file = at_server.folder / "tasks.txt"
-    file.write_text(f"{'x' * 400}\n" * 2000)
-    emitter = at_server.emitter("--file", file, "--log-file", at_server.log)
-    server.gets("Basic.Publish", times=1000)
-    with os.fdopen(reader, "rb") as log:
-        assert len(log.readlines()) == 2000
-    emitter.ends()
-    assert emitter.err == ""
-
-
-def test_a_prompt_at_a_paused_terminal_ends_when_asked(at_server: Scripts, server: Server) -> None:
-    terminal = at_server.at_terminal("emitter_of_tasks.py")
-    terminal.expect("Would you like to monitor RabbitMQ queues")
-    terminal.send("\x13")  # Ctrl+S
-    terminal.kill(signal.SIGTERM)
-    eventually(lambda: not terminal.isalive(), "it ends", within=5)
-
-
-@pytest.mark.parametrize("where", ["the main thread", "another thread"])
-def test_a_stop_event_ends_a_worker_whose_output_nobody_reads(at_server: Scripts, server: Server, where: str) -> None:
+@pytest.mark.parametrize("begin", ["start", "run"])
+def test_a_stop_event_ends_a_worker_whose_output_nobody_reads(at_server: Scripts, server: Server, begin: str) -> None:
+    """In another thread, and in the main one."""
     program = f"""
 import sys, threading
 from pathlib import Path
@@ -167,16 +183,14 @@ def perform(task):
     sys.stdin.read()
     stop.set()
 
-worker = threading.Thread(target=listen, args=[perform], kwargs=dict(stop=stop))
-worker.run() if {where == "the main thread"} else worker.start()
+threading.Thread(target=listen, args=[perform], kwargs=dict(stop=stop)).{begin}()
 """
     reader, writer = os.pipe()
     worker = at_server.start_program(program, stdin=subprocess.PIPE, stdout=writer)
     server.put(b"one", b"two")
     eventually(lambda: (at_server.folder / "begun").exists(), "it has the task")
     fill(writer)
-    assert worker.process.stdin
-    worker.process.stdin.close()
+    feed(worker, b"", is_last=True)
     worker.ends(within=10)
     assert len(server.got("Basic.Ack")) == 1
     assert [body for body, _ in server.tasks] == [b"two"]
@@ -184,17 +198,33 @@ worker.run() if {where == "the main thread"} else worker.start()
     os.close(reader)
 
 
-def test_what_is_read_after_sigterm_has_the_last_line_in_it(at_server: Scripts, server: Server) -> None:
-    reader, writer = os.pipe()
-    worker = at_server.start("listening_worker.py", stdout=writer)
-    assert b"Waiting" in os.read(reader, 1000)
-    fill(writer)
-    os.close(writer)
-    server.put(b"task..")
-    eventually(lambda: server.session(0).in_hand, "it has the task")
-    eventually(lambda: waits_for_output(worker.process.pid), "it can't tell so")
+# ---- A disk that is full for a moment
+
+
+def test_output_and_the_log_go_on_when_the_disk_has_room_again(at_server: Scripts, server: Server) -> None:
+    output, log = at_server.folder / "output", at_server.log
+    with output.open("ab") as file:
+        worker = at_server.start("listening_worker.py", "--log-file", log, stdout=file)
+    server.put(b"one")
+    eventually(lambda: at_server.events("done") and "Done" in output.read_text(), "the first is logged and told")
+    size = log.stat().st_size + 10
+    with output.open("ab") as file:  # full to the same byte
+        file.write(b"." * (size - output.stat().st_size - 1) + b"\n")
+    limit_files(worker.process.pid, size)
+    server.put(b"two", b"three")
+    server.gets("Basic.Ack", times=3)
+    worker.shows(" [!] Standard output can't be written: File too large. The tasks go on.")
+    worker.shows(" [!] The log file can't be written: File too large. The tasks go on.")
+    limit_files(worker.process.pid, resource.RLIM_INFINITY)
+    server.put(b"four")
+    eventually(lambda: any(event["task"] == "four" for event in at_server.events("done")), "it is logged")
+    eventually(lambda: "four" in output.read_text(), "it is shown")
     worker.send(signal.SIGTERM)
-    with open(reader, "rb") as pipe:
-        lines = pipe.read().splitlines()
     worker.ends()
-    assert lines[-2:] == [b" [x] Done.", b" [*] Stopped."]
+    assert "two" not in output.read_text()
+    torn = [line for line in log.read_text().splitlines() if not line.endswith("}")]
+    assert [len(line) for line in torn] == [10], "only what the full disk has cut off is torn"
+    assert [(event["event"], event["task"]) for event in at_server.events() if event["task"] in ("one", "four")] == [
+        *(("received", "one"), ("done", "one"), ("received", "four"), ("done", "four"))
+    ]
+    assert worker.err.count("can't be written") == 2

@@ -297,3 +297,8 @@ def takes_up_to(size: int) -> Answer:
             session.answer(got)
 
     return answer
+
+
+def bodies(server: Server) -> list[str]:
+    """Return the tasks that were published there."""
+    return [got.body.decode() for got in server.got("Basic.Publish")]

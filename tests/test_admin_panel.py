@@ -8,17 +8,18 @@ import webbrowser
 
 import pika
 import pytest
-from harness import Scripts
 from harmful import HARM, SHOWN
+from scripted_server import Server
 
 from task_queue.admin_panel import offer_panel, wants_panel
 
+GUEST, LEARNER = "amqp://guest:guest@127.0.0.1:1/%2F", "amqp://learner:se-cret@127.0.0.1"
 SAID = {  # of RabbitMQ's address and the panel's
-    ("amqp://guest:guest@127.0.0.1:1/%2F", None): "http://127.0.0.1:15672/#/queues (user guest, password guest)",
+    (GUEST, None): "http://127.0.0.1:15672/#/queues (user guest, password guest)",
     ("amqp://guest:guest@[::1]/%2F", None): "http://[::1]:15672/#/queues (user guest, password guest)",
-    ("amqp://learner:se-cret@127.0.0.1", None): "http://127.0.0.1:15672/#/queues",
-    ("amqp://learner:se-cret@host", "http://learner:se-cret@127.0.0.1:1/panel"): "http://127.0.0.1:1/panel",
-    ("amqp://learner:se-cret@host", f"http://{HARM}"): f"http://{SHOWN}",
+    (LEARNER, None): "http://127.0.0.1:15672/#/queues",
+    (LEARNER, "http://learner:se-cret@127.0.0.1:1/panel"): "http://127.0.0.1:1/panel",
+    (LEARNER, f"http://{HARM}"): f"http://{SHOWN}",
 }
 
 
@@ -33,12 +34,20 @@ def test_the_address_is_said_without_a_password_that_not_everybody_knows(
     assert "se-cret" not in said.err
 
 
-def test_a_panel_that_does_not_answer_is_explained(at_server: Scripts) -> None:
-    panel = ("--admin", "--admin-url", "http://localhost:1/#/queues")
-    run = at_server.emit(*panel, "task", env={"BROWSER": "false"})
-    assert "on RabbitMQ's machine:  rabbitmq-plugins enable rabbitmq_management" in run.err
-    assert "(in Docker: take the image rabbitmq:4-management)" in run.err
-    assert "open that address in yours" in run.out
+@pytest.mark.parametrize("answers", [True, False])
+def test_y_opens_the_admin_panel_in_the_browser_and_says_what_is_missing(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], answers: bool
+) -> None:
+    panel, opened = f"http://{server.at if answers else 'localhost:1'}/#/queues", list[str]()
+    monkeypatch.setattr(webbrowser, "open", lambda url: opened.append(url) or answers)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    offer_panel(None, panel, pika.URLParameters(GUEST))
+    assert opened == [panel]
+    said = capsys.readouterr()
+    assert (
+        "Nothing answers there. Switch it on, on RabbitMQ's machine:  rabbitmq-plugins enable" in said.err
+    ) != answers
+    assert ("open that address in yours" in said.out) != answers
 
 
 @pytest.mark.parametrize("answer", ["y", "YES", " yes ", "n", "NO", " No "])

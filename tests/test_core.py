@@ -1,7 +1,5 @@
 """The way of a task from one script to the other, with the newest pika and with the oldest that is promised."""
 
-from __future__ import annotations
-
 import signal
 
 import pytest
@@ -40,15 +38,13 @@ def test_words_and_lines_are_tasks_and_a_failed_one_is_tried_again(scripts: Scri
 def test_both_queues_are_declared_as_promised(scripts: Scripts) -> None:
     scripts.work()
     both = {
-        "x-queue-type": "quorum",
-        "x-dead-letter-exchange": "",
-        "x-dead-letter-strategy": "at-least-once",
-        "x-overflow": "reject-publish",
+        **{"x-queue-type": "quorum", "x-overflow": "reject-publish"},
+        **{"x-dead-letter-exchange": "", "x-dead-letter-strategy": "at-least-once"},
     }
     of_tasks = {
         **{"x-delivery-limit": 20, "x-dead-letter-routing-key": scripts.dead_letters},
         **{"x-delayed-retry-type": "failed", "x-delayed-retry-min": 1_000, "x-delayed-retry-max": 30_000},
-        "x-consumer-timeout": 86_400_000,
+        "x-consumer-timeout": 86_400_000,  # milliseconds
     }
     of_dead_letters = {"x-delivery-limit": 1_000_000_000, "x-dead-letter-routing-key": scripts.queue}
     for queue, own in ((scripts.queue, of_tasks), (scripts.dead_letters, of_dead_letters)):

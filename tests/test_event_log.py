@@ -1,20 +1,22 @@
 """The log: every event with exactly its fields, in whole lines, whatever the file is."""
 
-from __future__ import annotations
-
+import contextlib
 import os
 import re
+import signal
 import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import PROJECT, Scripts
-from in_process import said_by, work
+from harness import Scripts, eventually
+from in_process import put, said_by, work
+from relay import Relay
 from scripted_server import Server, takes_up_to
 
 from task_queue import SettingsError
 from task_queue.event_log import EventLog
+from task_queue.task import Task
 
 # Each event's fields and their types, all of them: others read these records.
 EVERY = {"time": str, "event": str, "name": str, "message_id": str, "task": str}
@@ -38,61 +40,37 @@ def test_the_events_of_an_emitter_have_exactly_their_fields(at_server: Scripts, 
     server.on("Basic.Publish", takes_up_to(5))
     emitter = at_server.emit("--log-file", at_server.log, stdin=b"one\n\ntoo large\n", status=1)
     ids = [got.properties.message_id for got in server.got("Basic.Publish")]
+    told = []
     for record in at_server.events():
         assert fields_of(record) == FIELDS[record["event"]]
-        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00", record.pop("time"))
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00", record["time"])
         assert record["name"] == f"emitter-{socket.gethostname()}-{emitter.process.pid}"
-    told = [
-        [record[name] for name in FIELDS["confirmed"] if name not in ("time", "name")] for record in at_server.events()
-    ]
+        told.append([record[field] for field in ("event", "message_id", "task", "line", "after", "next_line")])
     assert told == [["confirmed", ids[0], "one", 1, 1, 2], ["refused", ids[1], "too large", 3, 2, 4]]
+    said_by(at_server, "emitter_of_tasks.py", "--log-file", at_server.log, "words")
+    assert fields_of(at_server.events()[-1]) == {**EVERY, **dict.fromkeys(("line", "after", "next_line"), type(None))}
 
 
-def test_a_task_of_words_has_the_same_fields_and_no_line(at_server: Scripts, server: Server) -> None:
-    said_by(at_server, "emitter_of_tasks.py", "--log-file", at_server.log, "one")
-    (record,) = at_server.events()
-    assert fields_of(record) == {**EVERY, **dict.fromkeys(("line", "after", "next_line"), type(None))}
+def test_the_events_of_a_worker_have_exactly_their_fields(scripts: Scripts, relay: Relay) -> None:
+    def perform(task: Task) -> None:
+        if task.text == "bad" and not task.redelivered:
+            raise ValueError("no good")
+        if task.text == "cut" and not task.redelivered:
+            relay.cut()
+            eventually(lambda: relay.sockets, "the connection is lost, and made again")
+        if task.text == "stop":
+            os.kill(os.getpid(), signal.SIGINT)
 
-
-ONE_OF_EACH = """
-import os, signal
-from listening_worker import listen
-from relay import Relay
-
-relay = Relay(int(os.environ["BEHIND_RELAY"]))
-
-def perform(task):
-    if task.text == "bad" and not task.redelivered:
-        raise ValueError("no good")
-    if task.text == "cut" and not task.redelivered:
-        relay.cut()
-    if task.text == "stop":
-        os.kill(os.getpid(), signal.SIGINT)
-
-try:
-    listen(perform, url=relay.url, log_file="events.jsonl", name="anna")
-except KeyboardInterrupt:
-    pass
-"""
-
-
-def test_the_events_of_a_worker_have_exactly_their_fields(scripts: Scripts) -> None:
-    scripts.emit(stdin=b"good\nbad\ncut\nstop\n")
-    path = f"{PROJECT}:{PROJECT / 'tests'}"
-    scripts.program(ONE_OF_EACH, PYTHONPATH=path, BEHIND_RELAY=str(scripts.broker.node.amqp_port))
-    ends = [(record["event"], record["task"]) for record in scripts.events() if record["event"] != "received"]
-    assert sorted(ends) == [
-        ("ack-lost", "cut"),
-        ("done", "bad"),
-        ("done", "cut"),
-        ("done", "good"),
-        ("failed", "bad"),
-        ("requeued", "stop"),
-    ]
+    put(scripts, b"good", b"bad", b"cut", b"stop")
+    with contextlib.suppress(KeyboardInterrupt):
+        work(scripts, perform, url=relay.url, name="anna", burst=False)
+    ends = [f"{record['event']} {record['task']}" for record in scripts.events() if record["event"] != "received"]
+    assert sorted(ends) == ["ack-lost cut", "done bad", "done cut", "done good", "failed bad", "requeued stop"]
     for record in scripts.events():
         assert fields_of(record) == FIELDS[record["event"]]
         assert record["name"] == "anna"
-    assert scripts.events("failed")[0]["error"] == "ValueError: no good (work.py, line 10)"
+    error = scripts.events("failed")[0]["error"]
+    assert re.fullmatch(r"ValueError: no good \(test_event_log.py, line \d+\)", error)
 
 
 def test_a_task_is_logged_as_received_before_the_work_begins(at_server: Scripts, server: Server) -> None:

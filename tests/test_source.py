@@ -1,30 +1,25 @@
 """Files and pipes as people have them: in other encodings, compressed, cut off, slow; and resuming by the log."""
 
-from __future__ import annotations
-
 import fcntl
 import gzip
 import io
 import os
-import struct
 import subprocess
 import sys
 import termios
 import zipfile
 from pathlib import Path
-from types import ModuleType
 
-import emitter_of_tasks
-import listening_worker
 import pytest
 from harness import Scripts, eventually, feed, line_to_go_on_from
 from in_process import said_by
 from pika import spec
-from scripted_server import Got, Server, Session
+from scripted_server import Got, Server, Session, bodies
 
-from task_queue import InputError, SettingsError
+from task_queue import InputError
+from task_queue.encoder import Encoder
 from task_queue.message import Message
-from task_queue.sources import Source
+from task_queue.sources import LONGEST_LINE, Source
 
 
 def read(file: Path, content: bytes) -> tuple[list[Message], str]:
@@ -43,12 +38,6 @@ def texts(tasks: list[Message]) -> list[str]:
     return [task.body.decode() for task in tasks]
 
 
-def sent_in(server: Server) -> list[str]:
-    return [got.body.decode() for got in server.got("Basic.Publish")]
-
-
-# ---- What is no text
-
 ZIP = io.BytesIO()
 with zipfile.ZipFile(ZIP, "w") as _archive:
     _archive.writestr("sheet.xml", "<task/>")
@@ -56,7 +45,6 @@ with zipfile.ZipFile(ZIP, "w") as _archive:
 FORMS = {  # content, and what is said of it
     "utf-16": ("Größe\n".encode("utf-16"), "Line 1 of {} has NUL characters"),
     "utf-16 without any ASCII letter": ("日本".encode("utf-16"), "Line 1 of {} is not UTF-8"),
-    "utf-16be": ("task\n".encode("utf-16be"), "Line 1 of {} has NUL characters"),
     "utf-16le behind a blank line": ("\ntask\n".encode("utf-16le"), "Line 2 of {} has NUL characters"),
     "gzip": (gzip.compress(b"task\n"), "{} is a zip or gzip file"),
     "zip": (ZIP.getvalue(), "{} is a zip or gzip file"),
@@ -77,10 +65,11 @@ def test_what_is_not_text_is_named_with_a_command_that_makes_it_so(tmp_path: Pat
 
 
 def test_the_lines_before_a_bad_one_are_sent_and_the_bad_one_is_named(at_server: Scripts, server: Server) -> None:
-    run = at_server.emit(stdin=b"one\n\ntwo\nGr\xf6\xdfe\nthree\n", status=1)
-    assert "Line 4 of standard input is not UTF-8." in run.err
-    assert "2 tasks confirmed. Go on from line 4 of standard input." in run.err
-    assert sent_in(server) == ["one", "two"]
+    run = at_server.emit(stdin=b"\none\nGr\xf6\xdfe\nthree\n", status=1)
+    assert " [!] Line 3 of standard input is not UTF-8." in run.err
+    assert " [!] 1 task confirmed. Go on from line 3 of standard input.\n" in run.err
+    assert " [x] Sent 1 task in " in run.out
+    assert bodies(server) == ["one"]
 
 
 @pytest.mark.parametrize("bad", [b"\xff", b"\0"])
@@ -91,51 +80,34 @@ def test_every_line_is_checked(tmp_path: Path, bad: bytes) -> None:
     assert texts(tasks) == good
 
 
-# ---- Lines and rows
-
 LINES = "\ufeffa,b.\n\n ü \t\r\n\u3000\xa0\n\ufefftwo\nth\ufeffree"  # with marks in the middle, as `cat` keeps them
 CELLS = '\ufeffname,dots\r\n"Smith, J.",..\r\n\r\n"two\nlines",.\n"say ""hi""",\n'
 ROWS = b'one,.\n"two\n\nlines",.\n\nthree,.\r\n"four\r\n",.\r\n,\nfive,.\n"d\ne\xff",3\n'
-FILES = {  # the name; the content; each task with its line and the next one; what is said at the end
-    "lines": (
-        *("tasks.txt", LINES.encode()),
-        [("a,b.", 1, 2), (" ü \t", 3, 4), ("two", 5, 6), ("th\ufeffree", 6, 7)],
-        "",
-    ),
-    "rows of cells": (
-        *("tasks.CSV", CELLS.encode()),
+LARGE = "x" * 200_000  # more than the csv module takes in a cell by itself
+ENDS = "Line 1 of {} is not CSV: new-line character seen in unquoted field."  # which Excel still writes if asked to
+FILES: dict[str, tuple[bytes, list[tuple[str, int, int]], str]] = {  # tasks with their line and the next one; the end
+    "lines.txt": (LINES.encode(), [("a,b.", 1, 2), (" ü \t", 3, 4), ("two", 5, 6), ("th\ufeffree", 6, 7)], ""),
+    "cells.CSV": (
+        CELLS.encode(),
         [("name dots", 1, 2), ("Smith, J. ..", 2, 3), ("two\nlines .", 4, 6), ('say "hi" ', 6, 7)],
         "",
     ),
-    "rows of several lines, which are counted as an editor does": (
-        *("tasks.csv", ROWS),
+    "rows of several lines.csv": (
+        ROWS,
         [("one .", 1, 2), ("two\n\nlines .", 2, 5), ("three .", 6, 7), ("four\r\n .", 7, 9), ("five .", 10, 11)],
         "Line 12 of {} is not UTF-8",
     ),
-    "an unclosed quote": (
-        *("tasks.csv", b'one,.\n"two,.\nthree,.\n'),
-        [("one .", 1, 2)],
-        "Line 2 of {} is not CSV: unexpected end of data.",
-    ),
-    "carriage returns as the ends of rows": (  # as Excel still writes them if asked to
-        *("tasks.csv", b"one\rtwo\r"),
-        [],
-        "Line 1 of {} is not CSV: new-line character seen in unquoted field.",
-    ),
-    "a cell that is larger than the csv module takes by itself": (
-        *("tasks.csv", b'"%s",.\nsmall,.\n' % (b"x" * 200_000)),
-        [(f"{'x' * 200_000} .", 1, 2), ("small .", 2, 3)],
-        "",
-    ),
+    "quote.csv": (b'one\n"two\nthree\n', [("one", 1, 2)], "Line 2 of {} is not CSV: unexpected end of data."),
+    "carriage returns.csv": (b"one\rtwo\r", [], ENDS),
+    "large cell.csv": (f'"{LARGE}",.\nsmall,.\n'.encode(), [(f"{LARGE} .", 1, 2), ("small .", 2, 3)], ""),
 }
 
 
-@pytest.mark.parametrize(("name", "content", "found", "why"), FILES.values(), ids=FILES)
-def test_lines_and_rows_are_tasks(
-    tmp_path: Path, name: str, content: bytes, found: list[tuple[str, int, int]], why: str
-) -> None:
+@pytest.mark.parametrize("name", FILES)
+def test_lines_and_rows_are_tasks(tmp_path: Path, name: str) -> None:
+    content, expected, why = FILES[name]
     tasks, said = read(tmp_path / name, content)
-    assert [(task.body.decode(), task.line, task.next_line) for task in tasks] == found
+    assert [(task.body.decode(), task.line, task.next_line) for task in tasks] == expected
     assert said.startswith(why.format(tmp_path / name))
     assert bool(said) == bool(why)
 
@@ -157,16 +129,6 @@ def test_no_task_waits_for_a_later_one_nor_is_more_in_memory_than_one(tmp_path: 
         assert source.bytes_read == number * len(row)
 
 
-def test_many_tasks_arrive_in_their_order(scripts: Scripts) -> None:
-    numbers = [str(number) for number in range(2500)]
-    scripts.emit(stdin="\n".join(numbers).encode())
-    assert scripts.broker.counts(scripts.queue)[0] == len(numbers)
-    assert scripts.broker.take(scripts.queue, len(numbers)) == numbers
-
-
-# ---- Pipes
-
-
 def test_tasks_of_a_slow_pipe_are_sent_as_they_come(at_server: Scripts, server: Server) -> None:
     emitter = at_server.emitter("--verbose", "--file", "-", stdin=subprocess.PIPE)
     for piece, word in (("one\n", "one"), ("two\n\nth", "two"), ("ree\nfour\n\n", "four"), ("five\n  ", "five")):
@@ -175,26 +137,19 @@ def test_tasks_of_a_slow_pipe_are_sent_as_they_come(at_server: Scripts, server: 
     *sent, total = emitter.ends().lines
     assert sent == [f" [x] Sent {word}" for word in ("one", "two", "three", "four", "five")]
     assert total.startswith(" [x] Sent 5 tasks in ")
-    assert sent_in(server) == ["one", "two", "three", "four", "five"]
 
 
 def test_standard_input_that_does_not_block_is_waited_for(at_server: Scripts, server: Server) -> None:
     reads, writes = os.pipe()
     os.set_blocking(reads, False)
     emitter = at_server.emitter(stdin=reads)
-
-    def is_read() -> bool:
-        return fcntl.ioctl(reads, termios.FIONREAD, bytes(4)) == struct.pack("i", 0)
-
-    for number in range(1, 4):
-        os.write(writes, b"ta")
-        eventually(is_read, "it has half a line")
-        os.write(writes, b"sk %d\n" % number)
-        eventually(is_read, "it has the line")
+    for piece in (b"ta", b"sk\n", b"an", b"other\n"):
+        os.write(writes, piece)
+        eventually(lambda: fcntl.ioctl(reads, termios.FIONREAD, bytes(4)) == bytes(4), "it is read")
     os.close(writes)
     emitter.ends()
     os.close(reads)
-    assert sent_in(server) == ["task 1", "task 2", "task 3"]
+    assert bodies(server) == ["task", "another"]
 
 
 def test_a_redirected_file_may_have_been_read_in_part(at_server: Scripts, server: Server) -> None:
@@ -204,48 +159,34 @@ def test_a_redirected_file_may_have_been_read_in_part(at_server: Scripts, server
     assert len(server.got("Basic.Publish")) == 50
 
 
-# ---- What is given by mistake
+def test_a_file_that_is_also_the_log_is_refused(at_server: Scripts) -> None:
+    log, name = at_server.log, f"{at_server.folder}/./events.jsonl"
+    status, _, errors = said_by(at_server, "emitter_of_tasks.py", "--log-file", log, "--file", name)
+    assert (status, "--log-file is the file with the tasks" in errors) == (2, True)
 
 
-def test_a_file_that_is_also_the_log_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("self.txt").write_text("one\n")
-    monkeypatch.setattr(sys, "argv", ["emitter_of_tasks.py", "--file", "self.txt", "--log-file", "./self.txt"])
-    with pytest.raises(SettingsError, match="--log-file is the file with the tasks"):
-        emitter_of_tasks.main()
+EMITTER, WORKER, OF_BOTH = "emitter_of_tasks.py", "listening_worker.py", ("--url", "--queue", "--log-file")
+FLAGS = [
+    *((EMITTER, flag) for flag in (*OF_BOTH, "--file", "--admin-url", "--")),
+    *((WORKER, flag) for flag in (*OF_BOTH, "--name", "--run", "--seconds-per-dot", "--max-tasks", "--ack-timeout")),
+]
 
 
-FLAGS = {
-    emitter_of_tasks: ["--file", "--url", "--queue", "--log-file", "--admin-url"],
-    listening_worker: [
-        *("--url", "--queue", "--log-file", "--name", "--run", "--seconds-per-dot", "--max-tasks", "--ack-timeout")
-    ],
-}
-EMPTY = [(script, [flag, value]) for script, flags in FLAGS.items() for flag in flags for value in ("", " ")]
-EMPTY += [(emitter_of_tasks, [""]), (emitter_of_tasks, ["--", ""])]
-
-
-@pytest.mark.parametrize(("script", "arguments"), EMPTY)
+@pytest.mark.parametrize("value", ["", " "])  # of a variable that is not set
+@pytest.mark.parametrize(("script", "flag"), FLAGS)
 def test_an_empty_value_is_an_error_and_never_the_default(
-    script: ModuleType, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    at_server: Scripts, script: str, flag: str, value: str
 ) -> None:
-    """It comes from a variable that is not set."""
-    monkeypatch.setattr(sys, "argv", ["script", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        script.settings()
-    said = capsys.readouterr()
-    assert (ended.value.code, said.out) == (2, "")
-    assert said.err.splitlines()[-1].count("error: ") == 1
+    status, out, errors = said_by(at_server, script, flag, value)
+    assert (status, out) == (2, "")
+    assert errors.splitlines()[-1].count("error: ") == 1
 
-
-# ---- Resuming by the log
 
 CONTENT = b'\n\none.\n"two\n\nlines",.\n\n\nthree\n"four\r\n"\n\n  \nfive,.\n,\n"six"\n\n'
 TASKS = ["one.", "two\n\nlines .", "three", "four\r\n", "five .", "six"]
-ORDERS = {"in order": [1, 2, 3, 4, 5, 6], "backwards": [6, 5, 4, 3, 2, 1], "mixed": [2, 1, 4, 6, 3, 5]}
 
 
-@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+@pytest.mark.parametrize("order", [[1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1], [2, 1, 4, 6, 3, 5]])
 def test_whatever_a_killed_emitter_has_logged_the_rest_can_be_sent(
     at_server: Scripts, server: Server, order: list[int]
 ) -> None:
@@ -258,7 +199,7 @@ def test_whatever_a_killed_emitter_has_logged_the_rest_can_be_sent(
 
     (at_server.folder / "tasks.csv").write_bytes(CONTENT)
     server.on("Basic.Publish", confirm)
-    said_by(at_server, "emitter_of_tasks.py", "--file", at_server.folder / "tasks.csv", "--log-file", at_server.log)
+    said_by(at_server, EMITTER, "--file", at_server.folder / "tasks.csv", "--log-file", at_server.log)
     records = at_server.events("confirmed")
     assert [record["task"] for record in records] == [TASKS[tag - 1] for tag in order]
     logs = [records[:count] for count in range(7)]  # as they are when it is killed there
@@ -270,3 +211,62 @@ def test_whatever_a_killed_emitter_has_logged_the_rest_can_be_sent(
         assert set(texts(rest)) <= set(TASKS), "no task is torn"
         assert {str(record["task"]) for record in log} | set(texts(rest)) == set(TASKS), "and none is lost"
     assert line_to_go_on_from(records) > 14, "all of it was sent"
+
+
+def peak_memory(scripts: Scripts, *command: object) -> int:
+    """Run a script to its end, and return the most memory that it had, in kB."""
+    measure = (
+        "import os, resource, subprocess, sys\n"
+        "subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)\n"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    of_script = [sys.executable, "-c", measure, *scripts.command(*map(str, command))]
+    return int(subprocess.check_output(of_script, env=scripts.environment))
+
+
+def test_a_large_file_takes_no_more_memory_than_a_small_one(scripts: Scripts) -> None:
+    peaks = []
+    for number in (5_000, 30_000):
+        file = scripts.folder / f"{number}.txt"
+        file.write_text("a task of some forty bytes, as many are\n" * number)
+        peaks.append(peak_memory(scripts, EMITTER, "--file", file))
+    assert peaks[1] < peaks[0] * 1.1
+
+
+def test_a_large_task_is_in_memory_a_few_times_only(scripts: Scripts) -> None:
+    file = scripts.folder / "large.txt"
+    file.write_text(f"{'x' * 12_000_000}👍\n")  # for which each character takes four bytes in Python
+    assert peak_memory(scripts, EMITTER, "--file", file) < 130_000
+    said_by(scripts, EMITTER, "--file", file)  # the first must not be there when this one comes
+    assert peak_memory(scripts, "listening_worker.py", "--burst") < 60_000
+
+
+@pytest.mark.parametrize(("file", "memory"), [("tasks.txt", 400_000), ("/dev/zero", 1_000_000)])
+def test_what_the_memory_does_not_hold_is_named(at_server: Scripts, file: str, memory: int) -> None:
+    (at_server.folder / "tasks.txt").write_bytes(b"one\n" + b"x" * 120_000_000)
+    command = at_server.command(EMITTER, "--file", file)
+    run = at_server.start_command(["bash", "-c", f'ulimit -v {memory}; exec "$@"', "-", *command]).ends(1, within=60)
+    if file == "tasks.txt":
+        assert "Line 2 of tasks.txt is too long for the memory here" in run.err
+        assert "1 task confirmed. Go on from line 2 of tasks.txt" in run.err
+    else:
+        assert f"Line 1 of /dev/zero has more than {LONGEST_LINE:,} bytes" in run.err
+
+
+def test_a_task_that_the_memory_can_not_hold_twice_is_the_line_to_go_on_from(
+    at_server: Scripts, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, file = Encoder.frames, at_server.folder / "tasks.txt"
+
+    def frames(self: Encoder, message: Message) -> list[bytes]:
+        if message.body == b"two":
+            raise MemoryError
+        return real(self, message)
+
+    monkeypatch.setattr(Encoder, "frames", frames)
+    file.write_text("one\ntwo\nthree\n")
+    status, _, errors = said_by(at_server, EMITTER, "--file", file)
+    assert status == 1
+    assert "This needs more memory than there is." in errors
+    assert f"1 task confirmed. Go on from line 2 of {file}." in errors
+    assert bodies(server) == ["one"]

@@ -144,7 +144,6 @@ def test_the_line_to_go_on_from_loses_nothing(
     ("again", "confirmed"), [("waits for confirms", 21), ("closes", 21), ("waits for what never comes", 1)]
 )
 def test_a_second_ctrl_c_cuts_no_confirm_off(scripts: Scripts, relay: Relay, again: str, confirmed: int) -> None:
-    """Neither that comes while the emitter waits for the last confirms, nor while it closes its connection."""
     emitter = scripts.emitter("--url", relay.url, "--log-file", scripts.log, stdin=subprocess.PIPE)
     feed(emitter, b"first\n")
     eventually(lambda: scripts.events("confirmed"), "the first is confirmed")

@@ -69,12 +69,10 @@ def test_the_events_of_a_worker_have_exactly_their_fields(scripts: Scripts, rela
     for record in scripts.events():
         assert fields_of(record) == FIELDS[record["event"]]
         assert record["name"] == "anna"
-    error = scripts.events("failed")[0]["error"]
-    assert re.fullmatch(r"ValueError: no good \(test_event_log.py, line \d+\)", error)
+    assert re.fullmatch(r"ValueError: no good \(test_event_log.py, line \d+\)", scripts.events("failed")[0]["error"])
 
 
 def test_a_task_is_logged_as_received_before_the_work_begins(at_server: Scripts, server: Server) -> None:
-    """A worker that is killed in the middle of a task leaves its name."""
     server.put(b"task")
     then: list[str] = []
     work(at_server, lambda _: then.extend(record["event"] for record in at_server.events()), max_tasks=1)

@@ -1,9 +1,11 @@
 """Output that nobody takes, as at a paused terminal or on a full disk: it costs no heartbeat, no memory, no Ctrl+C."""
 
+import contextlib
 import os
 import resource
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,9 +32,15 @@ def told(scripts: Scripts) -> list[str]:
 def test_an_emitter_that_can_not_tell_takes_in_no_more_than_its_window(
     at_server: Scripts, server: Server, full_pipe: int
 ) -> None:
-    file = at_server.folder / "tasks.txt"
-    file.write_text(f"{'x' * 3000}\n" * 20_000)
-    emitter = at_server.emitter("--verbose", "--file", file, stdout=full_pipe)
+    emitter = at_server.emitter("--verbose", stdin=subprocess.PIPE, stdout=full_pipe, bufsize=0)
+
+    def write() -> None:  # slowly, so that the window is not full of what is unconfirmed
+        with contextlib.suppress(BrokenPipeError):
+            for _ in range(20_000):
+                feed(emitter, b"x" * 3000 + b"\n")
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
     server.gets("Basic.Publish")
     since = time.monotonic()
     eventually(lambda: time.monotonic() > since + 3, "time goes by in which it could take in everything")
@@ -41,6 +49,8 @@ def test_an_emitter_that_can_not_tell_takes_in_no_more_than_its_window(
     assert int(status.split("VmRSS:")[1].split()[0]) < 60_000, "kB"
     emitter.send(signal.SIGINT)
     emitter.ends(130)
+    writer.join()
+    feed(emitter, b"", is_last=True)
     assert "confirmed. Go on from line" in emitter.err
 
 
@@ -99,7 +109,6 @@ def test_a_worker_that_can_not_complain_comes_back_and_works(
 def test_a_worker_that_can_not_tell_of_a_task_finishes_it_and_does_no_further_one(
     at_server: Scripts, server: Server, is_read: bool
 ) -> None:
-    """What is read after SIGTERM has the last lines in it."""
     reader, writer = os.pipe()
     worker = at_server.start("listening_worker.py", "--log-file", at_server.log, stdout=writer)
     assert b"Waiting" in os.read(reader, 1000)

@@ -36,10 +36,7 @@ class Screen:
         return [line.rstrip() for line in self._screen.display if line.strip()]
 
     def shows(self, what: str, of: Callable[[list[str]], object]) -> list[str]:
-        try:
-            eventually(lambda: of(self.lines), what)
-        except AssertionError as error:
-            raise AssertionError(f"{error}\n" + "\n".join(self.lines)) from None
+        eventually(lambda: of(self.lines), what)
         return self.lines
 
     def ends_with(self, *last: str) -> list[str]:
@@ -92,7 +89,6 @@ def test_no_question_is_asked_where_no_task_is_typed(at_server: Scripts, server:
 
 
 def test_a_task_can_be_edited_and_the_one_before_brought_back(at_server: Scripts, server: Server) -> None:
-    """And lines that are pasted are a task each."""
     screen = Screen(at_server, "--no-admin")
     screen.ends_with(PROMPT)
     assert "\x1b[?2004h" not in screen.raw  # by which a terminal is asked to tell what is pasted

@@ -23,7 +23,7 @@ from task_queue.sources import LONGEST_LINE, Source
 
 
 def read(file: Path, content: bytes) -> tuple[list[Message], str]:
-    """Return the tasks in a file, and what is said of where they can't be read any further."""
+    """Return the tasks in a file, and what is said of its end."""
     file.write_bytes(content)
     tasks = []
     try:
@@ -213,8 +213,7 @@ def test_whatever_a_killed_emitter_has_logged_the_rest_can_be_sent(
     assert line_to_go_on_from(records) > 14, "all of it was sent"
 
 
-def peak_memory(scripts: Scripts, *command: object) -> int:
-    """Run a script to its end, and return the most memory that it had, in kB."""
+def peak_memory(scripts: Scripts, *command: object) -> int:  # in kB
     measure = (
         "import os, resource, subprocess, sys\n"
         "subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)\n"

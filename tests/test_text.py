@@ -61,7 +61,6 @@ def test_what_a_worker_says_is_shown_harmless(at_server: Scripts, server: Server
 
 
 def said_of(scripts: Scripts, status: int, script: str, *arguments: str) -> str:
-    """Run a script, and return all that it has said, which is harmless."""
     ended, out, err = said_by(scripts, script, *arguments)
     assert ended == status
     return harmless(out + err)

@@ -136,6 +136,35 @@ def test_a_terminal_that_is_paused_holds_up_nothing_but_its_worker(at_server: Sc
     eventually(lambda: not terminal.isalive(), "it ends, though nobody has read a line")
 
 
+STOPS = """
+import sys, threading
+from listening_worker import listen
+
+stop = threading.Event()
+
+def perform(task):
+    sys.stdin.read()
+    stop.set()
+
+threading.Thread(target=listen, args=[perform], kwargs=dict(stop=stop)).{}()
+"""
+
+
+@pytest.mark.parametrize("begin", ["start", "run"])  # in another thread, and in the main one
+def test_a_stop_event_ends_a_worker_whose_output_nobody_reads(at_server: Scripts, server: Server, begin: str) -> None:
+    reader, writer = os.pipe()
+    worker = at_server.start_program(STOPS.format(begin), stdin=subprocess.PIPE, stdout=writer)
+    server.put(b"one", b"two")
+    with os.fdopen(reader, "rb") as output:
+        assert b"Received one" in output.readline() + output.readline()
+        fill(writer)
+        os.close(writer)
+        feed(worker, b"", is_last=True)
+        worker.ends(within=10)
+    assert len(server.got("Basic.Ack")) == 1
+    assert [body for body, _ in server.tasks] == [b"two"]
+
+
 def test_output_and_the_log_go_on_when_the_disk_has_room_again(at_server: Scripts, server: Server) -> None:
     output, log = at_server.folder / "output", at_server.log
     with output.open("ab") as file:

@@ -216,3 +216,12 @@ def start_own(scripts: Scripts, program: str, **popen: Any) -> Run:
     modules = "import os, signal, subprocess, sys, threading, time\n"
     imports = f"{modules}from listening_worker import listen, run, running\n"
     return scripts.start_program(imports + textwrap.dedent(program), **popen)
+
+
+def feed(run: Run, data: bytes, is_last: bool = False) -> None:
+    """Write to a script's standard input, which it got as subprocess.PIPE, and end that with what is last."""
+    assert run.process.stdin
+    run.process.stdin.write(data)
+    run.process.stdin.flush()
+    if is_last:
+        run.process.stdin.close()

@@ -272,3 +272,21 @@ class Server:
                 connected, _ = self._listener.accept()
                 with self.lock:
                     self.sessions.append(Session(self, connected, len(self.sessions)))
+
+
+def takes_up_to(size: int) -> Answer:
+    """Confirm messages of so many bytes; close the channel for a larger one, and take nothing there any more."""
+
+    def answer(session: Session, got: Got) -> None:
+        too_large = f"PRECONDITION_FAILED - message size {len(got.body)} is larger than configured max size {size}"
+        if len(got.body) > size:
+            session.send(spec.Channel.Close(406, too_large, 60, 40))
+        elif all(len(each.body) <= size for each in session.got("Basic.Publish")):
+            session.answer(got)
+
+    return answer
+
+
+def bodies(server: Server) -> list[str]:
+    """Return the tasks that were published there."""
+    return [got.body.decode() for got in server.got("Basic.Publish")]

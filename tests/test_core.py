@@ -1,7 +1,5 @@
 """The way of a task from one script to the other, with the newest pika and with the oldest that is promised."""
 
-from __future__ import annotations
-
 import signal
 
 import pytest
@@ -37,6 +35,24 @@ def test_words_and_lines_are_tasks_and_a_failed_one_is_tried_again(scripts: Scri
     assert scripts.broker.messages(scripts.queue) == []
 
 
+def test_both_queues_are_declared_as_promised(scripts: Scripts) -> None:
+    scripts.work()
+    both = {
+        **{"x-queue-type": "quorum", "x-overflow": "reject-publish"},
+        **{"x-dead-letter-exchange": "", "x-dead-letter-strategy": "at-least-once"},
+    }
+    of_tasks = {
+        **{"x-delivery-limit": 20, "x-dead-letter-routing-key": scripts.dead_letters},
+        **{"x-delayed-retry-type": "failed", "x-delayed-retry-min": 1_000, "x-delayed-retry-max": 30_000},
+        "x-consumer-timeout": 86_400_000,  # milliseconds
+    }
+    of_dead_letters = {"x-delivery-limit": 1_000_000_000, "x-dead-letter-routing-key": scripts.queue}
+    for queue, own in ((scripts.queue, of_tasks), (scripts.dead_letters, of_dead_letters)):
+        declared = scripts.broker.api("GET", f"queues/%2F/{queue}")
+        assert declared["durable"]
+        assert declared["arguments"] == {**both, **own}
+
+
 def test_a_killed_workers_task_goes_to_another_marked_as_redelivered(scripts: Scripts) -> None:
     put(scripts, b"Long task" + 30 * b".")
     first = scripts.start("listening_worker.py", "--name", "first")
@@ -50,9 +66,9 @@ def test_a_killed_workers_task_goes_to_another_marked_as_redelivered(scripts: Sc
 
 def test_a_task_may_take_longer_than_the_heartbeat(scripts: Scripts) -> None:
     put(scripts, b"task" + 9 * b".")
-    url = f"{scripts.broker.url}?heartbeat=2"
-    worker = scripts.start("listening_worker.py", "--burst", "--log-file", scripts.log, "--url", url).ends()
+    options = ("--burst", "--log-file", scripts.log, "--url", f"{scripts.broker.url}?heartbeat=1")
+    worker = scripts.start("listening_worker.py", *options, "--seconds-per-dot", 0.5).ends()
     assert worker.out.count("Received") == 1
     assert worker.err == ""
     assert [event["event"] for event in scripts.events()] == ["received", "done"]
-    assert 9 <= scripts.events("done")[0]["seconds"] < 14
+    assert scripts.events("done")[0]["seconds"] >= 4.5

@@ -1,0 +1,60 @@
+"""The admin panel: whether it is opened, where, and what is said of that."""
+
+from __future__ import annotations
+
+import io
+import sys
+import webbrowser
+
+import pika
+import pytest
+from harmful import HARM, SHOWN
+from scripted_server import Server
+
+from task_queue.admin_panel import offer_panel, wants_panel
+
+GUEST, LEARNER = "amqp://guest:guest@127.0.0.1:1/%2F", "amqp://learner:se-cret@127.0.0.1"
+SAID = {  # of RabbitMQ's address and the panel's
+    (GUEST, None): "http://127.0.0.1:15672/#/queues (user guest, password guest)",
+    ("amqp://guest:guest@[::1]/%2F", None): "http://[::1]:15672/#/queues (user guest, password guest)",
+    (LEARNER, None): "http://127.0.0.1:15672/#/queues",
+    (LEARNER, "http://learner:se-cret@127.0.0.1:1/panel"): "http://127.0.0.1:1/panel",
+    (LEARNER, f"http://{HARM}"): f"http://{SHOWN}",
+}
+
+
+@pytest.mark.parametrize(("rabbitmq", "panel"), SAID)
+def test_the_address_is_said_without_a_password_that_not_everybody_knows(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rabbitmq: str, panel: str | None
+) -> None:
+    monkeypatch.setattr(webbrowser, "open", lambda url: True)
+    offer_panel(True, panel, pika.URLParameters(rabbitmq))
+    said = capsys.readouterr()
+    assert said.out == f" [*] RabbitMQ's admin panel: {SAID[rabbitmq, panel]}\n"
+    assert "se-cret" not in said.err
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_y_opens_the_admin_panel_in_the_browser_and_says_what_is_missing(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], answers: bool
+) -> None:
+    panel, opened = f"http://{server.at if answers else 'localhost:1'}/#/queues", list[str]()
+    monkeypatch.setattr(webbrowser, "open", lambda url: opened.append(url) or answers)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    offer_panel(None, panel, pika.URLParameters(GUEST))
+    assert opened == [panel]
+    said = capsys.readouterr()
+    assert (
+        "Nothing answers there. Switch it on, on RabbitMQ's machine:  rabbitmq-plugins enable" in said.err
+    ) != answers
+    assert ("open that address in yours" in said.out) != answers
+
+
+@pytest.mark.parametrize("answer", ["y", "YES", " yes ", "n", "NO", " No "])
+def test_only_yes_and_no_are_answers_in_any_case(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], answer: str
+) -> None:
+    wrong = ["", "maybe", "yesterday", "ja", "nö", "\x1b[A"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join([*wrong, answer, "n", ""])))
+    assert wants_panel() == ("y" in answer.lower())
+    assert capsys.readouterr().out.count(" [*] That is no answer: please type y or n.\n") == len(wrong)

@@ -1,0 +1,271 @@
+"""Files and pipes as people have them: in other encodings, compressed, cut off, slow; and resuming by the log."""
+
+import fcntl
+import gzip
+import io
+import os
+import subprocess
+import sys
+import termios
+import zipfile
+from pathlib import Path
+
+import pytest
+from harness import Scripts, eventually, feed, line_to_go_on_from
+from in_process import said_by
+from pika import spec
+from scripted_server import Got, Server, Session, bodies
+
+from task_queue import InputError
+from task_queue.encoder import Encoder
+from task_queue.message import Message
+from task_queue.sources import LONGEST_LINE, Source
+
+
+def read(file: Path, content: bytes) -> tuple[list[Message], str]:
+    """Return the tasks in a file, and what is said of its end."""
+    file.write_bytes(content)
+    tasks = []
+    try:
+        for task in Source(str(file), None).tasks():
+            tasks.append(task)
+    except InputError as error:
+        return tasks, str(error)
+    return tasks, ""
+
+
+def texts(tasks: list[Message]) -> list[str]:
+    return [task.body.decode() for task in tasks]
+
+
+ZIP = io.BytesIO()
+with zipfile.ZipFile(ZIP, "w") as _archive:
+    _archive.writestr("sheet.xml", "<task/>")
+
+FORMS = {  # content, and what is said of it
+    "utf-16": ("Größe\n".encode("utf-16"), "Line 1 of {} has NUL characters"),
+    "utf-16 without any ASCII letter": ("日本".encode("utf-16"), "Line 1 of {} is not UTF-8"),
+    "utf-16le behind a blank line": ("\ntask\n".encode("utf-16le"), "Line 2 of {} has NUL characters"),
+    "gzip": (gzip.compress(b"task\n"), "{} is a zip or gzip file"),
+    "zip": (ZIP.getvalue(), "{} is a zip or gzip file"),
+    "windows-1252": ("100 €\n".encode("cp1252"), "Line 1 of {} is not UTF-8"),
+    "latin1": (b"task\n\x81\xe4\n", "Line 2 of {} is not UTF-8"),
+}
+
+
+@pytest.mark.parametrize("name", ["my tasks.txt", "my tasks.csv"])
+@pytest.mark.parametrize("form", FORMS)
+def test_what_is_not_text_is_named_with_a_command_that_makes_it_so(tmp_path: Path, form: str, name: str) -> None:
+    content, words = FORMS[form]
+    tasks, why = read(tmp_path / name, content)
+    assert words.format(tmp_path / name) in why
+    assert 'a spreadsheet as "CSV UTF-8"' in why
+    assert f"iconv -f {'utf-16' if 'NUL' in words else 'windows-1252'} -t utf-8" in why
+    assert texts(tasks) == ["task"] * (form == "latin1")
+
+
+def test_the_lines_before_a_bad_one_are_sent_and_the_bad_one_is_named(at_server: Scripts, server: Server) -> None:
+    run = at_server.emit(stdin=b"\none\nGr\xf6\xdfe\nthree\n", status=1)
+    assert " [!] Line 3 of standard input is not UTF-8." in run.err
+    assert " [!] 1 task confirmed. Go on from line 3 of standard input.\n" in run.err
+    assert " [x] Sent 1 task in " in run.out
+    assert bodies(server) == ["one"]
+
+
+@pytest.mark.parametrize("bad", [b"\xff", b"\0"])
+def test_every_line_is_checked(tmp_path: Path, bad: bytes) -> None:
+    good = [f"{number:01000}" for number in range(300)]  # more than is read at once
+    tasks, why = read(tmp_path / "tasks.txt", "\n".join(good).encode() + b"\n" + bad + b"\nbehind\n")
+    assert "Line 301 of" in why
+    assert texts(tasks) == good
+
+
+LINES = "\ufeffa,b.\n\n ü \t\r\n\u3000\xa0\n\ufefftwo\nth\ufeffree"  # with marks in the middle, as `cat` keeps them
+CELLS = '\ufeffname,dots\r\n"Smith, J.",..\r\n\r\n"two\nlines",.\n"say ""hi""",\n'
+ROWS = b'one,.\n"two\n\nlines",.\n\nthree,.\r\n"four\r\n",.\r\n,\nfive,.\n"d\ne\xff",3\n'
+LARGE = "x" * 200_000  # more than the csv module takes in a cell by itself
+ENDS = "Line 1 of {} is not CSV: new-line character seen in unquoted field."  # which Excel still writes if asked to
+FILES: dict[str, tuple[bytes, list[tuple[str, int, int]], str]] = {  # tasks with their line and the next one; the end
+    "lines.txt": (LINES.encode(), [("a,b.", 1, 2), (" ü \t", 3, 4), ("two", 5, 6), ("th\ufeffree", 6, 7)], ""),
+    "cells.CSV": (
+        CELLS.encode(),
+        [("name dots", 1, 2), ("Smith, J. ..", 2, 3), ("two\nlines .", 4, 6), ('say "hi" ', 6, 7)],
+        "",
+    ),
+    "rows of several lines.csv": (
+        ROWS,
+        [("one .", 1, 2), ("two\n\nlines .", 2, 5), ("three .", 6, 7), ("four\r\n .", 7, 9), ("five .", 10, 11)],
+        "Line 12 of {} is not UTF-8",
+    ),
+    "quote.csv": (b'one\n"two\nthree\n', [("one", 1, 2)], "Line 2 of {} is not CSV: unexpected end of data."),
+    "carriage returns.csv": (b"one\rtwo\r", [], ENDS),
+    "large cell.csv": (f'"{LARGE}",.\nsmall,.\n'.encode(), [(f"{LARGE} .", 1, 2), ("small .", 2, 3)], ""),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_lines_and_rows_are_tasks(tmp_path: Path, name: str) -> None:
+    content, expected, why = FILES[name]
+    tasks, said = read(tmp_path / name, content)
+    assert [(task.body.decode(), task.line, task.next_line) for task in tasks] == expected
+    assert said.startswith(why.format(tmp_path / name))
+    assert bool(said) == bool(why)
+
+
+@pytest.mark.parametrize("name", ["tasks.txt", "tasks.csv"])
+def test_tasks_are_whole_wherever_what_is_read_at_once_ends(tmp_path: Path, name: str) -> None:
+    ends = [b"\n", b"\r\n", b"\n\n", b"\n \t\n"]
+    sizes = [base + more for base in (1, 20, 300, 8180, 2**16 - 20, 2**17 - 10) for more in range(20)]
+    tasks = [f"{number}: " + "€" * (size // 3) + "x" * (size % 3) for number, size in enumerate(sizes)]
+    content = b"".join(task.encode() + ends[number % len(ends)] for number, task in enumerate(tasks)).rstrip()
+    assert texts(read(tmp_path / name, content)[0]) == tasks
+
+
+def test_no_task_waits_for_a_later_one_nor_is_more_in_memory_than_one(tmp_path: Path) -> None:
+    row = b'"' + b"line\n" * 10_000 + b'"\n'
+    (tmp_path / "tasks.csv").write_bytes(3 * row)
+    source = Source(str(tmp_path / "tasks.csv"), None)
+    for number, _ in enumerate(source.tasks(), 1):
+        assert source.bytes_read == number * len(row)
+
+
+def test_tasks_of_a_slow_pipe_are_sent_as_they_come(at_server: Scripts, server: Server) -> None:
+    emitter = at_server.emitter("--verbose", "--file", "-", stdin=subprocess.PIPE)
+    for piece, word in (("one\n", "one"), ("two\n\nth", "two"), ("ree\nfour\n\n", "four"), ("five\n  ", "five")):
+        feed(emitter, piece.encode(), is_last=word == "five")
+        emitter.shows(f" [x] Sent {word}\n", within=5)
+    *sent, total = emitter.ends().lines
+    assert sent == [f" [x] Sent {word}" for word in ("one", "two", "three", "four", "five")]
+    assert total.startswith(" [x] Sent 5 tasks in ")
+
+
+def test_standard_input_that_does_not_block_is_waited_for(at_server: Scripts, server: Server) -> None:
+    reads, writes = os.pipe()
+    os.set_blocking(reads, False)
+    emitter = at_server.emitter(stdin=reads)
+    for piece in (b"ta", b"sk\n", b"an", b"other\n"):
+        os.write(writes, piece)
+        eventually(lambda: fcntl.ioctl(reads, termios.FIONREAD, bytes(4)) == bytes(4), "it is read")
+    os.close(writes)
+    emitter.ends()
+    os.close(reads)
+    assert bodies(server) == ["task", "another"]
+
+
+def test_a_redirected_file_may_have_been_read_in_part(at_server: Scripts, server: Server) -> None:
+    (at_server.folder / "tasks.txt").write_bytes(b"title\n" + b"task\n" * 50)
+    shell = '{ read title; exec "$@"; } < tasks.txt'
+    at_server.start_command(["bash", "-c", shell, "-", *at_server.command("emitter_of_tasks.py")]).ends()
+    assert len(server.got("Basic.Publish")) == 50
+
+
+def test_a_file_that_is_also_the_log_is_refused(at_server: Scripts) -> None:
+    log, name = at_server.log, f"{at_server.folder}/./events.jsonl"
+    status, _, errors = said_by(at_server, "emitter_of_tasks.py", "--log-file", log, "--file", name)
+    assert (status, "--log-file is the file with the tasks" in errors) == (2, True)
+
+
+EMITTER, WORKER, OF_BOTH = "emitter_of_tasks.py", "listening_worker.py", ("--url", "--queue", "--log-file")
+FLAGS = [
+    *((EMITTER, flag) for flag in (*OF_BOTH, "--file", "--admin-url", "--")),
+    *((WORKER, flag) for flag in (*OF_BOTH, "--name", "--run", "--seconds-per-dot", "--max-tasks", "--ack-timeout")),
+]
+
+
+@pytest.mark.parametrize("value", ["", " "])  # of a variable that is not set
+@pytest.mark.parametrize(("script", "flag"), FLAGS)
+def test_an_empty_value_is_an_error_and_never_the_default(
+    at_server: Scripts, script: str, flag: str, value: str
+) -> None:
+    status, out, errors = said_by(at_server, script, flag, value)
+    assert (status, out) == (2, "")
+    assert errors.splitlines()[-1].count("error: ") == 1
+
+
+CONTENT = b'\n\none.\n"two\n\nlines",.\n\n\nthree\n"four\r\n"\n\n  \nfive,.\n,\n"six"\n\n'
+TASKS = ["one.", "two\n\nlines .", "three", "four\r\n", "five .", "six"]
+
+
+@pytest.mark.parametrize("order", [[1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1], [2, 1, 4, 6, 3, 5]])
+def test_whatever_a_killed_emitter_has_logged_the_rest_can_be_sent(
+    at_server: Scripts, server: Server, order: list[int]
+) -> None:
+    """Killed at every record, and with every record missing: nothing is lost, and no task is torn."""
+
+    def confirm(session: Session, _got: Got) -> None:
+        if len(session.got("Basic.Publish")) == len(TASKS):
+            for tag in order:
+                session.send(spec.Basic.Ack(tag))
+
+    (at_server.folder / "tasks.csv").write_bytes(CONTENT)
+    server.on("Basic.Publish", confirm)
+    said_by(at_server, EMITTER, "--file", at_server.folder / "tasks.csv", "--log-file", at_server.log)
+    records = at_server.events("confirmed")
+    assert [record["task"] for record in records] == [TASKS[tag - 1] for tag in order]
+    logs = [records[:count] for count in range(7)]  # as they are when it is killed there
+    logs += [records[:missing] + records[missing + 1 :] for missing in range(6)]  # a full disk had no room for one
+    lines = CONTENT.splitlines(keepends=True)
+    for log in logs:
+        here = line_to_go_on_from(log)
+        rest, _ = read(at_server.folder / "rest.csv", b"".join(lines[here - 1 :]))
+        assert set(texts(rest)) <= set(TASKS), "no task is torn"
+        assert {str(record["task"]) for record in log} | set(texts(rest)) == set(TASKS), "and none is lost"
+    assert line_to_go_on_from(records) > 14, "all of it was sent"
+
+
+def peak_memory(scripts: Scripts, *command: object) -> int:  # in kB
+    measure = (
+        "import os, resource, subprocess, sys\n"
+        "subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)\n"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    of_script = [sys.executable, "-c", measure, *scripts.command(*map(str, command))]
+    return int(subprocess.check_output(of_script, env=scripts.environment))
+
+
+def test_a_large_file_takes_no_more_memory_than_a_small_one(scripts: Scripts) -> None:
+    peaks = []
+    for number in (5_000, 30_000):
+        file = scripts.folder / f"{number}.txt"
+        file.write_text("a task of some forty bytes, as many are\n" * number)
+        peaks.append(peak_memory(scripts, EMITTER, "--file", file))
+    assert peaks[1] < peaks[0] * 1.1
+
+
+def test_a_large_task_is_in_memory_a_few_times_only(scripts: Scripts) -> None:
+    file = scripts.folder / "large.txt"
+    file.write_text(f"{'x' * 12_000_000}👍\n")  # for which each character takes four bytes in Python
+    assert peak_memory(scripts, EMITTER, "--file", file) < 130_000
+    said_by(scripts, EMITTER, "--file", file)  # the first must not be there when this one comes
+    assert peak_memory(scripts, "listening_worker.py", "--burst") < 60_000
+
+
+@pytest.mark.parametrize(("file", "memory"), [("tasks.txt", 400_000), ("/dev/zero", 1_000_000)])
+def test_what_the_memory_does_not_hold_is_named(at_server: Scripts, file: str, memory: int) -> None:
+    (at_server.folder / "tasks.txt").write_bytes(b"one\n" + b"x" * 120_000_000)
+    command = at_server.command(EMITTER, "--file", file)
+    run = at_server.start_command(["bash", "-c", f'ulimit -v {memory}; exec "$@"', "-", *command]).ends(1, within=60)
+    if file == "tasks.txt":
+        assert "Line 2 of tasks.txt is too long for the memory here" in run.err
+        assert "1 task confirmed. Go on from line 2 of tasks.txt" in run.err
+    else:
+        assert f"Line 1 of /dev/zero has more than {LONGEST_LINE:,} bytes" in run.err
+
+
+def test_a_task_that_the_memory_can_not_hold_twice_is_the_line_to_go_on_from(
+    at_server: Scripts, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, file = Encoder.frames, at_server.folder / "tasks.txt"
+
+    def frames(self: Encoder, message: Message) -> list[bytes]:
+        if message.body == b"two":
+            raise MemoryError
+        return real(self, message)
+
+    monkeypatch.setattr(Encoder, "frames", frames)
+    file.write_text("one\ntwo\nthree\n")
+    status, _, errors = said_by(at_server, EMITTER, "--file", file)
+    assert status == 1
+    assert "This needs more memory than there is." in errors
+    assert f"1 task confirmed. Go on from line 2 of {file}." in errors
+    assert bodies(server) == ["one"]

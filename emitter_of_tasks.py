@@ -27,74 +27,74 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 
-from task_queue import Failure, InputError, outbox
-from task_queue.admin_panel import offer_panel
-from task_queue.dead_letters import DeadLetters
+from task_queue.emitter.admin_panel import offer_panel
+from task_queue.emitter.dead_letters import DeadLetters
+from task_queue.emitter.message import Message, new_message
+from task_queue.emitter.publisher import Publisher
+from task_queue.emitter.report import Report
+from task_queue.emitter.source import Source, typed_tasks
 from task_queue.event_log import EventLog
-from task_queue.message import Message, new_message
-from task_queue.publisher import Publisher
-from task_queue.queues import dead_letters_of
-from task_queue.report import Report
-from task_queue.script import run
-from task_queue.settings import PATIENCE, add_settings, default_name, not_empty, settings_for
-from task_queue.signals import Signals
-from task_queue.sources import Source, typed_tasks
-from task_queue.terminal import complain, is_terminal, say, tell
-from task_queue.text import counted
+from task_queue.exceptions import Failure, InputError
+from task_queue.process.run import run
+from task_queue.process.signals import Signals
+from task_queue.rabbitmq.queues import dead_letters_of
+from task_queue.settings import PATIENCE, connection_settings, default_name, new_parser, not_empty
+from task_queue.terminal.lines import complain, complain_of, finish_background, say
+from task_queue.terminal.output import is_terminal
+from task_queue.terminal.text import counted
 
 LAST_CONFIRMS = 1.0  # seconds to wait for the last publisher confirms after Ctrl+C
 
 
-def settings() -> argparse.Namespace:
-    """Return the options given on the command line."""
-    parser = argparse.ArgumentParser(
-        description="Send tasks to a RabbitMQ queue, and wait until RabbitMQ has confirmed them.",
-        epilog="Without words and --file, tasks are read from standard input; at a terminal you are asked for them.",
+def parsed_flags() -> argparse.Namespace:
+    """Return the flags given on the command line."""
+    parser = new_parser(
+        "Send tasks to a RabbitMQ queue, and wait until RabbitMQ has confirmed them.",
+        "Without words and --file, tasks are read from standard input; at a terminal you are asked for them.",
     )
     flag = parser.add_argument
     flag("words", nargs="*", metavar="WORD", help="the words of one task")
-    add_settings(parser)
     flag("--file", type=not_empty, help="read one task per row (.csv) or per line (other files); - is standard input")
     flag("--retry-dead-letters", action="store_true", help="move every dead letter back to the queue")
     flag("--verbose", action="store_true", help="also print each task of a file or pipe")
     admin_help = "open (or do not open) RabbitMQ's admin panel, without asking"
     flag("--admin", action=argparse.BooleanOptionalAction, help=admin_help)
     flag("--admin-url", type=not_empty, metavar="URL", help="the panel's address (default: http://HOST:15672/#/queues)")
-    chosen = parser.parse_args()
-    if bool(chosen.words) + bool(chosen.file) + chosen.retry_dead_letters > 1:
+    flags = parser.parse_args()
+    if bool(flags.words) + bool(flags.file) + flags.retry_dead_letters > 1:
         parser.error("give either words, or --file, or --retry-dead-letters")
-    if chosen.retry_dead_letters and chosen.passive:
+    if flags.retry_dead_letters and flags.passive:
         parser.error("--retry-dead-letters declares the queue of the dead letters, so it can't be --passive")
-    chosen.task = " ".join(chosen.words)
-    if chosen.words and not chosen.task.strip():
+    flags.task = " ".join(flags.words)
+    if flags.words and not flags.task.strip():
         parser.error("the task is empty")
-    if re.search("[\ud800-\udfff]", chosen.task):  # how Python represents bytes that are not text
+    if re.search("[\ud800-\udfff]", flags.task):  # how Python represents bytes that are not text
         parser.error("the task is not text in this terminal's encoding")
-    chosen.asks = is_terminal(sys.stdin) and not (chosen.task or chosen.file or chosen.retry_dead_letters)
-    if chosen.admin is None and not (chosen.asks and is_terminal(sys.stdout)):
-        chosen.admin = False
-    return chosen
+    flags.asks = is_terminal(sys.stdin) and not (flags.task or flags.file or flags.retry_dead_letters)
+    if flags.admin is None and not (flags.asks and is_terminal(sys.stdout)):
+        flags.admin = False
+    return flags
 
 
 def main() -> int:
     """Run the emitter and return its exit status."""
-    chosen = settings()
-    patience = float("inf") if chosen.asks else PATIENCE
-    where = settings_for(chosen.url, chosen.queue, default_name("emitter"), patience, chosen.passive)
-    log = EventLog(chosen.log_file, where.name)
-    is_bulk = not (chosen.asks or chosen.task or chosen.retry_dead_letters)
-    source = Source(chosen.file, log.descriptor) if is_bulk else None
-    offer = functools.partial(offer_panel, chosen.admin, chosen.admin_url, where.nodes[0])
+    flags = parsed_flags()
+    patience = float("inf") if flags.asks else PATIENCE
+    settings = connection_settings(flags.url, flags.queue, default_name("emitter"), patience, flags.passive)
+    log = EventLog(flags.log_file, settings.name)
+    is_bulk = not (flags.asks or flags.task or flags.retry_dead_letters)
+    source = Source(flags.file, log.descriptor) if is_bulk else None
+    offer = functools.partial(offer_panel, flags.admin, flags.admin_url, settings.nodes[0])
     with Signals() as signals:
-        if chosen.retry_dead_letters:
-            return retry(DeadLetters(where), offer, signals)
-        report = Report(log, source, chosen.verbose)
-        publisher = Publisher(where, report.settled)
+        if flags.retry_dead_letters:
+            return retry(DeadLetters(settings), offer, signals)
+        report = Report(log, source, flags.verbose)
+        publisher = Publisher(settings, report.settled)
         if source is not None:
             tasks = source.tasks()
         else:
-            tasks = typed_tasks(where.queue) if chosen.asks else iter([new_message(chosen.task)])
-        return emit(preceded_by(offer, tasks), publisher, report, signals, wait_for_each=chosen.asks)
+            tasks = typed_tasks(settings.queue) if flags.asks else iter([new_message(flags.task)])
+        return emit(preceded_by(offer, tasks), publisher, report, signals, wait_for_each=flags.asks)
 
 
 def preceded_by(offer: Callable[[], object], tasks: Iterator[Message]) -> Iterator[Message]:
@@ -114,10 +114,10 @@ def emit(tasks: Iterator[Message], publisher: Publisher, report: Report, signals
             is_cut_short = not send(tasks, publisher, signals, wait_for_each)
         has_failed = False
     except Failure as failure:
-        tell(failure)
+        complain_of(failure)
     except MemoryError:
         complain(" [!] This needs more memory than there is.")
-    outbox.flush()
+    finish_background()
     publisher.tell_settled()  # what was confirmed while we closed the connection
     is_cut_short = is_cut_short or bool(publisher.pending())
     status = 1 if has_failed else 130 if is_cut_short else int(report.refused > 0)
@@ -143,16 +143,16 @@ def send(tasks: Iterator[Message], publisher: Publisher, signals: Signals, wait_
                     if wait_for_each:
                         if publisher.connection.channel is None:
                             say(" [*] RabbitMQ is away. The task is sent when it is back.")
-                        publisher.wait()
+                        publisher.wait_for_confirms()
             except InputError:
-                publisher.wait()
+                publisher.wait_for_confirms()
                 raise
             is_all_read = True
-            publisher.wait()
+            publisher.wait_for_confirms()
     except KeyboardInterrupt:
         signals.leave()
         say("")  # behind the ^C that a terminal shows
-        publisher.wait(seconds=LAST_CONFIRMS)
+        publisher.wait_for_confirms(seconds=LAST_CONFIRMS)
     return is_all_read
 
 
@@ -168,7 +168,7 @@ def retry(letters: DeadLetters, offer: Callable[[], object], signals: Signals) -
         say("")
         status = 130
     finally:
-        outbox.flush()
+        finish_background()
         if letters.total == 0:
             say(f" [*] No dead letters in {dead_letters_of(queue)}.")
         elif letters.total is not None:

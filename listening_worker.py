@@ -25,18 +25,17 @@ import contextlib
 import os
 import threading
 
-from task_queue import outbox
-from task_queue.consumer import Consumer
 from task_queue.event_log import EventLog
-from task_queue.failures import SettingsError, WorkerError
-from task_queue.run_command import running
-from task_queue.script import end_forked_process, open_standard_streams, refuse_second_run, run
-from task_queue.settings import PATIENCE, add_settings, default_name, not_empty, settings_for
-from task_queue.signals import Signals, State
-from task_queue.task import Task
-from task_queue.terminal import complain, say
-from task_queue.text import printable, shown
-from task_queue.work import OnlyBegun, Perform, check_function, check_result, reason_of, sleeping
+from task_queue.exceptions import SettingsError, WorkerError
+from task_queue.process.run import end_forked_process, open_standard_streams, refuse_second_run, run
+from task_queue.process.signals import Signals
+from task_queue.settings import PATIENCE, connection_settings, default_name, new_parser, not_empty
+from task_queue.terminal.lines import finish_background, say
+from task_queue.worker.consumer import Consumer
+from task_queue.worker.report import Report
+from task_queue.worker.run_command import running
+from task_queue.worker.task import Task
+from task_queue.worker.work import OnlyBegun, Perform, check_function, check_result, reason_of, sleeping
 
 ACK_TIMEOUT_HOURS = 24.0
 # With 0 hours RabbitMQ would redeliver a task for ever; and it stores the timeout as milliseconds in 32 bits.
@@ -77,65 +76,46 @@ def listen(
     if type(ack_timeout) not in (int, float) or not LEAST_HOURS <= ack_timeout <= MOST_HOURS:
         raise SettingsError("ack_timeout must be a number of hours, from 0.001 to 1,000.")
     patience = PATIENCE if burst or max_tasks else float("inf")
-    where = settings_for(url, queue, default_name("worker") if name is None else name, patience, passive)
-    with Signals(is_worker=True, stop=stop) as signals, contextlib.closing(EventLog(log_file, where.name)) as log:
-        consumer = Consumer(where, ack_timeout, burst)
+    settings = connection_settings(url, queue, default_name("worker") if name is None else name, patience, passive)
+    with Signals(is_worker=True, stop=stop) as signals, contextlib.closing(EventLog(log_file, settings.name)) as log:
+        consumer, report = Consumer(settings, ack_timeout, burst), Report(log)
         with contextlib.closing(consumer):
             consumer.connection.open()
-            if signals.state == State.RUN:
+            if not signals.is_ending:
                 how = "Stops when the queue is empty." if burst else "To exit press CTRL+C"
                 say(f" [*] Waiting for tasks in queue {consumer.connection.queue}. {how}")
             taken = 0
             while taken != max_tasks and (task := consumer.next()):
                 taken += 1
-                handle(task, perform, consumer, log, signals, last=taken == max_tasks)
+                handle(task, perform, consumer, report, signals, last=taken == max_tasks)
                 del task  # a large one must not be in memory when the next one comes
                 signals.handlers.take_back()  # here it costs no time, as RabbitMQ is at work
-        outbox.flush()
+        finish_background()
         say(" [*] Stopped.")
 
 
-def handle(task: Task, perform: Perform, consumer: Consumer, log: EventLog, signals: Signals, last: bool) -> None:
-    """Perform one task, and tell RabbitMQ, the person and the log how it went."""
-
-    def record(event: str, **more: object) -> None:
-        log.note(event, task.message_id, task.body, **more)
-        log.write()
-
-    say(f" [x] Received {shown(task.body)}{' (redelivered)' if task.redelivered else ''}")
-    record("received", redelivered=task.redelivered, delivery_count=task.delivery_count)
+def handle(task: Task, perform: Perform, consumer: Consumer, report: Report, signals: Signals, last: bool) -> None:
+    """Perform one task, settle it with RabbitMQ, and report how it went."""
+    report.received(task)
     try:
         perform_here(task, perform, signals)
     except BaseException as error:  # whatever a task raises fails that task, and does not end the worker
-        if is_interrupted := isinstance(error, KeyboardInterrupt) and signals.interrupted:
+        if is_interrupted := isinstance(error, KeyboardInterrupt) and signals.has_interrupted:
             signals.leave()
         if is_interrupted or isinstance(error, WorkerError):
-            consumer.requeue()
-            record("requeued", seconds=task.seconds())
-            begin = "\n" * is_interrupted + " [*]"  # a terminal shows ^C without a newline
-            say(f"{begin} Not finished, so it goes back to the queue: {shown(task.body)}")
+            consumer.hand_back()
+            report.handed_back(task, is_interrupted)
         else:
             why, again = reason_of(error), consumer.seconds_until_next_try(task)
             is_rejected = consumer.reject(last or isinstance(error, OnlyBegun))
-            record("failed", error=why, seconds=task.seconds())
-            say_failed(task, why, is_rejected, again)
+            report.failed(task, why, is_rejected, again)
         if isinstance(error, (WorkerError, OnlyBegun)):
             raise
     else:
         if consumer.acknowledge(last):
-            record("done", seconds=task.seconds())
-            say(" [x] Done.")
+            report.done(task)
         else:
-            record("ack-lost", seconds=task.seconds())
-            complain(" [!] Done, but the connection was lost meanwhile: RabbitMQ will hand this task out again.")
-
-
-def say_failed(task: Task, why: str, is_rejected: bool, again: float) -> None:
-    """Tell the person that a task failed, and in how many seconds it is tried again; 0 if it does not wait."""
-    when = f"; again in about {again:.0f} s" if is_rejected and again else ""
-    say(f" [!] Failed{task.tries}: {printable(why)}{when}")
-    if is_rejected and task.is_last_try:
-        say(f" [!] It failed too often, and is a dead letter now: {shown(task.body)}")
+            report.ack_lost(task)
 
 
 def perform_here(task: Task, perform: Perform, signals: Signals) -> None:
@@ -149,14 +129,13 @@ def perform_here(task: Task, perform: Perform, signals: Signals) -> None:
             end_forked_process()
 
 
-def settings() -> argparse.Namespace:
-    """Return the options given on the command line."""
-    parser = argparse.ArgumentParser(
-        description="Take one task at a time from a RabbitMQ queue, do it, and acknowledge it.",
-        epilog="Without --run, the worker only sleeps: one second for each dot in the task's text.",
+def parsed_flags() -> argparse.Namespace:
+    """Return the flags given on the command line."""
+    parser = new_parser(
+        "Take one task at a time from a RabbitMQ queue, do it, and acknowledge it.",
+        "Without --run, the worker only sleeps: one second for each dot in the task's text.",
     )
     flag = parser.add_argument
-    add_settings(parser)
     name_help = "the worker's name in the admin panel and in the log (default: worker-HOST-PID)"
     flag("--name", type=not_empty, help=name_help)
     dot_help = "without --run: how many seconds to sleep for each dot in a task (default: 1)"
@@ -176,11 +155,11 @@ def settings() -> argparse.Namespace:
 
 def main() -> int:
     """Run the worker and return its exit status."""
-    options = vars(settings())
-    seconds_per_dot, command = options.pop("seconds_per_dot"), options.pop("run")
+    flags = vars(parsed_flags())
+    seconds_per_dot, command = flags.pop("seconds_per_dot"), flags.pop("run")
     perform = sleeping(seconds_per_dot) if command is None else running(command)
     with contextlib.suppress(KeyboardInterrupt):  # the task in hand is handed back
-        listen(perform, **options)
+        listen(perform, **flags)
     return 0
 
 

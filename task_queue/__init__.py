@@ -1,4 +1,4 @@
-"""The code behind emitter_of_tasks.py and listening_worker.py: one concept per file."""
+"""The machinery under both scripts: emitter/ and worker/, over rabbitmq/, over process/, over terminal/."""
 
 try:
     import pika  # noqa: F401
@@ -6,7 +6,7 @@ except ModuleNotFoundError:
     import os
     import sys
 
-    from task_queue.system import WINDOWS
+    from task_queue.threads import WINDOWS
 
     _python = os.path.join(".venv", "Scripts" if WINDOWS else "bin", "python")
     _words = f"It is in .venv, so start this with:  {_python} {sys.argv[0]}"
@@ -18,6 +18,6 @@ except ModuleNotFoundError:
         )
     raise SystemExit(f" [!] The Python package pika is missing. {_words}") from None
 
-from task_queue.failures import Failure, InputError, QueueError, SettingsError, WorkerError
+from task_queue.exceptions import Failure, InputError, QueueError, SettingsError, WorkerError
 
 __all__ = ["Failure", "InputError", "QueueError", "SettingsError", "WorkerError"]

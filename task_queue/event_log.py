@@ -6,10 +6,10 @@ import contextlib
 import os
 from datetime import datetime, timezone
 
-from task_queue.failures import SettingsError
-from task_queue.system import WINDOWS
-from task_queue.terminal import complain
-from task_queue.text import printable, text_of
+from task_queue.exceptions import SettingsError
+from task_queue.terminal.lines import complain
+from task_queue.terminal.text import printable, text_of
+from task_queue.threads import WINDOWS
 
 
 class EventLog:
@@ -30,7 +30,7 @@ class EventLog:
         self.descriptor: int | None = None
         self._name = name
         self._noted: list[dict[str, object]] = []
-        self._is_torn = False  # the last line has no end, because the disk was full
+        self._is_torn = False  # the disk was full in the middle of the last line
         self._has_complained = False
         if path is None:
             return

@@ -9,24 +9,25 @@ import argparse
 import os
 import re
 import socket
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import pika
 
-from task_queue.failures import SettingsError
-from task_queue.queues import dead_letters_of
-from task_queue.terminal import complain
-from task_queue.text import printable
+from task_queue.exceptions import SettingsError
+from task_queue.terminal.lines import complain
+from task_queue.terminal.text import printable
 
 DEFAULT_URL = "amqp://guest:guest@localhost:5672/%2F"
 DEFAULT_QUEUE = "tasks"
 LONGEST_HEARTBEAT = 65535  # seconds; AMQP has 16 bits for it
+LONGEST_NAME = 242  # bytes of a queue's name; RabbitMQ takes 255, and the dead letters' queue has a suffix
 LEAST_FRAME_MAX = 8192  # bytes; RabbitMQ 4.1 and later hang up at less, without a word
-PATIENCE = 300.0  # seconds, see Settings; for a program that ends by itself, others go on for ever
+PATIENCE = 300.0  # seconds, see ConnectionSettings; for a program that ends by itself, others go on for ever
 
 
-class Settings(NamedTuple):
+class ConnectionSettings(NamedTuple):
     """Where a script connects, and under which name.
 
     Attributes:
@@ -44,8 +45,11 @@ class Settings(NamedTuple):
     is_passive: bool
 
 
-def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of both scripts. Their defaults are read elsewhere, so that `--help` shows no password."""
+def new_parser(description: str, epilog: str) -> argparse.ArgumentParser:
+    """Return a parser with the flags of both scripts. Their defaults are read elsewhere: `--help` shows no password."""
+    # With a width of its own: to find the terminal's, argparse imports shutil, a fiftieth of a short run.
+    layout = partial(argparse.HelpFormatter, width=78)
+    parser = argparse.ArgumentParser(description=description, epilog=epilog, formatter_class=layout)
     url_help = (
         "RabbitMQ's URL; several nodes of a cluster are tried in turn; amqps:// uses TLS "
         f"(default: the environment variable AMQP_URL, else {DEFAULT_URL})"
@@ -57,6 +61,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     passive_help = "use the queue as it is, and declare nothing: for a queue that others have declared"
     flag("--passive", action="store_true", help=passive_help)
     flag("--log-file", type=not_empty, metavar="FILE", help="append a line with a JSON object for each event")
+    return parser
 
 
 def not_empty(text: str) -> str:
@@ -66,8 +71,10 @@ def not_empty(text: str) -> str:
     return text
 
 
-def settings_for(url: str | None, queue: str | None, name: str, patience: float, is_passive: bool = False) -> Settings:
-    """Return the settings. What is None comes from the environment, or is the default. Say what --passive means.
+def connection_settings(
+    url: str | None, queue: str | None, name: str, patience: float, is_passive: bool = False
+) -> ConnectionSettings:
+    """Return the settings, and say what --passive means. What is None comes from the environment, or is the default.
 
     Raises:
         SettingsError: one of them makes no sense.
@@ -75,7 +82,7 @@ def settings_for(url: str | None, queue: str | None, name: str, patience: float,
     if not name or len(os.fsencode(name)) > 255 or re.search("[\ud800-\udfff]", name):
         raise SettingsError("--name is empty, too long, or not text in this terminal's encoding.")
     queue = os.environ.get("TASK_QUEUE") or DEFAULT_QUEUE if queue is None else queue
-    is_short = len(os.fsencode(dead_letters_of(queue))) <= 255
+    is_short = len(os.fsencode(queue)) <= LONGEST_NAME
     if not queue.strip() or not is_short or queue.startswith("amq.") or not queue.isprintable():
         raise SettingsError("--queue or TASK_QUEUE: a queue's name is printable, short, and does not begin with amq.")
     if is_passive:
@@ -83,7 +90,7 @@ def settings_for(url: str | None, queue: str | None, name: str, patience: float,
             f" [*] Queue {queue} is used as it is. What becomes of failed tasks, and whether tasks outlast a restart "
             "of RabbitMQ, depends on how it was declared."
         )
-    return Settings(nodes_in(url), queue, name, patience, is_passive)
+    return ConnectionSettings(nodes_in(url), queue, name, patience, is_passive)
 
 
 def nodes_in(urls: str | None) -> list[pika.URLParameters]:

@@ -21,9 +21,9 @@ import emitter_of_tasks
 import listening_worker
 from listening_worker import listen
 from task_queue import Failure
-from task_queue.message import Message, new_message
-from task_queue.publisher import Publisher
-from task_queue.settings import settings_for
+from task_queue.emitter.message import Message, new_message
+from task_queue.emitter.publisher import Publisher
+from task_queue.settings import connection_settings
 
 
 @contextlib.contextmanager
@@ -104,7 +104,7 @@ class Emitter(Publisher):
 
     def __init__(self, url: str, queue: str) -> None:
         self.told: list[Message] = []
-        settings = settings_for(url, queue, "emitter", patience=float("inf"))
+        settings = connection_settings(url, queue, "emitter", patience=float("inf"))
         super().__init__(settings, lambda settled: self.told.extend(message for message, _ in settled))
         self.connection.open()
 
@@ -114,5 +114,5 @@ class Emitter(Publisher):
 
     def settle(self) -> None:
         """Wait until all is confirmed."""
-        self.wait(seconds=DEADLINE)
+        self.wait_for_confirms(seconds=DEADLINE)
         assert self.pending() == []

@@ -11,7 +11,7 @@ import pytest
 from harmful import HARM, SHOWN
 from scripted_server import Server
 
-from task_queue.admin_panel import offer_panel, wants_panel
+from task_queue.emitter.admin_panel import offer_panel, wants_panel
 
 GUEST, LEARNER = "amqp://guest:guest@127.0.0.1:1/%2F", "amqp://learner:se-cret@127.0.0.1"
 SAID = {  # of RabbitMQ's address and the panel's

@@ -16,7 +16,7 @@ from pika.adapters.select_connection import IOLoop
 from scripted_server import Answer, Got, Server, Session
 
 from listening_worker import listen
-from task_queue.task import Task
+from task_queue.worker.task import Task
 
 
 def sends(*pieces: bytes, then: Answer = Session.fall_silent) -> Answer:

@@ -12,9 +12,12 @@ import pytest
 import trustme
 from harness import Scripts
 from in_process import said_by
+from pika.adapters.utils.connection_workflow import AMQPConnectionWorkflowFailed, AMQPConnectorSocketConnectError
+from pika.exceptions import AMQPConnectionError
 from tls import tls_server
 
-from task_queue.errors import in_words
+from task_queue.rabbitmq.error_messages import in_words
+from task_queue.settings import nodes_in
 
 SCRIPTS = {"emitter_of_tasks.py": ["task"], "listening_worker.py": []}
 
@@ -39,7 +42,7 @@ def refused(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             assert [each for each in ("secret", "set_permissions", "delete") if each in err] == [], err
             assert finals == [is_final]
 
-    monkeypatch.setattr("task_queue.connection.in_words", note)
+    monkeypatch.setattr("task_queue.rabbitmq.connection.in_words", note)
     return refused
 
 
@@ -123,3 +126,12 @@ def test_what_may_be_otherwise_in_a_minute_is_not_final(
     status, _, err = said_by(scripts, "listening_worker.py", AMQP_URL=",".join(NOT_FINAL.values()).format(**ports))
     assert status == 1
     assert [words for words in NOT_FINAL if words not in err] == []
+
+
+def test_of_a_host_with_several_addresses_the_last_error_is_said() -> None:
+    """The machine's own address comes last, after that of IPv6."""
+    errors = [AMQPConnectorSocketConnectError(error) for error in (ConnectionRefusedError(), TimeoutError())]
+    failed = AMQPConnectionError(AMQPConnectionWorkflowFailed(errors))
+    words, is_final = in_words(failed, nodes_in(None)[0], "tasks")
+    assert "does not answer" in words
+    assert not is_final

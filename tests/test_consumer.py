@@ -11,7 +11,6 @@ from typing import Any
 
 import pika.channel
 import pytest
-import task_queue.consumer
 from harness import DEADLINE, Scripts, eventually, leader_of
 from in_process import put, work, working
 from pika.adapters.select_connection import IOLoop
@@ -206,20 +205,3 @@ def test_a_burst_waits_for_the_next_try_of_what_failed_in_it(at_server: Scripts,
     work(at_server, perform)
     first = "failed" if ends_by == "failure" else "ack-lost"
     assert [record["event"] for record in at_server.events()] == ["received", first, "received", "done"]
-
-
-def test_a_burst_waits_no_longer_when_what_failed_in_it_is_done(
-    at_server: Scripts, server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def deliver(session: Session, got: Got) -> None:
-        session.in_hand.clear()
-        if got.name == "Basic.Consume":
-            session.answer(got)
-        session.deliver(b"task", redelivered=got.name == "Basic.Reject", message_id="an id")
-
-    monkeypatch.setattr(task_queue.consumer, "LATE", 3600.0)
-    server.on("Basic.Consume", deliver)
-    server.on("Basic.Reject", deliver)
-    with working(at_server, fails_once, burst=True) as worker:
-        eventually(lambda: not worker.is_alive(), "it ends")
-    assert [record["event"] for record in at_server.events()] == ["received", "failed", "received", "done"]

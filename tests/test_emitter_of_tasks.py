@@ -20,11 +20,11 @@ from scripted_server import Got, Server, Session, takes_up_to
 
 from task_queue import InputError
 from task_queue.event_log import EventLog
-from task_queue.message import Message, new_message
-from task_queue.publisher import Publisher
-from task_queue.report import Report
-from task_queue.settings import settings_for
-from task_queue.signals import Signals
+from task_queue.emitter.message import Message, new_message
+from task_queue.emitter.publisher import Publisher
+from task_queue.emitter.report import Report
+from task_queue.settings import connection_settings
+from task_queue.process.signals import Signals
 
 
 def test_flags_count_before_the_environment_and_a_comma_in_a_query_begins_no_node(scripts: Scripts) -> None:
@@ -108,7 +108,7 @@ def test_the_exit_status_tells_whether_something_was_not_sent(
     server.on("Channel.Close", confirm)
     with Signals() as signals:
         report = Report(EventLog(None, "emitter"), None, False)
-        publisher = Publisher(settings_for(server.url, "tasks", "emitter", float("inf")), report.settled)
+        publisher = Publisher(connection_settings(server.url, "tasks", "emitter", float("inf")), report.settled)
         assert emitter_of_tasks.emit(tasks(), publisher, report, signals, at_prompt) == status
     assert report.refused == texts.count(LARGE)
     assert report.confirmed == len(texts) - report.refused - (brings == "Ctrl+C")

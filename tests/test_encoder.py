@@ -8,8 +8,8 @@ import pytest
 from harness import Scripts
 from in_process import said_by
 
-from task_queue.encoder import Encoder
-from task_queue.message import new_message, properties
+from task_queue.emitter.encoder import Encoder
+from task_queue.emitter.message import new_message, properties
 
 
 @pytest.mark.parametrize("frame_max", [4096, 131_072])

@@ -7,6 +7,7 @@ import resource
 import signal
 import socket
 import ssl
+import sys
 import textwrap
 from collections.abc import Callable
 from typing import Any
@@ -14,12 +15,12 @@ from unittest import mock
 
 import pytest
 import trustme
-from harness import Scripts, eventually
+from harness import PROJECT, Scripts, eventually
 from in_process import said_by
 from scripted_server import Server, Session
 from tls import tls_server
 
-from task_queue.admin_panel import answers
+from task_queue.emitter.admin_panel import answers
 
 EMITTER, WORKER = "emitter_of_tasks.py", "listening_worker.py"
 
@@ -136,7 +137,8 @@ def test_a_limit_of_open_files_is_said_in_one_line_or_enough(
 ) -> None:
     server.put(b"task")
     arguments = ["task"] if script == EMITTER else ["--max-tasks", "1", "--seconds-per-dot", "0"]
-    command = ["bash", "-c", f'ulimit -n {limit}; exec "$@"', "-", *at_server.command(script, *arguments)]
+    # Without -W error: Python would warn of what is left open when the program ends.
+    command = ["bash", "-c", f'ulimit -n {limit}; exec "$@"', "-", sys.executable, str(PROJECT / script), *arguments]
     run = at_server.start_command(command)
     run.process.wait(20)
     assert "Traceback" not in run.err

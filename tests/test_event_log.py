@@ -16,7 +16,7 @@ from scripted_server import Server, takes_up_to
 
 from task_queue import SettingsError
 from task_queue.event_log import EventLog
-from task_queue.task import Task
+from task_queue.worker.task import Task
 
 # Each event's fields and their types, all of them: others read these records.
 EVERY = {"time": str, "event": str, "name": str, "message_id": str, "task": str}

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator
 
 import pytest
-import task_queue.publisher
+import task_queue.emitter.publisher
 from harness import Scripts, eventually, waits_in
 from in_process import Emitter
 from pika import spec
@@ -15,7 +15,7 @@ from relay import Relay
 from scripted_server import Got, Server, Session, nothing, refuse
 
 from task_queue import QueueError
-from task_queue.message import Message
+from task_queue.emitter.message import Message
 
 WAITS = "RabbitMQ has confirmed nothing for 0 s. Waiting ...\n"
 IS_FULL = "The queue takes no tasks for now: is it full? Trying again ...\n"
@@ -129,17 +129,17 @@ def test_an_emitter_says_that_it_waits_when_nothing_is_confirmed_for_long(
     server: Server, emitter: Emitter, said: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when a queue has lost most of its nodes. Said once, and not where RabbitMQ has said why on this connection."""
-    monkeypatch.setattr(task_queue.publisher, "SILENCE", 0.1)
+    monkeypatch.setattr(task_queue.emitter.publisher, "SILENCE", 0.1)
     server.on("Basic.Publish", nothing)
     emitter.send("task")
     server.gets("Basic.Publish")
     server.session(0).send(spec.Connection.Blocked("low on memory"))
     says(said, "low on memory")
-    emitter.wait(seconds=0.5)
+    emitter.wait_for_confirms(seconds=0.5)
     assert WAITS not in said()
     server.session(0).hang_up()
     server.gets("Basic.Publish", times=2)
-    emitter.wait(seconds=0.5)
+    emitter.wait_for_confirms(seconds=0.5)
     says(said, WAITS)
     assert said().count(WAITS) == 1
 
@@ -166,7 +166,7 @@ def test_a_pause_for_a_full_queue_ends_with_its_connection(
         if session.number == 0:
             session.hang_up()
 
-    monkeypatch.setattr(task_queue.publisher, "FULL_PAUSE", 0.5)
+    monkeypatch.setattr(task_queue.emitter.publisher, "FULL_PAUSE", 0.5)
     answers = iter([spec.Basic.Nack(1), spec.Basic.Nack(1), spec.Basic.Ack(2)])
     server.on("Basic.Publish", answer)
     emitter.send("task")
@@ -186,7 +186,7 @@ def test_pauses_for_a_full_queue_begin_anew_after_a_confirm(
         method = spec.Basic.Nack if next(refuses) else spec.Basic.Ack
         session.send(method(len(session.got("Basic.Publish"))))
 
-    monkeypatch.setattr(task_queue.publisher, "FULL_PAUSE", 0.05)
+    monkeypatch.setattr(task_queue.emitter.publisher, "FULL_PAUSE", 0.05)
     server.on("Basic.Publish", answer)
     for number, refusals in enumerate((4, 4, 5), 1):
         refuses = iter([True] * refusals + [False])

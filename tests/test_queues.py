@@ -12,8 +12,8 @@ from in_process import put, said_by, work
 from relay import Relay
 from scripted_server import Server
 
-from task_queue.errors import CANCELLED
-from task_queue.queues import arguments_of
+from task_queue.rabbitmq.error_messages import CANCELLED
+from task_queue.rabbitmq.queues import arguments_of
 
 DAY = 86_400_000  # milliseconds
 EMITTER, WORKER = "emitter_of_tasks.py", "listening_worker.py"

@@ -11,8 +11,8 @@ from harmful import HARM, SHOWN
 from harness import Scripts
 
 from task_queue.event_log import EventLog
-from task_queue.report import Report
-from task_queue.sources import Source
+from task_queue.emitter.report import Report
+from task_queue.emitter.source import Source
 
 
 class Terminal(io.StringIO):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import emitter_of_tasks
 import pytest
 
-from task_queue.settings import DEFAULT_URL, nodes_in, settings_for
+from task_queue.settings import DEFAULT_URL, nodes_in, connection_settings
 from task_queue import SettingsError
 
 FORM = "is not a URL like amqp://user:password@host:5672/virtual-host (percent-encode special characters: / is %2F"
@@ -41,10 +41,10 @@ def test_what_is_wrong_with_a_url_is_said_without_a_part_of_a_password(url: str)
 
 def test_a_queue_may_have_any_name_that_rabbitmq_takes_for_it_and_its_dead_letters() -> None:
     for name in ("tasks", "amqp-tasks", "amq", "tasks.2026", "größe", "with space", "x" * 242):
-        assert settings_for(DEFAULT_URL, name, "name", 0).queue == name
+        assert connection_settings(DEFAULT_URL, name, "name", 0).queue == name
     for name in ("amq.tasks", "amq.", "", " ", "a\nb", "x" * 243, "ö" * 122):
         with pytest.raises(SettingsError, match="a queue's name is printable"):
-            settings_for(DEFAULT_URL, name, "name", 0)
+            connection_settings(DEFAULT_URL, name, "name", 0)
 
 
 COMMAND_LINES = {  # the queue and the task; None where it makes no sense
@@ -65,10 +65,10 @@ def test_flags_stand_before_or_behind_the_words(
 ) -> None:
     monkeypatch.setattr("sys.argv", ["emitter_of_tasks.py", *line.split()])
     if then is not None:
-        chosen = emitter_of_tasks.settings()
+        chosen = emitter_of_tasks.parsed_flags()
         assert (chosen.queue, chosen.task) == then
         return
     with pytest.raises(SystemExit) as ended:
-        emitter_of_tasks.settings()
+        emitter_of_tasks.parsed_flags()
     assert ended.value.code == 2
     assert "error: " in capsys.readouterr().err

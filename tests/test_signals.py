@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import listening_worker
 import pytest
 from harness import Scripts, eventually, start_own
 from in_process import work
@@ -18,6 +17,7 @@ from relay import Relay
 from scripted_server import Server
 
 from task_queue import WorkerError
+from task_queue.worker import report
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOPPED = " [*] Stopped."
@@ -87,7 +87,7 @@ def test_ctrl_c_counts_that_comes_before_the_work_has_begun(
         if "Received" in line:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(listening_worker, "say", say)
+    monkeypatch.setattr(report, "say", say)
     server.put(b"task")
     with pytest.raises(KeyboardInterrupt):
         work(at_server, lambda _: None)

@@ -20,7 +20,7 @@ def handlers():
 def state():
     wakeup = signal.set_wakeup_fd(-1)
     signal.set_wakeup_fd(wakeup)
-    threads = [thread.name for thread in threading.enumerate() if thread.name != "outbox"]
+    threads = [thread.name for thread in threading.enumerate() if thread.name != "printer"]
     return *handlers(), wakeup, signal.pthread_sigmask(signal.SIG_BLOCK, []), len(os.listdir("/proc/self/fd")), threads
 
 def in_another_thread():

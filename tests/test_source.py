@@ -17,9 +17,9 @@ from pika import spec
 from scripted_server import Got, Server, Session, bodies
 
 from task_queue import InputError
-from task_queue.encoder import Encoder
-from task_queue.message import Message
-from task_queue.sources import LONGEST_LINE, Source
+from task_queue.emitter.encoder import Encoder
+from task_queue.emitter.message import Message
+from task_queue.emitter.source import LONGEST_LINE, Source
 
 
 def read(file: Path, content: bytes) -> tuple[list[Message], str]:

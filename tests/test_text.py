@@ -15,8 +15,8 @@ from in_process import printed, said_by
 from pika import spec
 from scripted_server import Got, Server, Session, nothing, takes_up_to
 
-from task_queue.run_command import running
-from task_queue.task import Task
+from task_queue.worker.run_command import running
+from task_queue.worker.task import Task
 
 # A family joined by U+200D, a space that does not break, a soft hyphen, a private character: odd, and no harm.
 UNUSUAL = "👨\u200d👩\u200d👧 \xa0 \xad \ue000 \ufeff"

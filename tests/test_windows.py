@@ -21,7 +21,7 @@ from in_process import put
 from machine import clean_environment
 from relay import Relay
 
-from task_queue.errors import DOCKER
+from task_queue.rabbitmq.error_messages import DOCKER
 
 # Put into force before anything else is imported. Ctrl+Break is SIGUSR1 here.
 SHIM = """

@@ -124,14 +124,14 @@ def events(log: Path, name: str) -> list[dict[str, Any]]:
 def own_queue(url: str) -> Iterator[str]:
     """Print RabbitMQ's version, give the name of a new queue, and delete it after the block."""
     from task_queue import QueueError  # here, because they need pika, which may have had to be installed first
-    from task_queue.connection import Connection
-    from task_queue.queues import dead_letters_of
-    from task_queue.settings import settings_for
+    from task_queue.rabbitmq.connection import Connection
+    from task_queue.rabbitmq.queues import dead_letters_of
+    from task_queue.settings import connection_settings
 
     queue = f"demo-{uuid.uuid4().hex[:8]}"
     left: list[int] = []
     try:
-        settings = settings_for(url, queue, "demo", 0.0)
+        settings = connection_settings(url, queue, "demo", 0.0)
         with contextlib.closing(Connection(settings, lambda _: None, lambda _: None)) as connection:
             connection.open()
             machine.say(f"RabbitMQ {'.'.join(map(str, connection.rules.version))} is up.")

@@ -13,7 +13,7 @@ import time
 
 import listening_worker
 from listening_worker import Task
-from task_queue.script import run
+from task_queue.process.run import run
 
 SECONDS = float(os.environ.get("SECONDS", "0"))
 BOOK = os.open(sys.argv.pop(1), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)

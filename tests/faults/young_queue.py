@@ -31,7 +31,7 @@ def is_kept(node: rabbitmq.Node, age: float) -> bool:
     """Tell whether a confirmed task is there again, whose queue had that age in seconds when its node was killed."""
     import pika  # only here, because it may have to be installed first
 
-    from task_queue.queues import arguments_of
+    from task_queue.rabbitmq.queues import arguments_of
 
     parameters = pika.URLParameters(node.url)
     connection = pika.BlockingConnection(parameters)

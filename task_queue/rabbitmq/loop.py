@@ -17,8 +17,8 @@ from collections.abc import Callable
 
 from pika.adapters.select_connection import IOLoop
 
-from task_queue import signals
-from task_queue.aside import Aside
+from task_queue.process import signals
+from task_queue.threads import DaemonThread
 
 KEEPER_DELAY = 0.02  # seconds that the main thread may be away, as in a short task, before the keeper drives
 STOP_SEEN_WITHIN = 0.1  # seconds from setting listen()'s `stop` until the loop ends a step
@@ -35,7 +35,12 @@ class Loop:
             is a new I/O loop.
         after_keeping: called by the keeper, without the lock, after each step it drove.
 
+    Raises:
+        OSError: no descriptor is left.
+
     Attributes:
+        main: the thread that made it.
+        keeper: to be started when all is ready for before_step().
         ioloop: pika's; a new one after an error.
         signals: the program's; a signal ends a step early.
         closing: set when closing begins.
@@ -48,6 +53,7 @@ class Loop:
         after_keeping: Callable[[], None],
     ) -> None:
         self._before_step, self._on_error, self._after_keeping = before_step, on_error, after_keeping
+        self.main = threading.current_thread()
         self.signals = signals.in_force()
         self._bell = socket.socketpair()  # a byte from the second to the first ends the step, in any thread
         for end in self._bell:
@@ -56,10 +62,10 @@ class Loop:
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.ioloop = self._new_ioloop()
         self._lock = threading.Lock()
-        self.keeper = Aside(self._keep, "keeper")
         self._main_left_at = time.monotonic()
         self._main_knocks = False
         self.closing = threading.Event()
+        self.keeper = DaemonThread(self._keep, "keeper")
         self.signals.handlers.ring(self._bell[1])
 
     def __enter__(self) -> Loop:
@@ -76,7 +82,7 @@ class Loop:
         self._lock.release()
         self.signals.release()  # last, because it may raise
 
-    def wait(self, until: Callable[[], object], seconds: float = float("inf")) -> None:
+    def drive(self, until: Callable[[], object], seconds: float = float("inf")) -> None:
         """Drive the loop until `until()` is true after a step, or the time is up. Only inside `with loop`."""
         deadline = time.monotonic() + seconds
         ioloop = self.ioloop

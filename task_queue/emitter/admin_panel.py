@@ -9,13 +9,13 @@ from urllib.parse import urlsplit
 
 import pika
 
-from task_queue.prompt import Prompt
-from task_queue.system import WINDOWS
-from task_queue.terminal import complain, say
-from task_queue.text import printable
+from task_queue.terminal.lines import complain, say
+from task_queue.terminal.prompt import Prompt
+from task_queue.terminal.text import printable
+from task_queue.threads import WINDOWS
 
 GUEST = pika.PlainCredentials("guest", "guest")  # the user of every new RabbitMQ
-ANSWERS_WITHIN = 6.0 if WINDOWS else 2.0  # seconds; there, an address that refuses takes two to do so
+PANEL_ANSWERS_WITHIN = 6.0 if WINDOWS else 2.0  # seconds; Windows takes two to say that nothing listens
 
 
 def offer_panel(answer: bool | None, url: str | None, node: pika.URLParameters) -> None:
@@ -63,6 +63,6 @@ def answers(url: str) -> bool:
     parts = urlsplit(url)
     with contextlib.suppress(OSError, ValueError):
         port = parts.port or (443 if parts.scheme == "https" else 80)
-        socket.create_connection((parts.hostname, port), ANSWERS_WITHIN).close()
+        socket.create_connection((parts.hostname, port), PANEL_ANSWERS_WITHIN).close()
         return True
     return False

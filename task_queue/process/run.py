@@ -1,4 +1,4 @@
-"""How a script, or a program of your own, starts and ends: with a message and an exit status."""
+"""How a program starts and ends: a script, or a program of your own, with a message and an exit status."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import sys
 from collections.abc import Callable
 from typing import Union
 
-from task_queue import outbox, terminal
-from task_queue.failures import Failure
-from task_queue.handlers import ENDING_SIGNALS
+from task_queue.exceptions import Failure
+from task_queue.process.signal_handlers import ENDING_SIGNALS
+from task_queue.terminal.lines import complain, complain_of, finish_background, say
+from task_queue.terminal.output import let_go
 
 Status = Union[int, str, None]  # what sys.exit() takes
 
@@ -25,9 +26,9 @@ def run(main: Callable[[], Status]) -> None:
     Args:
         main: the program. If it returns None, the exit status is 0, as for sys.exit().
     """
-    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # the scripts have set this for the time of their imports
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # set by the scripts, for the time of their imports
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if not gc.isenabled():  # and this: from now on no collection looks at what they have imported
+    if not gc.isenabled():  # also set by them; no collection needs to look at what they have imported
         gc.freeze()
         gc.enable()
     open_standard_streams()
@@ -36,27 +37,27 @@ def run(main: Callable[[], Status]) -> None:
         try:
             status = main()
         except KeyboardInterrupt:
-            terminal.say("")
+            say("")
         except SystemExit as end:
             status = end.code
         except Failure as failure:
             status = failure.exit_code
-            terminal.tell(failure)
-        outbox.flush()
-    atexit.register(_settle)
+            complain_of(failure)
+        finish_background()
+    atexit.register(_keep_status)
     sys.exit(status)
 
 
-def _settle() -> None:
-    # Called when all threads have ended. From here on, nothing must change the exit status.
+def _keep_status() -> None:
+    # Called when all threads have ended. From here on the exit status must not change.
     for number in ENDING_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    terminal.let_go()
+    let_go()
 
 
 def open_standard_streams() -> None:
     """Make sure that a task can print: whatever it prints, and even if standard output or standard error is closed."""
-    for descriptor in (0, 1, 2):  # else a socket could get that number, and what is printed
+    for descriptor in (0, 1, 2):  # else a socket could get descriptor 1, and output would go into it
         try:
             os.fstat(descriptor)
         except OSError:
@@ -93,7 +94,7 @@ def end_forked_process() -> None:
         if kind is not None and error is not None and not isinstance(error, SystemExit):
             sys.excepthook(kind, error, trace)
         elif isinstance(code, str):
-            terminal.complain(code)
+            complain(code)
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code if isinstance(code, int) else int(code is not None))

@@ -6,8 +6,9 @@ import sys
 import threading
 from typing import Any, TextIO
 
-from task_queue import terminal
-from task_queue.system import WINDOWS
+from task_queue.terminal.lines import print_now, print_through, say
+from task_queue.terminal.output import is_terminal, wait_until_writable
+from task_queue.threads import WINDOWS
 
 DRAWN_WITHIN = 0.2  # seconds from asking until the question is on the screen
 
@@ -23,7 +24,7 @@ class Prompt:
     def __init__(self, text: str, has_history: bool) -> None:
         self._text, self._has_history = text, has_history
         self._is_drawn = threading.Event()
-        is_edited = sys.stderr and terminal.is_terminal(sys.stdin) and terminal.is_terminal(sys.stdout)
+        is_edited = sys.stderr and is_terminal(sys.stdin) and is_terminal(sys.stdout)
         self._readline = line_editor() if is_edited else None
 
     def ask(self) -> str:
@@ -33,8 +34,8 @@ class Prompt:
             EOFError: there is no more input, or no terminal any more.
             UnicodeError: it is not text in the terminal's encoding.
         """
-        terminal.wait_for(sys.stdout)  # while a terminal is paused, no signal can interrupt input()
-        terminal.print_through(self._print_above)
+        wait_until_writable(sys.stdout)  # while a terminal is paused, no signal can interrupt input()
+        print_through(self._print_above)
         try:
             typed = self._input()
         except UnicodeError:
@@ -42,9 +43,9 @@ class Prompt:
         except (OSError, RuntimeError, ValueError) as error:  # standard input or output is closed
             raise EOFError from error
         finally:
-            terminal.print_through(None)
+            print_through(None)
             self._is_drawn.clear()
-        if typed == "\x04":  # Ctrl+D on Windows, where it is a character like any other
+        if typed == "\x04":  # on Windows, Ctrl+D is an ordinary character
             raise EOFError
         return typed
 
@@ -54,9 +55,9 @@ class Prompt:
 
     def _input(self) -> str:
         if self._readline is None:
-            terminal.say(self._text, end="")
+            say(self._text, end="")
             self._is_drawn.set()
-            if not (line := sys.stdin.readline()):  # and not input(), which may use readline all the same
+            if not (line := sys.stdin.readline()):  # not by input(), which may use readline
                 raise EOFError
             return line.rstrip("\n")
         self._readline.set_auto_history(self._has_history)
@@ -66,11 +67,11 @@ class Prompt:
     def _print_above(self, text: str, stream: TextIO) -> None:
         # Called by the background thread.
         self._is_drawn.wait(DRAWN_WITHIN)
-        if terminal.is_terminal(sys.stdout) and terminal.is_terminal(stream):
+        if is_terminal(sys.stdout) and is_terminal(stream):
             typed = self._text + (self._readline.get_line_buffer() if self._readline else "")
             # Blanks, because an old console of Windows knows no escape codes.
             text = f"\r{' ' * len(typed)}\r{text}{typed}"
-        terminal.print_now(text, stream)
+        print_now(text, stream)
 
 
 def line_editor() -> Any:

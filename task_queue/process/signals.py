@@ -6,8 +6,8 @@
     INTERRUPT  Ctrl+C, SIGHUP, any signal after FINISH,      leaves at once: KeyboardInterrupt is raised in code
                SIGTERM to an emitter                         that may be interrupted
 
-Only code inside `interruptible()` is interrupted, and inside `held()`, such as in a call of pika, not before that block
-has ended. Other code looks at `state` after each step.
+KeyboardInterrupt is raised inside `interruptible()` only; inside `held()`, as around calls of pika, it is delayed until
+that block ends. Other code looks at `is_ending` after each step.
 """
 
 from __future__ import annotations
@@ -19,14 +19,19 @@ import threading
 import time
 from collections.abc import Iterator
 
-from task_queue import terminal
-from task_queue.failures import Failure
-from task_queue.handlers import FINISHING_SIGNALS, Handlers
-from task_queue.system import WINDOWS
+from task_queue.exceptions import Failure, WorkerError
+from task_queue.process.signal_handlers import FINISHING_SIGNALS, SignalHandlers
+from task_queue.terminal.lines import complain_of
+from task_queue.terminal.output import give_up_when, interrupt_write
+from task_queue.threads import WINDOWS
 
-ONE_BURST = 0.2  # seconds in which the same signal counts once: a supervisor may forward what we got already
+ONE_BURST = 0.2  # seconds in which the same signal counts once: a supervisor may forward one that we got, too
 
-State = enum.Enum("State", "RUN FINISH INTERRUPT")  # see the table above
+
+class State(enum.Enum):
+    """See the table above."""
+
+    RUN, FINISH, INTERRUPT = range(3)
 
 
 class Signals:
@@ -42,7 +47,7 @@ class Signals:
 
     def __init__(self, is_worker: bool = False, stop: threading.Event | None = None) -> None:
         self.stop = stop
-        self.handlers = Handlers(self._on_signal)
+        self.handlers = SignalHandlers(self._on_signal)
         self._is_worker = is_worker
         self._state = State.RUN
         self._may_interrupt = False
@@ -52,7 +57,7 @@ class Signals:
 
     def __enter__(self) -> Signals:
         self._outer, _this_thread.signals = _this_thread.signals, self
-        terminal.give_up_when(lambda: self.state != State.RUN)
+        give_up_when(lambda: self.is_ending)
         if threading.current_thread() is threading.main_thread():
             self.handlers.install()
         return self
@@ -62,25 +67,26 @@ class Signals:
         _this_thread.signals = self._outer
         # Only now: what comes after this goes to the handlers that were there before.
         if self._is_worker and (error is None or isinstance(error, Failure)):
+            if self._state != State.RUN and isinstance(error, WorkerError):
+                complain_of(error)
             if self._state == State.INTERRUPT:
                 raise KeyboardInterrupt from None
             if self._state == State.FINISH:
                 raise SystemExit(0)
 
     @property
-    def state(self) -> State:
-        """What the program is to do: see the table above."""
-        is_stopped = self._state == State.RUN and self.stop is not None and self.stop.is_set()
-        return State.FINISH if is_stopped else self._state
+    def is_ending(self) -> bool:
+        """Whether the program is to take no more tasks, because of a signal or the `stop` event."""
+        return self._state != State.RUN or (self.stop is not None and self.stop.is_set())
 
     @property
-    def interrupts(self) -> bool:
-        """Whether a KeyboardInterrupt will be raised as soon as no held() delays it."""
+    def is_interrupt_due(self) -> bool:
+        """Whether a KeyboardInterrupt is raised when the held() blocks have ended."""
         return self._is_due and self._may_interrupt
 
     @property
-    def interrupted(self) -> bool:
-        """Whether a KeyboardInterrupt comes from a signal, and not from the task itself."""
+    def has_interrupted(self) -> bool:
+        """Whether a KeyboardInterrupt that was caught came from a signal, and not from the task itself."""
         return self._state == State.INTERRUPT or self.handlers.is_replaced(signal.SIGINT)
 
     @contextlib.contextmanager
@@ -117,9 +123,9 @@ class Signals:
         self._is_due = self._may_interrupt = False
 
     def send_again(self) -> None:
-        """Send the main thread the signal that came while it forked a process, where nothing can be raised."""
+        """Send the main thread a signal that came while it forked a process, where nothing can be raised."""
         main = threading.main_thread().ident
-        if self.interrupts and not self._held and not WINDOWS and main is not None:
+        if self.is_interrupt_due and not self._held and not WINDOWS and main is not None:
             signal.pthread_kill(main, self._last[0])
 
     def _on_signal(self, number: int, may_raise: bool) -> None:
@@ -131,10 +137,10 @@ class Signals:
             self._is_due = not finishes
         if may_raise:
             self._interrupt_if_due()
-            terminal.interrupt_write()
+            interrupt_write()
 
     def _interrupt_if_due(self) -> None:
-        if self.interrupts and not self._held:
+        if self.is_interrupt_due and not self._held:
             self._is_due = False
             raise KeyboardInterrupt
 

@@ -1,11 +1,11 @@
-"""When to reconnect after a loss, when to give up, and what to print meanwhile."""
+"""Reconnecting: the pauses between attempts, when to give up, and what to print meanwhile."""
 
 from __future__ import annotations
 
 import os
 import time
 
-from task_queue import outbox
+from task_queue.terminal.lines import complain_in_background
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between two attempts; each is twice as long as the one before
 LONG_OUTAGE, LONG_OUTAGE_PAUSE = 120.0, 30.0  # seconds: in an outage longer than the first, pauses grow to the second
@@ -13,13 +13,13 @@ LASTS_AFTER = 5.0  # seconds that a connection must live to end the outage
 NEVER = float("inf")
 
 
-class Outage:
+class Reconnecting:
     """The time from a loss until a new connection works: a task is confirmed or settled, or it lasts some seconds.
 
     Opening a connection does not end it, so the pauses keep growing if a server accepts us and drops us again.
 
     Args:
-        patience: see Settings.
+        patience: see ConnectionSettings.
         nodes: how many nodes there are.
 
     Attributes:
@@ -37,7 +37,7 @@ class Outage:
         self._pause = FIRST_PAUSE
         self._refusals: list[str] = []  # since the last error that was not final
         self._told: set[str] = set()  # reasons that were printed since the last return
-        self._has_returned = False
+        self._is_told_of_return = False
 
     def why_give_up(self, why: str, is_final: bool) -> str | None:
         """Note an error. If trying again can't help, return why all nodes refuse us.
@@ -64,10 +64,6 @@ class Outage:
         # With jitter, so that a hundred workers do not all reconnect at the same moment.
         return pause * (0.75 + os.urandom(1)[0] / 512)
 
-    def first_success(self, _frame: object) -> None:
-        """Note that RabbitMQ has accepted a subscription."""
-        self.had_success = True
-
     def success(self) -> None:
         """Note that a task was confirmed or settled."""
         self.had_success = True
@@ -75,23 +71,23 @@ class Outage:
             self.end()
 
     def end(self) -> None:
-        """Note that the connection has lasted."""
+        """Note that the connection has lasted, or was of use."""
         if self._told:
-            outbox.complain(" [*] Connected again.")
+            complain_in_background(" [*] Connected again.")
         self._begin_anew()
 
     def tell_of_loss(self, why: str) -> None:
         """Say why the connection is lost, once. Without words for it, say nothing."""
         if why and why not in self._told:
             self._told.add(why)
-            outbox.complain(f" [!] {why}\n [*] Reconnecting ...")
+            complain_in_background(f" [!] {why}\n [*] Reconnecting ...")
 
     def tell_of_return(self) -> None:
         """Say that we are connected again: once, and if that does not last, again at the end of the outage."""
         if not self.had_connection:
             self.had_connection = True
             self._refusals.clear()
-        if self._told and not self._has_returned:
-            self._has_returned = True
+        if self._told and not self._is_told_of_return:
+            self._is_told_of_return = True
             self._told.clear()
-            outbox.complain(" [*] Connected again.")
+            complain_in_background(" [*] Connected again.")

@@ -1,4 +1,4 @@
-"""Signal handlers for the time of a block: installed, put back, taken back from a task, and not there in a fork."""
+"""Signal handlers for the time of a block: installed, put back, and not there in a process that a task forks."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from task_queue.system import WINDOWS
+from task_queue.threads import WINDOWS
 
 # SIGBREAK is Windows' Ctrl+Break, the only signal that one process can send to another there.
 FINISHING_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGBREAK") if hasattr(signal, name)]
 ENDING_SIGNALS = [signal.SIGINT, *FINISHING_SIGNALS, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
 
-class Handlers:
+class SignalHandlers:
     """Has the main thread call one function for each signal that ends a program.
 
     Args:
@@ -33,15 +33,15 @@ class Handlers:
 
     def install(self) -> None:
         """Install our handlers."""
-        self._undo.callback(set_wakeup_fd, set_wakeup_fd(-1))
+        self._undo.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(-1))
         for number in ENDING_SIGNALS:
             # Ignored signals stay ignored (nohup), and a handler that Python can't put back is left alone.
             if (found := signal.getsignal(number)) not in (signal.SIG_IGN, None):
                 self.found[number] = found
                 self._undo.callback(signal.signal, number, found)
                 signal.signal(number, self._on_signal)
-        # Some programs start others with signals blocked, so that nothing ends them, or with SIGCHLD ignored: then a
-        # child's exit status is lost, and Python reports 0 instead, which means success.
+        # We may have been started with signals blocked, so that nothing would end us, or with SIGCHLD ignored: then the
+        # exit status of a --run is lost, and Python reports 0, which means success.
         if not WINDOWS:
             if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
                 self._undo.callback(signal.signal, signal.SIGCHLD, signal.signal(signal.SIGCHLD, signal.SIG_DFL))
@@ -70,17 +70,10 @@ class Handlers:
         """
         self._bell = bell
         if self.found:
-            set_wakeup_fd(bell.fileno() if bell else -1)
+            signal.set_wakeup_fd(bell.fileno() if bell else -1, warn_on_full_buffer=False)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._handle(number, not is_forking(frame))
-
-
-def set_wakeup_fd(descriptor: int) -> int:
-    """Have Python write a byte there when a signal comes; return the old descriptor."""
-    with contextlib.suppress(OSError, ValueError):  # somebody has closed it
-        return signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
-    return -1
 
 
 def is_forking(frame: FrameType | None) -> bool:
@@ -91,8 +84,8 @@ def is_forking(frame: FrameType | None) -> bool:
 
 
 if not WINDOWS:  # which can't fork
-    # Around a fork the signals are blocked: one that reaches the child before it has its handlers back, Python forgets.
-    # In these functions no handler may raise an exception: Python would only print it.
+    # Around a fork signals are blocked: Python would forget one that reaches the child before its handlers are back.
+    # In these functions a handler must not raise an exception: Python would print and drop it.
     _blocked = threading.local()  # the signals that were blocked before the fork
 
     def _around_fork_before() -> None:
@@ -103,8 +96,8 @@ if not WINDOWS:  # which can't fork
 
     def _in_child() -> None:
         for number in ENDING_SIGNALS:
-            while isinstance(ours := getattr(signal.getsignal(number), "__self__", None), Handlers):
-                set_wakeup_fd(-1)
+            while isinstance(ours := getattr(signal.getsignal(number), "__self__", None), SignalHandlers):
+                signal.set_wakeup_fd(-1)
                 signal.signal(number, ours.found[number])
         _around_fork_after()
 

@@ -9,13 +9,12 @@ from collections.abc import Callable
 import pika
 from pika.channel import Channel
 
-from task_queue.connection import CLOSE_WITHIN, Connection
-from task_queue.errors import CANCELLED
-from task_queue.failures import QueueError
-from task_queue.settings import Settings
-from task_queue.signals import State
-from task_queue.task import Task, earlier_tries
-from task_queue.text import text_of
+from task_queue.exceptions import QueueError
+from task_queue.rabbitmq.connection import CLOSE_WITHIN, Connection
+from task_queue.rabbitmq.error_messages import CANCELLED
+from task_queue.settings import ConnectionSettings
+from task_queue.terminal.text import text_of
+from task_queue.worker.task import Task, earlier_tries
 
 LAST_ANSWER = 1.0  # seconds; a broker that is blocked or frozen never answers
 LATE = 2.0  # seconds by which a failed task may come late for its next try
@@ -32,7 +31,7 @@ class Consumer:
         burst: next() returns None when the queue is empty, and no task that failed here waits for its next try.
     """
 
-    def __init__(self, settings: Settings, ack_timeout: float, burst: bool) -> None:
+    def __init__(self, settings: ConnectionSettings, ack_timeout: float, burst: bool) -> None:
         self.in_hand: Task | None = None
         self.connection = Connection(settings, self._on_ready, self._on_lost)
         self._signals = self.connection.loop.signals
@@ -41,19 +40,19 @@ class Consumer:
         self._is_burst = burst
         self._back_by = 0.0  # until when tasks that failed here may come back
         self._delivered: deque[Task] = deque()  # and not in hand yet; at most one, if RabbitMQ respects the prefetch
-        self._is_hungry = False  # the worker waits for a task
+        self._wants_task = False  # so it is subscribed, or will be
         self._is_subscribed = False
 
     def next(self) -> Task | None:
         """Wait for a task and return it; None after a signal or at the end of a burst."""
         with self.connection.loop:
-            self._is_hungry = self._signals.state == State.RUN
+            self._wants_task = not self._signals.is_ending
             self._subscribe()
             self.connection.wait(self._has_news, BURST_PATIENCE if self._is_burst else float("inf"))
             if self._is_burst:
                 self._wait_until_empty()
-            self._is_hungry = False
-            if self._delivered and self._signals.state == State.RUN:
+            self._wants_task = False
+            if self._delivered and not self._signals.is_ending:
                 self.in_hand = self._delivered.popleft()
         return self.in_hand
 
@@ -76,7 +75,7 @@ class Consumer:
         self._expect_again(self.in_hand)
         return self._settle(answer, last)
 
-    def requeue(self) -> bool:
+    def hand_back(self) -> bool:
         """Hand the task in hand back as not done. Before RabbitMQ 4.3 this counts as a failed try, too."""
         return self._settle(lambda task: task.channel.basic_nack(task.delivery_tag, requeue=True), last=True)
 
@@ -89,7 +88,7 @@ class Consumer:
         """End the subscription, and close the connection."""
         with self.connection.loop as loop:
             self._unsubscribe()
-            loop.wait(lambda: not self._is_subscribed, LAST_ANSWER)
+            loop.drive(lambda: not self._is_subscribed, LAST_ANSWER)
         self.connection.close(CLOSE_WITHIN - LAST_ANSWER)
 
     def _settle(self, answer: Callable[[Task], None], last: bool) -> bool:
@@ -97,13 +96,13 @@ class Consumer:
             task, self.in_hand = self.in_hand, None
             if task is None or task.channel is not self.connection.channel:
                 return False
-            if last or self._signals.state != State.RUN:
+            if last or self._signals.is_ending:
                 self._unsubscribe()  # first, because the answer makes RabbitMQ deliver the next task
             answer(task)
             loop.step()  # sends it now, so that RabbitMQ acts on it while we report the result
             if task.channel is not self.connection.channel:
                 return False
-            self.connection.outage.success()
+            self.connection.reconnecting.success()
             return True
 
     def _expect_again(self, task: Task | None) -> None:
@@ -116,25 +115,20 @@ class Consumer:
         while empty_looks < 2 and not self._has_news():
             # RabbitMQ does not count tasks that wait for their next try.
             self.connection.wait(self._has_news, max(self._back_by - time.monotonic(), BURST_PATIENCE))
-            # Not until a task comes: behind a question without its answer, pika would hold a basic.cancel back.
-            is_empty = self.connection.finds_empty(self.connection.queue, stop=self._is_to_end)
-            empty_looks = empty_looks + 1 if is_empty else 0
+            empty_looks = empty_looks + 1 if self.connection.finds_empty(self.connection.queue) else 0
 
     def _has_news(self) -> bool:
-        return bool(self._delivered) or self._is_to_end()
-
-    def _is_to_end(self) -> bool:
-        return self._signals.state != State.RUN
+        return bool(self._delivered) or self._signals.is_ending
 
     def _on_ready(self, channel: Channel) -> None:
-        channel.add_on_cancel_callback(lambda _: self.connection.lose(QueueError(CANCELLED)))
+        channel.add_on_cancel_callback(lambda _: self.connection.drop(QueueError(CANCELLED)))
         channel.basic_qos(prefetch_count=1)
         self._subscribe()
 
     def _subscribe(self) -> None:
         # Only while the worker waits for a task: if it reconnects in the middle of one, it must not get a second one.
         channel = self.connection.channel
-        if channel is not None and self._is_hungry and not self._is_subscribed:
+        if channel is not None and self._wants_task and not self._is_subscribed:
             self._is_subscribed = True
             timeout = {"x-consumer-timeout": int(self._ack_timeout * 1000)}  # milliseconds
             channel.basic_consume(
@@ -142,12 +136,15 @@ class Consumer:
                 self._on_delivery,
                 consumer_tag=self._tag,
                 arguments=timeout if self.connection.rules.are_ours else None,  # a classic queue refuses it
-                callback=self.connection.outage.first_success,
+                callback=self._on_subscribed,
             )
+
+    def _on_subscribed(self, _frame: object) -> None:
+        self.connection.reconnecting.had_success = True
 
     def _unsubscribe(self) -> None:
         # What still arrives, pika rejects, so we wait for RabbitMQ's answer. That counts as a try, once in a while.
-        self._is_hungry = False
+        self._wants_task = False
         if self.connection.channel is not None and self._is_subscribed:
             self.connection.channel.basic_cancel(self._tag, callback=self._on_unsubscribed)
 

@@ -10,19 +10,19 @@ from collections.abc import Callable
 import pika
 from pika.channel import Channel
 
-from task_queue import outbox
-from task_queue.connection import Connection
-from task_queue.encoder import Encoder
-from task_queue.errors import largest_size
-from task_queue.failures import QueueError
-from task_queue.message import Message, Settled, Window
-from task_queue.settings import Settings
-from task_queue.wire import write
+from task_queue.emitter.encoder import Encoder
+from task_queue.emitter.message import Message, Settled, Window
+from task_queue.exceptions import QueueError
+from task_queue.rabbitmq.connection import Connection
+from task_queue.rabbitmq.error_messages import largest_size
+from task_queue.rabbitmq.pika_connection import write
+from task_queue.settings import ConnectionSettings
+from task_queue.terminal.lines import complain_in_background, do_in_background
 
 WINDOW = 1000  # messages; a larger window is hardly faster, and has more to send again after a lost connection
 REFILL = 250  # messages that must be settled before a full window gets new ones; with 500 RabbitMQ would sit idle
 WINDOW_BYTES = 16 * 1024 * 1024  # so that large messages do not fill the memory
-SILENCE = 10.0  # seconds without a confirm until we say that we wait, as for a queue that has lost most of its nodes
+SILENCE = 10.0  # seconds without a confirm until we say that we wait; a queue that lost most of its nodes confirms none
 SLOW_REPORT = 2.0  # seconds that another thread may take to report, at the end, on a loaded machine
 FULL_PAUSE = 1.0  # seconds until we send again what a full queue has refused
 FULL_PAUSES = 5  # such pauses until we try another connection
@@ -33,7 +33,7 @@ class Publisher:
 
     Args:
         settings: where to connect and publish.
-        tell: called with settled messages, without pika's lock, in this thread or the outbox's.
+        tell: called with settled messages, without pika's lock, in this thread or the background printer's.
 
     Attributes:
         next_line: of the message that was published last.
@@ -41,7 +41,7 @@ class Publisher:
 
     _encoder: Encoder  # for the current channel
 
-    def __init__(self, settings: Settings, tell: Callable[[list[Settled]], None]) -> None:
+    def __init__(self, settings: ConnectionSettings, tell: Callable[[list[Settled]], None]) -> None:
         self.connection = Connection(settings, self._on_ready, self._on_lost, self._tell_in_background)
         self.next_line: int | None = None
         self._window = Window()
@@ -64,9 +64,9 @@ class Publisher:
             self.connection.check()
             self._send()
         if window.is_over(WINDOW - 1, WINDOW_BYTES - 1):
-            self.wait(WINDOW - REFILL, WINDOW_BYTES // 2)
+            self.wait_for_confirms(WINDOW - REFILL, WINDOW_BYTES // 2)
 
-    def wait(self, messages: int = 0, size: int = 0, seconds: float = float("inf")) -> None:
+    def wait_for_confirms(self, messages: int = 0, size: int = 0, seconds: float = float("inf")) -> None:
         """Wait until the window has at most `messages` messages and `size` bytes, or the time is up.
 
         Raises:
@@ -75,7 +75,7 @@ class Publisher:
         window, signals = self._window, self.connection.loop.signals
 
         def has_news() -> bool:
-            return bool(window.settled) or signals.interrupts or not window.is_over(messages, size)
+            return bool(window.settled) or signals.is_interrupt_due or not window.is_over(messages, size)
 
         deadline, has_complained = time.monotonic() + seconds, False
         while window.is_over(messages, size) and (left := deadline - time.monotonic()) > 0:
@@ -83,7 +83,7 @@ class Publisher:
                 self.connection.wait(has_news, min(left, SILENCE))
                 if left > SILENCE and not has_news() and not has_complained and self._is_due():
                     has_complained = True
-                    outbox.complain(f" [*] RabbitMQ has confirmed nothing for {SILENCE:.0f} s. Waiting ...")
+                    complain_in_background(f" [*] RabbitMQ has confirmed nothing for {SILENCE:.0f} s. Waiting ...")
             self.tell_settled()
 
     def pending(self) -> list[Message]:
@@ -92,12 +92,8 @@ class Publisher:
 
     def tell_settled(self) -> None:
         """Report the messages that were settled since the last call."""
-        with self.connection.loop.signals.held():  # or Ctrl+C could come when the lock is taken, and leave it so
-            if self._telling.acquire(timeout=SLOW_REPORT):  # the other thread may wait for a paused terminal for good
-                try:
-                    self._tell_now()
-                finally:
-                    self._telling.release()
+        with self.connection.loop.signals.held():  # else Ctrl+C could leave the lock taken
+            self._tell_settled(SLOW_REPORT)  # the background thread may wait for a paused terminal for good
 
     def _is_due(self) -> bool:
         is_waiting_for_confirms = self.connection.channel is not None and bool(self._window.unconfirmed)
@@ -105,17 +101,17 @@ class Publisher:
 
     def _tell_in_background(self) -> None:
         if self._window.settled:
-            outbox.do(self._tell_beside_main)
+            do_in_background(self._tell_settled)
 
-    def _tell_beside_main(self) -> None:
-        with self._telling:
-            self._tell_now()
-
-    def _tell_now(self) -> None:
-        if batch := list(self._window.settled):
-            self._tell(batch)
-            # Only now, so that the window stays full while our output is blocked.
-            self._window.remove(batch)
+    def _tell_settled(self, within: float = -1) -> None:  # seconds to wait for the lock; -1 is for ever
+        if self._telling.acquire(timeout=within):
+            try:
+                if batch := list(self._window.settled):
+                    self._tell(batch)
+                    # Only now, so that the window stays full while our output is blocked.
+                    self._window.remove(batch)
+            finally:
+                self._telling.release()
 
     def _send(self) -> None:
         channel, window = self.connection.channel, self._window
@@ -125,7 +121,7 @@ class Publisher:
                 too_large = f"it has {len(message.body):,} bytes, and RabbitMQ takes {self._largest:,} at most"
                 window.settled.append((window.unsent.popleft(), too_large))
                 continue
-            frames = self._encoder.frames(message)  # first, because an error here must leave no message half sent
+            frames = self._encoder.frames(message)  # first: an error here must not leave a message half sent
             window.unsent.popleft()
             window.unconfirmed[window.next_tag] = message
             window.next_tag += 1
@@ -134,7 +130,7 @@ class Publisher:
     def _on_ready(self, channel: Channel) -> None:
         again = "; it will be declared again" if self.connection.rules.are_ours else ""
         gone = QueueError(f"Queue {self.connection.queue} is gone{again}.")
-        channel.add_on_return_callback(lambda *_: self.connection.lose(gone))
+        channel.add_on_return_callback(lambda *_: self.connection.drop(gone))
         channel.confirm_delivery(self._on_confirm)
         self._encoder = Encoder(self.connection.queue, channel.channel_number, channel.connection.params.frame_max)
         self._window.begin_anew()
@@ -142,7 +138,7 @@ class Publisher:
         self._send()
 
     def _on_confirm(self, frame: pika.frame.Method[pika.spec.Basic.Ack | pika.spec.Basic.Nack]) -> None:
-        if self.connection.channel is None:  # RabbitMQ confirms a returned message, too, and that must not count
+        if self.connection.channel is None:  # a returned message is confirmed, too, and must not count
             return
         unconfirmed, last = self._window.unconfirmed, frame.method.delivery_tag or 0
         tags = [last]
@@ -154,7 +150,7 @@ class Publisher:
         else:
             self._window.settled.extend((message, None) for message in messages)
             self._pauses = 0
-            self.connection.outage.success()
+            self.connection.reconnecting.success()
 
     def _hold_off(self, messages: list[Message]) -> None:
         self._window.unsent.extend(messages)
@@ -163,7 +159,7 @@ class Publisher:
             channel = self.connection.channel
             self.connection.loop.ioloop.call_later(FULL_PAUSE, lambda: self._hold_off_no_more(channel))
             if self._pauses == 0:
-                outbox.complain(" [*] The queue takes no tasks for now: is it full? Trying again ...")
+                complain_in_background(" [*] The queue takes no tasks for now: is it full? Trying again ...")
 
     def _hold_off_no_more(self, channel: Channel | None) -> None:
         if channel is not self.connection.channel:  # a new channel has no pause, or its own
@@ -173,7 +169,7 @@ class Publisher:
         if self._pauses % FULL_PAUSES == 0:
             # In a cluster, a channel may keep asking a dead node, and refuse every message. We print nothing about
             # it, because most queues are just full. Source: https://github.com/rabbitmq/rabbitmq-server/pull/9221
-            self.connection.lose(QueueError(""))
+            self.connection.drop(QueueError(""))
         self._send()
 
     def _on_lost(self, why: BaseException) -> None:

@@ -9,14 +9,17 @@ from __future__ import annotations
 import pika
 from pika.channel import Channel
 
-from task_queue.connection import Connection
-from task_queue.failures import QueueError
-from task_queue.queues import dead_letters_of, declare_dead_letters
-from task_queue.settings import Settings
+from task_queue.exceptions import QueueError
+from task_queue.rabbitmq.connection import Connection
+from task_queue.rabbitmq.queues import dead_letters_of, declare_dead_letters
+from task_queue.settings import ConnectionSettings
 
 PREFETCH = 20  # letters that RabbitMQ delivers before it has our answers; more are no faster, and fill memory
 LOOK_AFTER = 0.2  # seconds between two looks at the queue
-LOOKS, LOOKS_AFTER_LOSS = 2, 10  # that find no letter, before we stop; after a lost connection requeuing takes a while
+LOOKS, LOOKS_AFTER_LOSS = (
+    2,
+    10,
+)  # that find nothing, before we stop; RabbitMQ needs a while to requeue after a lost connection
 
 
 class DeadLetters:
@@ -27,11 +30,11 @@ class DeadLetters:
         moved: how many we have rejected, so that they are on their way back.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: ConnectionSettings) -> None:
         # The work queue is not declared, so that letters come back to an older one, too.
         self.connection = Connection(settings._replace(is_passive=True), self._on_ready, self._on_lost)
         self.total: int | None = None
-        self.moved = self._answered = 0  # the second counts those for which RabbitMQ has answered
+        self.moved = self._answered = 0  # _answered: those that RabbitMQ has surely dealt with
         self._queue, self._name = dead_letters_of(settings.queue), settings.name
         self._looks = LOOKS
 
@@ -46,10 +49,10 @@ class DeadLetters:
         empty_looks = 0
         while self._answered != self.total and empty_looks < self._looks:
             with self.connection.loop as loop:
-                self.connection.wait(lambda: self.moved == self.total or loop.signals.interrupts, LOOK_AFTER)
+                self.connection.wait(lambda: self.moved == self.total or loop.signals.is_ending, LOOK_AFTER)
                 before = self.moved
                 # RabbitMQ answers after it has processed what we rejected.
-                is_empty = self.connection.finds_empty(self._queue, stop=lambda: loop.signals.interrupts)
+                is_empty = self.connection.finds_empty(self._queue)
                 if is_empty is not None:
                     self._answered = before
             # Look twice: a letter on its way to us has left the queue and is not here yet.
@@ -57,14 +60,14 @@ class DeadLetters:
 
     def _on_ready(self, channel: Channel) -> None:
         cancelled = QueueError(f"RabbitMQ cancelled the subscription to {self._queue}. Was that queue deleted?")
-        channel.add_on_cancel_callback(lambda _: self.connection.lose(cancelled))
+        channel.add_on_cancel_callback(lambda _: self.connection.drop(cancelled))
         declare_dead_letters(channel, self.connection.queue, then=lambda: self._on_declared(channel))
 
     def _on_declared(self, channel: Channel) -> None:
         if self.total is not None:
             self._subscribe(channel)
             return
-        # We take one to count them: to a queue.declare, RabbitMQ answers 0 if the queue itself is too busy to answer.
+        # basic.get tells how many there are. queue.declare would say 0 while the queue's leader does not answer.
         channel.add_callback(lambda _: self._on_counted(channel, 0), [pika.spec.Basic.GetEmpty])
         channel.basic_get(self._queue, self._on_first)
 
@@ -78,8 +81,10 @@ class DeadLetters:
 
     def _subscribe(self, channel: Channel) -> None:
         channel.basic_qos(prefetch_count=PREFETCH)
-        subscribed = self.connection.outage.first_success
-        channel.basic_consume(self._queue, self._on_letter, consumer_tag=self._name, callback=subscribed)
+        channel.basic_consume(self._queue, self._on_letter, consumer_tag=self._name, callback=self._on_subscribed)
+
+    def _on_subscribed(self, _frame: object) -> None:
+        self.connection.reconnecting.had_success = True
 
     def _on_letter(
         self, channel: Channel, method: pika.spec.Basic.Deliver | pika.spec.Basic.GetOk, *_message: object

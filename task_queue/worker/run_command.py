@@ -10,16 +10,15 @@ import signal
 import subprocess
 from typing import Any
 
-from task_queue import signals
-from task_queue.aside import Aside
-from task_queue.failures import SettingsError, WorkerError
-from task_queue.system import WINDOWS
-from task_queue.task import Task
-from task_queue.text import printable
-from task_queue.work import CommandFailed, Perform
+from task_queue.exceptions import SettingsError, WorkerError
+from task_queue.process import signals
+from task_queue.terminal.text import printable
+from task_queue.threads import WINDOWS, DaemonThread
+from task_queue.worker.task import Task
+from task_queue.worker.work import CommandFailed, Perform
 
 LONG_ARGUMENT = 8 * 1024  # bytes; every system allows arguments of this length, unless the environment is large
-LOOK_EVERY = 0.2  # seconds between two looks whether a command has ended, on Windows
+LOOK_AT_COMMAND_EVERY = 0.2  # seconds between two looks whether a command has ended, on Windows
 COMMAND_GRACE = 5.0  # seconds from SIGTERM to SIGKILL for a command that Ctrl+C ends
 
 
@@ -37,7 +36,7 @@ def running(command: str) -> Perform:
             with signals.in_force().held():  # else a command that is just starting could not be ended
                 process = started(words, task.body)
                 feed(process, task.body)
-            wait_for(process)
+            wait_for_end(process)
         except BaseException:
             if process is not None:
                 end_command(process)
@@ -95,7 +94,9 @@ def started(words: list[str], body: bytes) -> subprocess.Popen[bytes]:
         why = "the task has a NUL character, or is not text on Windows: no argument of a command can be like that"
         raise CommandFailed(why) from None
     except OSError as error:
-        is_refused = WINDOWS or error.errno == errno.E2BIG  # Windows calls a command that is too long a missing file
+        is_refused = (
+            WINDOWS or error.errno == errno.E2BIG
+        )  # Windows says of a command that is too long that the file is missing
         if is_refused and len(body) > LONG_ARGUMENT and any("{}" in word for word in words):
             raise CommandFailed(f"the task is too long for an argument of a command ({len(body):,} bytes)") from None
         raise WorkerError(f"--run: {printable(words[0])} can't be started: {error.strerror}.") from None
@@ -114,14 +115,16 @@ def feed(process: subprocess.Popen[bytes], body: bytes) -> None:
             while rest:
                 rest = rest[pipe.write(rest) :]
 
-    Aside(write).start()
+    DaemonThread(write, "standard input").start()
 
 
-def wait_for(process: subprocess.Popen[bytes]) -> None:
+def wait_for_end(process: subprocess.Popen[bytes]) -> None:
     """Wait until a command ends."""
     while process.returncode is None:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(LOOK_EVERY if WINDOWS else None)  # there, nothing interrupts a wait without a timeout
+            process.wait(
+                LOOK_AT_COMMAND_EVERY if WINDOWS else None
+            )  # there, nothing interrupts a wait without a timeout
 
 
 def check_status(program: str, status: int) -> None:

@@ -11,16 +11,15 @@ from typing import Any
 import pika
 from pika.channel import Channel
 
-from task_queue import outbox
-from task_queue.errors import in_words
-from task_queue.failures import QueueError
-from task_queue.loop import Loop
-from task_queue.queues import Rules, declare, version_of
-from task_queue.outage import LASTS_AFTER, Outage
-from task_queue.settings import Settings
-from task_queue.signals import State
-from task_queue.text import printable
-from task_queue.wire import WireConnection
+from task_queue.exceptions import QueueError
+from task_queue.rabbitmq.error_messages import in_words
+from task_queue.rabbitmq.loop import Loop
+from task_queue.rabbitmq.pika_connection import PikaConnection
+from task_queue.rabbitmq.queues import Rules, declare, version_of
+from task_queue.rabbitmq.reconnecting import LASTS_AFTER, Reconnecting
+from task_queue.settings import ConnectionSettings
+from task_queue.terminal.lines import complain_in_background
+from task_queue.terminal.text import printable
 
 CLOSE_WITHIN = 3.0  # seconds; a broker that is blocked or frozen never answers connection.close
 
@@ -39,12 +38,12 @@ class Connection:
         channel: None while there is no connection.
         rules: what RabbitMQ does with the queue, as found on the last connection.
         is_blocked: RabbitMQ has sent connection.blocked, so it takes no tasks for now.
-        outage: call its success() when a task is confirmed or settled.
+        reconnecting: call its success() when a task is confirmed or settled.
     """
 
     def __init__(
         self,
-        settings: Settings,
+        settings: ConnectionSettings,
         on_ready: Callable[[Channel], None],
         on_lost: Callable[[BaseException], None],
         after_keeping: Callable[[], None] = lambda: None,
@@ -55,17 +54,15 @@ class Connection:
         self.channel: Channel | None = None
         self.rules = Rules(are_ours=not settings.is_passive)
         self.is_blocked = False
-        self.outage = Outage(settings.patience, len(settings.nodes))
+        self.reconnecting = Reconnecting(settings.patience, len(settings.nodes))
         try:
             self.loop = Loop(self._flush, self._on_error, after_keeping)
-        except OSError as error:
-            raise QueueError(
-                f"No connection can be made ({error.strerror}): is a limit of this machine reached?"
-            ) from None
+        except OSError as error:  # no descriptor is left
+            raise QueueError(f"No connection can be made ({error}): is a limit of this machine reached?") from None
         self._on_ready, self._on_lost = on_ready, on_lost
         self._nodes = deque(settings.nodes)  # the last one is tried, or is in use
-        self._pika: WireConnection | None = None
-        self._why: BaseException | None = None  # why we closed the connection; clearer than pika's reason
+        self._pika: PikaConnection | None = None
+        self._why: BaseException | None = None  # why we closed the connection; pika's reason says only that we did
         self._failure: QueueError | None = None  # for the main thread to raise
 
     def open(self) -> None:
@@ -80,7 +77,7 @@ class Connection:
             raise QueueError(f"No thread can be started ({error}): is a limit of this machine reached?") from None
         with self.loop:
             self._connect()
-            self.wait(lambda: self.channel or self.loop.signals.state != State.RUN)
+            self.wait(lambda: self.channel or self.loop.signals.is_ending)
 
     def wait(self, until: Callable[[], object], seconds: float = float("inf")) -> None:
         """Drive the loop until `until()` is true or the time is up. Call it only inside `with loop`.
@@ -88,19 +85,19 @@ class Connection:
         Raises:
             QueueError: the connection is lost, and reconnecting failed for good.
         """
-        self.loop.wait(lambda: self._failure or until(), seconds)
+        self.loop.drive(lambda: self._failure or until(), seconds)
         self.check()
 
-    def finds_empty(self, queue: str, stop: Callable[[], object]) -> bool | None:
-        """Tell whether nothing waits in a queue that we consume; None if the connection is lost or `stop()` is true.
+    def finds_empty(self, queue: str) -> bool | None:
+        """Tell whether nothing waits in a queue that we consume; None if the connection is lost, or the program ends.
 
         Call it only inside `with loop`.
         """
         channel, answers = self.channel, list[pika.spec.Queue.DeclareOk]()
         if channel is not None:  # RabbitMQ answers after it has processed all that we sent before
             channel.queue_declare(queue, passive=True, callback=lambda frame: answers.append(frame.method))
-            self.wait(lambda: answers or stop() or self.channel is not channel)
-        # If RabbitMQ does not even count us, the queue has not answered within 0.25 s: its leader is busy or gone.
+            self.wait(lambda: answers or self.loop.signals.is_ending or self.channel is not channel)
+        # It counts no consumer, not even this one: then the queue's leader has not answered RabbitMQ within 0.25 s.
         return not answers[0].message_count and bool(answers[0].consumer_count) if answers else None
 
     def check(self) -> None:
@@ -108,7 +105,7 @@ class Connection:
         if self._failure is not None:
             raise self._failure
 
-    def lose(self, why: BaseException) -> None:
+    def drop(self, why: BaseException) -> None:
         """Close this connection and make a new one, whatever went wrong. Call it only inside a callback."""
         self.channel = None
         if self._pika is not None and self._pika.is_open:
@@ -120,11 +117,11 @@ class Connection:
         self.loop.closing.set()
         with self.loop:
             if self._pika is not None:
-                with contextlib.suppress(Exception):  # it is closing, or not open yet: then it closes all the same
+                with contextlib.suppress(Exception):  # it is closing already, or not open yet
                     self._pika.close()
-                self.loop.wait(lambda: self._pika is None, within)
+                self.loop.drive(lambda: self._pika is None, within)
             if self._pika is not None:
-                self._pika.abandon()
+                self._pika.abort()
         self.loop.close()
 
     # From here on: called by pika, in the thread that drives the loop.
@@ -132,65 +129,65 @@ class Connection:
     def _connect(self) -> None:
         self._nodes.rotate(-1)
         try:
-            self._pika = WireConnection(self.loop.ioloop, self._nodes[-1], self._on_open, self._on_gone)
+            self._pika = PikaConnection(self.loop.ioloop, self._nodes[-1], self._on_open, self._on_closed)
         except Exception as error:
-            self._lost(error)
+            self._reconnect(error)
 
     def _on_open(self, connection: Any) -> None:
         connection.add_on_connection_blocked_callback(self._on_blocked)
         connection.add_on_connection_unblocked_callback(self._on_unblocked)
         self.rules = self.rules._replace(version=version_of(connection.server_properties or {}))
         channel = connection.channel(on_open_callback=self._on_channel)
-        channel.add_on_close_callback(lambda _channel, why: self.lose(why))
+        channel.add_on_close_callback(lambda _channel, why: self.drop(why))
 
     def _on_channel(self, channel: Channel) -> None:
         declare(channel, self.queue, not self.rules.are_ours, then=lambda: self._on_declared(channel))
 
     def _on_blocked(self, _connection: object, frame: Any) -> None:
         self.is_blocked = True
-        outbox.complain(f" [*] RabbitMQ takes no tasks for now: {printable(frame.method.reason)}. Waiting ...")
+        complain_in_background(f" [*] RabbitMQ takes no tasks for now: {printable(frame.method.reason)}. Waiting ...")
 
     def _on_unblocked(self, *_: object) -> None:
         self.is_blocked = False
-        outbox.complain(" [*] RabbitMQ takes tasks again.")
+        complain_in_background(" [*] RabbitMQ takes tasks again.")
 
     def _on_declared(self, channel: Channel) -> None:
         self.channel = channel
-        self.outage.tell_of_return()
-        self.loop.ioloop.call_later(LASTS_AFTER, lambda: self.outage.end() if self.channel is channel else None)
+        self.reconnecting.tell_of_return()
+        self.loop.ioloop.call_later(LASTS_AFTER, lambda: self.reconnecting.end() if self.channel is channel else None)
         self._on_ready(channel)
 
-    def _on_gone(self, connection: Any, why: BaseException) -> None:
+    def _on_closed(self, connection: Any, why: BaseException) -> None:
         if connection is self._pika:
             self._pika = None
-            self._lost(self._why or why)
+            self._reconnect(self._why or why)
 
     def _on_error(self, error: Exception) -> Callable[[], None]:
         broken, self._pika, self.channel = self._pika, None, None
         if broken is not None:
-            broken.abandon()
-        return lambda: self._lost(error)
+            broken.abort()
+        return lambda: self._reconnect(error)
 
-    def _lost(self, why: BaseException) -> None:
+    def _reconnect(self, why: BaseException) -> None:
         self.channel = self._why = None
         self.is_blocked = False
         if self.loop.closing.is_set():
             return
         self._on_lost(why)
         words, is_final = in_words(why, self._nodes[-1], self.queue)
-        if refusals := self.outage.why_give_up(words, is_final):
+        if refusals := self.reconnecting.why_give_up(words, is_final):
             self._give_up(refusals)
-        elif not self.outage.had_connection:
+        elif not self.reconnecting.had_connection:
             self._connect()
         else:
-            self.outage.tell_of_loss(words)
-            self.loop.ioloop.call_later(self.outage.pause(), self._connect)
+            self.reconnecting.tell_of_loss(words)
+            self.loop.ioloop.call_later(self.reconnecting.pause(), self._connect)
 
     def _give_up(self, why: str) -> None:
         self._failure = QueueError(why)
-        if threading.current_thread() is self.loop.keeper:  # main may be busy for long
+        if threading.current_thread() is not self.loop.main:  # which may be busy for long, as at the prompt
             self._failure.is_told = True
-            outbox.complain(f" [!] {self._failure}")
+            complain_in_background(f" [!] {self._failure}")
 
     def _flush(self) -> None:
         if self._pika is not None:

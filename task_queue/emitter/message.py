@@ -11,8 +11,8 @@ from typing import NamedTuple, Optional
 import pika
 
 
-# An id is a UUID of this run, with a number as its last part: a new UUID for each message would take longer than all
-# else that an emitter does with it.
+# A message's id is a UUID of this run, with a number as its last part: a uuid4() for each message would take a third of
+# the emitter's time.
 _RUN = str(uuid.uuid4())[:-12]
 _numbers = itertools.count(1)
 
@@ -69,7 +69,7 @@ class Window:
         self.unconfirmed: dict[int, Message] = {}  # by delivery tag, in the order of publishing
         self.settled: deque[Settled] = deque()
         self.next_tag = 1
-        # Two counters each, because two threads count: main counts what comes in, the reporting one what goes out.
+        # Separate counters, because two threads count: one what comes in, the other what goes out.
         self.messages_in = self.messages_out = self.bytes_in = self.bytes_out = 0
 
     def add(self, message: Message) -> None:

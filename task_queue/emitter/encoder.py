@@ -7,9 +7,9 @@ import struct
 import pika
 import pika.frame
 
-from task_queue.message import Message, properties
+from task_queue.emitter.message import Message, properties
 
-SAMPLE_ID = "00000000-0000-4000-8000-000000000000"  # stands where each message has its own, which is as long
+SAMPLE_ID = "00000000-0000-4000-8000-000000000000"  # is replaced by each message's own id, which is as long
 FRAME = struct.Struct(">BHI")  # how each frame begins: its kind, its channel, and the size of its content
 END = b"\xce"  # how each ends
 SIZE = slice(FRAME.size + 4, FRAME.size + 12)  # of the body, in a header frame: behind the class and the weight

@@ -10,15 +10,15 @@ import sys
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from task_queue.failures import InputError, SettingsError
-from task_queue.message import Message, new_message
-from task_queue.prompt import Prompt
-from task_queue.system import WINDOWS
-from task_queue.terminal import complain, say
-from task_queue.text import printable
+from task_queue.emitter.message import Message, new_message
+from task_queue.exceptions import InputError, SettingsError
+from task_queue.terminal.lines import complain, say
+from task_queue.terminal.prompt import Prompt
+from task_queue.terminal.text import printable
+from task_queue.threads import WINDOWS
 
 LONGEST_LINE = 128 * 1024 * 1024  # bytes, so that no input fills the memory; RabbitMQ's limit for a message is lower
-PACKED = (b"PK\x03\x04", b"\x1f\x8b")  # how a zip file begins, which a spreadsheet is, too, and one of gzip
+PACKED = (b"PK\x03\x04", b"\x1f\x8b")  # the first bytes of a zip file, as of a spreadsheet, and of a gzip file
 NO_INPUT = (
     "No task is given. Give one as words, or a file with --file, or start this in a terminal and type tasks there."
 )
@@ -59,7 +59,7 @@ class Source:
     """
 
     def __init__(self, name: str | None, log: int | None) -> None:
-        # As where cron or an editor starts a program. On Windows all that is no file looks the same.
+        # cron and editors start programs like this. (On Windows this can't be told from a pipe.)
         if name is None and not WINDOWS and os.path.samestat(os.fstat(0), os.stat(os.devnull)):
             raise SettingsError(NO_INPUT)
         name = name or "-"
@@ -113,7 +113,7 @@ class Source:
             for cells in csv.reader(map(bytes.decode, self._lines()), strict=True):
                 yield " ".join(cells).encode()
         except csv.Error as error:
-            why = str(error).partition(" - ")[0]  # behind that is advice for programmers
+            why = str(error).partition(" - ")[0]  # what follows is advice for programmers
             raise InputError(f"Line {self._begin} of {self.name} is not CSV: {why}.") from None
 
     def _lines(self) -> Iterator[bytes]:

@@ -1,0 +1,94 @@
+"""Lines for the person at the terminal: printed at once, or by a background thread for those who must not wait.
+
+pika's callbacks and the keeper must not wait, because heartbeats depend on them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import sys
+import threading
+from collections.abc import Callable
+from typing import TextIO
+
+from task_queue.exceptions import Failure
+from task_queue.terminal import output
+from task_queue.threads import DaemonThread
+
+MOST_WAITING = 100  # lines for a blocked terminal; more are dropped
+
+
+class _Shown:
+    above_prompt: Callable[[str, TextIO], None] | None = None  # see print_through()
+    has_complained = False  # that standard output can't be written
+
+
+def say(text: str, end: str = "\n") -> None:
+    """Print a line at once. When that is impossible (`| head -1`, a full disk), go on without it: tasks matter more."""
+    _print(text + end, sys.stdout)
+
+
+def complain(text: str) -> None:
+    """Print a line on standard error at once."""
+    _print(f"{text}\n", sys.stderr)
+
+
+def complain_of(failure: Failure) -> None:
+    """Print why the program can't go on, unless that was printed before."""
+    if not failure.is_told:
+        complain(f" [!] {failure}")
+
+
+def print_through(prints: Callable[[str, TextIO], None] | None) -> None:
+    """While the person is asked something, have this function print the lines of other threads; None ends that."""
+    _Shown.above_prompt = prints
+
+
+def print_now(text: str, stream: TextIO) -> None:
+    """Print text, also while the person is asked something."""
+    try:
+        output.write(text, stream)
+    except OSError as error:
+        if stream is sys.stdout and not _Shown.has_complained:  # a full disk may have room again
+            _Shown.has_complained = True
+            complain(f" [!] Standard output can't be written: {error.strerror}. The tasks go on.")
+
+
+def _print(text: str, stream: TextIO | None) -> None:
+    if stream is None:  # as in `>&-`
+        return
+    is_main = threading.current_thread() is threading.main_thread()
+    ((not is_main and _Shown.above_prompt) or print_now)(text, stream)
+
+
+def complain_in_background(text: str) -> None:
+    """Have the background thread print a line on standard error."""
+    do_in_background(lambda: complain(text))
+
+
+def do_in_background(action: Callable[[], object]) -> None:
+    """Have the background thread call a function: once, even if it is given again before that."""
+    with contextlib.suppress(queue.Full, RuntimeError):  # no thread can be started: the next call tries again
+        if action not in _actions.queue:
+            _actions.put_nowait(action)
+        if not _printer.is_alive():
+            _printer.start()
+
+
+def finish_background() -> None:
+    """Wait until everything is printed, but only a moment if the terminal is blocked."""
+    with _actions.all_tasks_done:
+        _actions.all_tasks_done.wait_for(lambda: not _actions.unfinished_tasks, output.END_WITHIN)
+
+
+def _do_actions() -> None:
+    while True:
+        action = _actions.get()
+        with contextlib.suppress(Exception):  # from an object that a task has put in place of standard error
+            action()
+        _actions.task_done()
+
+
+_actions: queue.Queue[Callable[[], object]] = queue.Queue(MOST_WAITING)
+_printer = DaemonThread(_do_actions, "printer")  # started when there is something to print

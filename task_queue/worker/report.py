@@ -1,0 +1,52 @@
+"""What a worker shows and logs of each task: received, done, failed, handed back."""
+
+from __future__ import annotations
+
+from task_queue.event_log import EventLog
+from task_queue.terminal.lines import complain, say
+from task_queue.terminal.text import printable, shown
+from task_queue.worker.task import Task
+
+
+class Report:
+    """Tells the person and the log what becomes of the tasks.
+
+    Args:
+        log: gets a record for each event.
+    """
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+
+    def received(self, task: Task) -> None:
+        """Tell that a task has come."""
+        say(f" [x] Received {shown(task.body)}{' (redelivered)' if task.redelivered else ''}")
+        self._record("received", task, redelivered=task.redelivered, delivery_count=task.delivery_count)
+
+    def done(self, task: Task) -> None:
+        """Tell that a task is done and acknowledged."""
+        self._record("done", task, seconds=task.seconds())
+        say(" [x] Done.")
+
+    def ack_lost(self, task: Task) -> None:
+        """Tell that a task is done, and that RabbitMQ does not know."""
+        self._record("ack-lost", task, seconds=task.seconds())
+        complain(" [!] Done, but the connection was lost meanwhile: RabbitMQ will hand this task out again.")
+
+    def failed(self, task: Task, why: str, is_rejected: bool, again: float) -> None:
+        """Tell why a task failed, and in how many seconds it is tried again; 0 if it does not wait."""
+        self._record("failed", task, error=why, seconds=task.seconds())
+        when = f"; again in about {again:.0f} s" if is_rejected and again else ""
+        say(f" [!] Failed{task.tries}: {printable(why)}{when}")
+        if is_rejected and task.is_last_try:
+            say(f" [!] It failed too often, and is a dead letter now: {shown(task.body)}")
+
+    def handed_back(self, task: Task, is_interrupted: bool) -> None:
+        """Tell that a task goes back to the queue, unfinished."""
+        self._record("requeued", task, seconds=task.seconds())
+        begin = "\n" * is_interrupted + " [*]"  # a terminal shows ^C without a newline
+        say(f"{begin} Not finished, so it goes back to the queue: {shown(task.body)}")
+
+    def _record(self, event: str, task: Task, **more: object) -> None:
+        self._log.note(event, task.message_id, task.body, **more)
+        self._log.write()

@@ -53,11 +53,11 @@ class SignalHandlers:
         self._undo.close()
 
     def take_back(self) -> None:
-        """Install ours again after a task that has replaced them, as asyncio does."""
-        for number in self.found:
-            if self.is_replaced(number):
+        """Install ours again after a task that has used asyncio's, which take the bell's place, too."""
+        bell = self._bell.fileno() if self._bell else -1
+        if self.found and signal.set_wakeup_fd(bell, warn_on_full_buffer=False) != bell:
+            for number in self.found:
                 signal.signal(number, self._on_signal)
-        self.ring(self._bell)
 
     def is_replaced(self, number: int) -> bool:
         """Tell whether a task has put another handler in place of ours."""

@@ -115,7 +115,8 @@ class Signals:
     def release(self) -> None:
         """Undo hold(), and raise the KeyboardInterrupt that was delayed."""
         self._held -= 1
-        self._interrupt_if_due()
+        if self._is_due:
+            self._interrupt_if_due()
 
     def leave(self) -> None:
         """Note that the program was interrupted, and is on its way out: nothing interrupts it any more."""

@@ -92,10 +92,11 @@ def wait_until_writable(stream: TextIO) -> None:
         Blocked: the program is about to end, and has waited long enough.
     """
     since = time.monotonic()
-    while not takes_more(stream, 0.0 if _here.is_ending() and _here.has_dropped else LOOK_EVERY):
+    while not takes_more(stream):
         if _here.is_ending() and (_here.has_dropped or time.monotonic() - since > END_WITHIN):
             _here.has_dropped = True
             raise Blocked
+        takes_more(stream, LOOK_EVERY)
     _here.has_dropped = False
 
 

@@ -15,7 +15,7 @@ from task_queue.emitter.message import Message, Settled, Window
 from task_queue.exceptions import QueueError
 from task_queue.rabbitmq.connection import Connection
 from task_queue.rabbitmq.error_messages import largest_size
-from task_queue.rabbitmq.pika_connection import write
+from task_queue.rabbitmq.pika_connection import send_frames
 from task_queue.settings import ConnectionSettings
 from task_queue.terminal.lines import complain_in_background, do_in_background
 
@@ -125,7 +125,7 @@ class Publisher:
             window.unsent.popleft()
             window.unconfirmed[window.next_tag] = message
             window.next_tag += 1
-            write(channel, frames)
+            send_frames(channel, frames)
 
     def _on_ready(self, channel: Channel) -> None:
         again = "; it will be declared again" if self.connection.rules.are_ours else ""

@@ -1,7 +1,7 @@
 """Our pika connection: it gathers what is written, and takes messages with any headers.
 
 This is the only room that reaches into pika. If a later pika no longer calls what is replaced here, only that one
-improvement is lost; only write() needs a method that is there. Tested with pika 1.3.2, 1.4.4 and its main branch of
+improvement is lost; only send_frames() needs a method that is there. Tested with pika 1.3.2, 1.4.4 and its main branch of
 2026-11.
 """
 
@@ -81,7 +81,7 @@ class IOServices(SelectorIOServicesAdapter):
         return begun.result()
 
 
-def write(channel: pika.channel.Channel, frames: list[bytes]) -> None:
+def send_frames(channel: pika.channel.Channel, frames: list[bytes]) -> None:
     """Send frames that are encoded already.
 
     Raises:

@@ -73,8 +73,8 @@ class Rules(NamedTuple):
         """
         return self.version < (3, 11)
 
-    def seconds_until_next_try(self, tries: int) -> float:
-        """Return how long a task waits after `tries` failed tries, by our arguments; a policy may change that.
+    def retry_delay(self, tries: int) -> float:
+        """Return how many seconds a task waits after `tries` failed tries, by our arguments; a policy may change that.
 
         Source: https://www.rabbitmq.com/docs/quorum-queues#delayed-retry
         """

@@ -82,7 +82,7 @@ class Consumer:
     def seconds_until_next_try(self, task: Task) -> float:
         """Return how long a failed task waits, by the queue's arguments; 0 for no wait, or no tries left."""
         rules = self.connection.rules
-        return rules.seconds_until_next_try(task.delivery_count + 1) if rules.are_ours and not task.is_last_try else 0.0
+        return rules.retry_delay(task.delivery_count + 1) if rules.are_ours and not task.is_last_try else 0.0
 
     def close(self) -> None:
         """End the subscription, and close the connection."""

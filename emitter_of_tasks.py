@@ -39,7 +39,7 @@ from task_queue.process.run import run
 from task_queue.process.signals import Signals
 from task_queue.rabbitmq.queues import dead_letters_of
 from task_queue.settings import PATIENCE, connection_settings, default_name, new_parser, not_empty
-from task_queue.terminal.lines import complain, complain_of, finish_background, say
+from task_queue.terminal.printing import complain, complain_of, finish_background, say
 from task_queue.terminal.output import is_terminal
 from task_queue.terminal.text import counted
 
@@ -92,8 +92,10 @@ def main() -> int:
         publisher = Publisher(settings, report.settled)
         if source is not None:
             tasks = source.tasks()
+        elif flags.asks:
+            tasks = typed_tasks(settings.queue)
         else:
-            tasks = typed_tasks(settings.queue) if flags.asks else iter([new_message(flags.task)])
+            tasks = iter([new_message(flags.task)])
         return emit(preceded_by(offer, tasks), publisher, report, signals, wait_for_each=flags.asks)
 
 
@@ -131,7 +133,7 @@ def emit(tasks: Iterator[Message], publisher: Publisher, report: Report, signals
 def send(tasks: Iterator[Message], publisher: Publisher, signals: Signals, wait_for_each: bool) -> bool:
     """Connect, read, publish, and wait until each task is confirmed or refused, or a signal comes.
 
-    Return whether all were read; what is typed at a prompt is read at once.
+    Return whether all were read. At a prompt, nothing is left unread.
     """
     is_all_read = wait_for_each
     try:

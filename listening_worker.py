@@ -30,7 +30,7 @@ from task_queue.exceptions import SettingsError, WorkerError
 from task_queue.process.run import end_forked_process, open_standard_streams, refuse_second_run, run
 from task_queue.process.signals import Signals
 from task_queue.settings import PATIENCE, connection_settings, default_name, new_parser, not_empty
-from task_queue.terminal.lines import finish_background, say
+from task_queue.terminal.printing import finish_background, say
 from task_queue.worker.consumer import Consumer
 from task_queue.worker.report import Report
 from task_queue.worker.run_command import running
@@ -87,32 +87,33 @@ def listen(
             taken = 0
             while taken != max_tasks and (task := consumer.next()):
                 taken += 1
-                handle(task, perform, consumer, report, signals, last=taken == max_tasks)
+                handle(task, perform, consumer, report, signals, is_last=taken == max_tasks)
                 del task  # a large one must not be in memory when the next one comes
                 signals.handlers.take_back()  # here it costs no time, as RabbitMQ is at work
         finish_background()
         say(" [*] Stopped.")
 
 
-def handle(task: Task, perform: Perform, consumer: Consumer, report: Report, signals: Signals, last: bool) -> None:
+def handle(task: Task, perform: Perform, consumer: Consumer, report: Report, signals: Signals, is_last: bool) -> None:
     """Perform one task, settle it with RabbitMQ, and report how it went."""
     report.received(task)
     try:
         perform_here(task, perform, signals)
-    except BaseException as error:  # whatever a task raises fails that task, and does not end the worker
-        if is_interrupted := isinstance(error, KeyboardInterrupt) and signals.has_interrupted:
+    except BaseException as error:  # whatever it is, the task has failed; but for Ctrl+C, and what is not its fault
+        is_interrupted = isinstance(error, KeyboardInterrupt) and signals.has_interrupted
+        if is_interrupted:
             signals.leave()
         if is_interrupted or isinstance(error, WorkerError):
             consumer.hand_back()
             report.handed_back(task, is_interrupted)
         else:
             why, again = reason_of(error), consumer.seconds_until_next_try(task)
-            is_rejected = consumer.reject(last or isinstance(error, OnlyBegun))
+            is_rejected = consumer.reject(is_last or isinstance(error, OnlyBegun))
             report.failed(task, why, is_rejected, again)
         if isinstance(error, (WorkerError, OnlyBegun)):
             raise
     else:
-        if consumer.acknowledge(last):
+        if consumer.acknowledge(is_last):
             report.done(task)
         else:
             report.ack_lost(task)

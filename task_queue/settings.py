@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 import pika
 
 from task_queue.exceptions import SettingsError
-from task_queue.terminal.lines import complain
+from task_queue.terminal.printing import complain
 from task_queue.terminal.text import printable
 
 DEFAULT_URL = "amqp://guest:guest@localhost:5672/%2F"
@@ -34,7 +34,7 @@ class ConnectionSettings(NamedTuple):
         nodes: where RabbitMQ is; the nodes of a cluster are tried in turn.
         queue: the work queue's name.
         name: the connection's and the worker's name, in the admin panel and in the log.
-        patience: seconds to go on trying after a refusal, if it worked before.
+        patience: seconds to go on trying after a refusal, if it worked before; what is no refusal is tried for ever.
         is_passive: use the queue as it is, and declare nothing.
     """
 

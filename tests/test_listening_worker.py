@@ -18,7 +18,7 @@ from scripted_server import Server
 
 from listening_worker import listen, running
 from task_queue import SettingsError
-from task_queue.terminal import lines, output
+from task_queue.terminal import printing, output
 from task_queue.worker.consumer import Consumer
 
 # ---- What it shows
@@ -94,7 +94,7 @@ def test_a_task_may_print_though_nobody_will_ever_read_it(at_server: Scripts, se
     assert server.got("Basic.Reject") == []
 
 
-def test_lines_wait_for_a_pipe_that_does_not_wait_by_itself() -> None:
+def test_printing_wait_for_a_pipe_that_does_not_wait_by_itself() -> None:
     """Some programs share pipes that they make non-blocking. Nor is one lost when another worker here was stopped."""
     output.give_up_when(lambda: False)
     stopped = threading.Thread(target=output.give_up_when, args=[lambda: True])
@@ -105,7 +105,7 @@ def test_lines_wait_for_a_pipe_that_does_not_wait_by_itself() -> None:
     os.set_blocking(writer, False)
     threading.Timer(1, os.read, [reader, 65536]).start()  # later than the other one would give up
     with open(writer, "w") as pipe:
-        lines.print_now("line\n", pipe)
+        printing.print_now("line\n", pipe)
     with open(reader, "rb") as pipe:
         assert pipe.read().endswith(b"line\n")
 

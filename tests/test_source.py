@@ -17,7 +17,7 @@ from pika import spec
 from scripted_server import Got, Server, Session, bodies
 
 from task_queue import InputError
-from task_queue.emitter.encoder import Encoder
+from task_queue.emitter.frames import Encoder
 from task_queue.emitter.message import Message
 from task_queue.emitter.source import LONGEST_LINE, Source
 
@@ -104,7 +104,7 @@ FILES: dict[str, tuple[bytes, list[tuple[str, int, int]], str]] = {  # tasks wit
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_lines_and_rows_are_tasks(tmp_path: Path, name: str) -> None:
+def test_printing_and_rows_are_tasks(tmp_path: Path, name: str) -> None:
     content, expected, why = FILES[name]
     tasks, said = read(tmp_path / name, content)
     assert [(task.body.decode(), task.line, task.next_line) for task in tasks] == expected

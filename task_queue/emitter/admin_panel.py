@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pika
 
-from task_queue.terminal.lines import complain, say
+from task_queue.terminal.printing import complain, say
 from task_queue.terminal.prompt import Prompt
 from task_queue.terminal.text import printable
 from task_queue.threads import WINDOWS

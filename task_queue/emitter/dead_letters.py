@@ -1,7 +1,7 @@
 """Lets RabbitMQ move the dead letters back to the queue.
 
-We reject each one, and RabbitMQ dead-letters it from their queue to the work queue: unchanged, at least once, and
-without a copy made by us. Source: https://www.rabbitmq.com/docs/quorum-queues#dead-lettering
+We refuse each one (basic.nack, requeue=False), and RabbitMQ dead-letters it from their queue to the work queue:
+unchanged, at least once, and without a copy made by us. Source: https://www.rabbitmq.com/docs/quorum-queues#dead-lettering
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class DeadLetters:
 
     Attributes:
         total: how many there were at the start; None before they were counted.
-        moved: how many we have rejected, so that they are on their way back.
+        moved: how many we have refused, so that they are on their way back.
     """
 
     def __init__(self, settings: ConnectionSettings) -> None:
@@ -51,7 +51,7 @@ class DeadLetters:
             with self.connection.loop as loop:
                 self.connection.wait(lambda: self.moved == self.total or loop.signals.is_ending, LOOK_AFTER)
                 before = self.moved
-                # RabbitMQ answers after it has processed what we rejected.
+                # RabbitMQ answers after it has processed what we refused.
                 is_empty = self.connection.finds_empty(self._queue)
                 if is_empty is not None:
                     self._answered = before
@@ -91,7 +91,7 @@ class DeadLetters:
     ) -> None:
         if self.moved != self.total:
             self.moved += 1
-            # RabbitMQ 4.3 would count a basic.reject as one more failed try of the task.
+            # Not basic.reject: RabbitMQ 4.3 would count that as one more failed try of the task.
             channel.basic_nack(method.delivery_tag or 0, requeue=False)
 
     def _on_lost(self, _why: BaseException) -> None:

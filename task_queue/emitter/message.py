@@ -1,12 +1,11 @@
-"""A task as a message to send, and the window of messages whose result is not known yet."""
+"""A task as a message to send: its body, its id, its properties."""
 
 from __future__ import annotations
 
 import itertools
 import time
 import uuid
-from collections import deque
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import pika
 
@@ -52,47 +51,3 @@ def properties(message_id: str, timestamp: int) -> pika.BasicProperties:
         message_id=message_id,
         timestamp=timestamp,
     )
-
-
-# A message and why RabbitMQ refuses it for good; None if it is confirmed.
-Settled = tuple[Message, Optional[str]]
-
-
-class Window:
-    """The messages that were given to publish(), and whose result has not been reported yet.
-
-    Each is in exactly one of three: unsent, unconfirmed, settled.
-    """
-
-    def __init__(self) -> None:
-        self.unsent: deque[Message] = deque()  # because there is no connection, or the queue is full
-        self.unconfirmed: dict[int, Message] = {}  # by delivery tag, in the order of publishing
-        self.settled: deque[Settled] = deque()
-        self.next_tag = 1
-        # Separate counters, because two threads count: one what comes in, the other what goes out.
-        self.messages_in = self.messages_out = self.bytes_in = self.bytes_out = 0
-
-    def add(self, message: Message) -> None:
-        """Take in a message that is to be sent."""
-        self.unsent.append(message)
-        self.messages_in += 1
-        self.bytes_in += len(message.body)
-
-    def remove(self, reported: list[Settled]) -> None:
-        """Forget the first settled messages, which have been reported."""
-        for _ in reported:
-            self.settled.popleft()
-        self.messages_out += len(reported)
-        self.bytes_out += sum(len(message.body) for message, _ in reported)
-
-    def is_over(self, messages: int, size: int) -> bool:
-        """Tell whether there are more than `messages` messages, or more than `size` bytes in them."""
-        return self.messages_in - self.messages_out > messages or self.bytes_in - self.bytes_out > size
-
-    def pending(self) -> list[Message]:
-        """Return the messages that are neither confirmed nor refused for good, in the order in which to send them."""
-        return [*self.unconfirmed.values(), *self.unsent]
-
-    def begin_anew(self) -> None:
-        """Make all pending messages unsent, for a new channel, whose delivery tags begin at 1."""
-        self.unsent, self.unconfirmed, self.next_tag = deque(self.pending()), {}, 1

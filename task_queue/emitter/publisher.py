@@ -10,14 +10,15 @@ from collections.abc import Callable
 import pika
 from pika.channel import Channel
 
-from task_queue.emitter.encoder import Encoder
-from task_queue.emitter.message import Message, Settled, Window
+from task_queue.emitter.frames import Encoder
+from task_queue.emitter.message import Message
+from task_queue.emitter.window import Settled, Window
 from task_queue.exceptions import QueueError
 from task_queue.rabbitmq.connection import Connection
 from task_queue.rabbitmq.error_messages import largest_size
 from task_queue.rabbitmq.pika_connection import send_frames
 from task_queue.settings import ConnectionSettings
-from task_queue.terminal.lines import complain_in_background, do_in_background
+from task_queue.terminal.printing import complain_in_background, do_in_background
 
 WINDOW = 1000  # messages; a larger window is hardly faster, and has more to send again after a lost connection
 REFILL = 250  # messages that must be settled before a full window gets new ones; with 500 RabbitMQ would sit idle
@@ -33,7 +34,7 @@ class Publisher:
 
     Args:
         settings: where to connect and publish.
-        tell: called with settled messages, without pika's lock, in this thread or the background printer's.
+        tell: called with settled messages, without the loop's lock, in this thread or the background printer's.
 
     Attributes:
         next_line: of the message that was published last.
@@ -63,7 +64,7 @@ class Publisher:
             self.next_line = message.next_line
             self.connection.check()
             self._send()
-        if window.is_over(WINDOW - 1, WINDOW_BYTES - 1):
+        if window.exceeds(WINDOW - 1, WINDOW_BYTES - 1):
             self.wait_for_confirms(WINDOW - REFILL, WINDOW_BYTES // 2)
 
     def wait_for_confirms(self, messages: int = 0, size: int = 0, seconds: float = float("inf")) -> None:
@@ -75,13 +76,13 @@ class Publisher:
         window, signals = self._window, self.connection.loop.signals
 
         def has_news() -> bool:
-            return bool(window.settled) or signals.is_interrupt_due or not window.is_over(messages, size)
+            return bool(window.settled) or signals.is_interrupt_due or not window.exceeds(messages, size)
 
         deadline, has_complained = time.monotonic() + seconds, False
-        while window.is_over(messages, size) and (left := deadline - time.monotonic()) > 0:
+        while window.exceeds(messages, size) and (left := deadline - time.monotonic()) > 0:
             with self.connection.loop:
                 self.connection.wait(has_news, min(left, SILENCE))
-                if left > SILENCE and not has_news() and not has_complained and self._is_due():
+                if left > SILENCE and not has_news() and not has_complained and self._waits_for_confirms():
                     has_complained = True
                     complain_in_background(f" [*] RabbitMQ has confirmed nothing for {SILENCE:.0f} s. Waiting ...")
             self.tell_settled()
@@ -92,12 +93,12 @@ class Publisher:
 
     def tell_settled(self) -> None:
         """Report the messages that were settled since the last call."""
-        with self.connection.loop.signals.held():  # else Ctrl+C could leave the lock taken
+        with self.connection.loop.signals.held():  # else Ctrl+C could leave the reporting lock taken
             self._tell_settled(SLOW_REPORT)  # the background thread may wait for a paused terminal for good
 
-    def _is_due(self) -> bool:
-        is_waiting_for_confirms = self.connection.channel is not None and bool(self._window.unconfirmed)
-        return is_waiting_for_confirms and not self._holds_off and not self.connection.is_blocked
+    def _waits_for_confirms(self) -> bool:
+        is_connected = self.connection.channel is not None and not self.connection.is_blocked
+        return is_connected and bool(self._window.unconfirmed) and not self._holds_off
 
     def _tell_in_background(self) -> None:
         if self._window.settled:
@@ -125,10 +126,10 @@ class Publisher:
             window.unsent.popleft()
             window.unconfirmed[window.next_tag] = message
             window.next_tag += 1
-            send_frames(channel, frames)
+            send_frames(channel, frames)  # in place of channel.basic_publish()
 
     def _on_ready(self, channel: Channel) -> None:
-        again = "; it will be declared again" if self.connection.rules.are_ours else ""
+        again = "; it will be declared again" if self.connection.rules.declared_by_us else ""
         gone = QueueError(f"Queue {self.connection.queue} is gone{again}.")
         channel.add_on_return_callback(lambda *_: self.connection.drop(gone))
         channel.confirm_delivery(self._on_confirm)

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from task_queue.emitter.message import Message, new_message
 from task_queue.exceptions import InputError, SettingsError
-from task_queue.terminal.lines import complain, say
+from task_queue.terminal.printing import complain, say
 from task_queue.terminal.prompt import Prompt
 from task_queue.terminal.text import printable
 from task_queue.threads import WINDOWS

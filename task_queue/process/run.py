@@ -14,7 +14,7 @@ from typing import Union
 
 from task_queue.exceptions import Failure
 from task_queue.process.signal_handlers import ENDING_SIGNALS
-from task_queue.terminal.lines import complain, complain_of, finish_background, say
+from task_queue.terminal.printing import complain, complain_of, finish_background, say
 from task_queue.terminal.output import let_go
 
 Status = Union[int, str, None]  # what sys.exit() takes

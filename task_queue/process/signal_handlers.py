@@ -63,7 +63,7 @@ class SignalHandlers:
         """Tell whether a task has put another handler in place of ours."""
         return number in self.found and signal.getsignal(number) != self._on_signal
 
-    def ring(self, bell: socket.socket | None) -> None:
+    def wake_through(self, bell: socket.socket | None) -> None:
         """From now on, have Python write a byte into a socket when a signal comes; None ends that.
 
         Whoever waits for the socket wakes then. On Windows nothing else ends a select().

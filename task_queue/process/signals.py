@@ -21,7 +21,7 @@ from collections.abc import Iterator
 
 from task_queue.exceptions import Failure, WorkerError
 from task_queue.process.signal_handlers import FINISHING_SIGNALS, SignalHandlers
-from task_queue.terminal.lines import complain_of
+from task_queue.terminal.printing import complain_of
 from task_queue.terminal.output import give_up_when, interrupt_write
 from task_queue.threads import WINDOWS
 

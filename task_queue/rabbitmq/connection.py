@@ -18,7 +18,7 @@ from task_queue.rabbitmq.pika_connection import PikaConnection
 from task_queue.rabbitmq.queues import Rules, declare, version_of
 from task_queue.rabbitmq.reconnecting import LASTS_AFTER, Reconnecting
 from task_queue.settings import ConnectionSettings
-from task_queue.terminal.lines import complain_in_background
+from task_queue.terminal.printing import complain_in_background
 from task_queue.terminal.text import printable
 
 CLOSE_WITHIN = 3.0  # seconds; a broker that is blocked or frozen never answers connection.close
@@ -29,7 +29,7 @@ class Connection:
 
     Args:
         settings: where to connect, and whether the queues are declared on every new connection.
-        on_ready: called with the channel then.
+        on_ready: called with the new channel, each time that a connection is open and the queues are declared.
         on_lost: called with the reason when a connection is lost.
         after_keeping: see Loop.
 
@@ -52,7 +52,7 @@ class Connection:
             node.client_properties = {"connection_name": settings.name}
         self.queue = settings.queue
         self.channel: Channel | None = None
-        self.rules = Rules(are_ours=not settings.is_passive)
+        self.rules = Rules(declared_by_us=not settings.is_passive)
         self.is_blocked = False
         self.reconnecting = Reconnecting(settings.patience, len(settings.nodes))
         try:
@@ -60,7 +60,7 @@ class Connection:
         except OSError as error:  # no descriptor is left
             raise QueueError(f"No connection can be made ({error}): is a limit of this machine reached?") from None
         self._on_ready, self._on_lost = on_ready, on_lost
-        self._nodes = deque(settings.nodes)  # the last one is tried, or is in use
+        self._nodes = deque(settings.nodes)  # the one that is tried or in use is at the end
         self._pika: PikaConnection | None = None
         self._why: BaseException | None = None  # why we closed the connection; pika's reason says only that we did
         self._failure: QueueError | None = None  # for the main thread to raise
@@ -97,7 +97,8 @@ class Connection:
         if channel is not None:  # RabbitMQ answers after it has processed all that we sent before
             channel.queue_declare(queue, passive=True, callback=lambda frame: answers.append(frame.method))
             self.wait(lambda: answers or self.loop.signals.is_ending or self.channel is not channel)
-        # It counts no consumer, not even this one: then the queue's leader has not answered RabbitMQ within 0.25 s.
+        # If RabbitMQ counts no consumer, though we are one, these are no real numbers: the queue's leader has not
+        # answered it within 0.25 s.
         return not answers[0].message_count and bool(answers[0].consumer_count) if answers else None
 
     def check(self) -> None:
@@ -141,7 +142,7 @@ class Connection:
         channel.add_on_close_callback(lambda _channel, why: self.drop(why))
 
     def _on_channel(self, channel: Channel) -> None:
-        declare(channel, self.queue, not self.rules.are_ours, then=lambda: self._on_declared(channel))
+        declare(channel, self.queue, not self.rules.declared_by_us, then=lambda: self._on_declared(channel))
 
     def _on_blocked(self, _connection: object, frame: Any) -> None:
         self.is_blocked = True

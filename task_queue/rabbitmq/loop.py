@@ -1,8 +1,11 @@
-"""Driving pika's I/O loop: the main thread does it while it waits for RabbitMQ; while it is busy, a keeper thread does.
+"""Driving pika's I/O loop, so that heartbeats go out, and what comes in is read.
+
+pika does this only while somebody runs its loop. While the main thread waits for RabbitMQ, it runs the loop itself.
+While the main thread is busy, as in a task, the keeper thread runs the loop.
 
 Only the thread that holds the lock may call pika. While the main thread waits, it has the lock, and the keeper waits
-for it. When the main thread has been away for 20 ms, the keeper drives, step by step: heartbeats, confirms,
-reconnecting. When the main thread wants the lock back, a bell ends that step.
+for it. When the main thread has been away for 20 ms, the keeper drives, step by step. When the main thread wants the
+lock back, a bell (a byte in a socket) ends that step.
 
 An exception from a step means that the connection is lost. The I/O loop may be broken then, so pika gets a new one.
 """
@@ -66,7 +69,7 @@ class Loop:
         self._main_knocks = False
         self.closing = threading.Event()
         self.keeper = DaemonThread(self._keep, "keeper")
-        self.signals.handlers.ring(self._bell[1])
+        self.signals.handlers.wake_through(self._bell[1])
 
     def __enter__(self) -> Loop:
         self.signals.hold()
@@ -111,7 +114,7 @@ class Loop:
         if self.keeper.is_alive():
             self._ring()
             self.keeper.join()
-        self.signals.handlers.ring(None)
+        self.signals.handlers.wake_through(None)
         self.ioloop.close()
         for end in self._bell:
             end.close()
@@ -135,12 +138,12 @@ class Loop:
             self._bell[1].send(b"\0")
 
     def _keep(self) -> None:
-        away = 0.0  # seconds since main has left
+        away = 0.0  # seconds since the main thread has left `with loop`
         while not self.closing.wait(max(0.0, KEEPER_DELAY - away)):
             with self._lock:
                 away = 0.0 if self._main_knocks else time.monotonic() - self._main_left_at
                 if away >= KEEPER_DELAY and not self.closing.is_set():
-                    # After any error, try again: without a keeper no heartbeat goes out.
+                    # Whatever on_error() raises, go on: without a keeper no heartbeat goes out.
                     with contextlib.suppress(Exception):
                         self.step()
             if away >= KEEPER_DELAY:

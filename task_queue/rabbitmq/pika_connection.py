@@ -1,6 +1,6 @@
 """Our pika connection: it gathers what is written, and takes messages with any headers.
 
-This is the only room that reaches into pika. If a later pika no longer calls what is replaced here, only that one
+This is the only file that reaches into pika. If a later pika no longer calls what is replaced here, only that one
 improvement is lost; only send_frames() needs a method that is there. Tested with pika 1.3.2, 1.4.4 and its main branch
 of 2026-11.
 """

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 from pika.channel import Channel
 
-DELIVERY_LIMIT = 20  # failed tries; the default of RabbitMQ 4, while 3.x has no limit by default
+DELIVERY_LIMIT = 20  # failed tries; one more makes a dead letter. RabbitMQ 4 has this default, 3.x has none
 # RabbitMQ 3.x reads -1, which is "no limit" to RabbitMQ 4, as a limit already exceeded and drops each requeued message.
 NO_DELIVERY_LIMIT = 1_000_000_000
-LONGEST_TASK = 86_400_000  # milliseconds: 24 hours
+LONGEST_TASK = 86_400_000  # milliseconds: 24 hours. From RabbitMQ 4.3 on, --ack-timeout of a worker overrides it
 RETRY_STEP, LONGEST_RETRY = 1_000, 30_000  # milliseconds
 
 
@@ -58,11 +58,11 @@ class Rules(NamedTuple):
     """What RabbitMQ does with the work queue.
 
     Attributes:
-        are_ours: the queue has our arguments; else we do not know how often and when it has a failed task tried.
+        declared_by_us: the queue has our arguments; else we do not know how often and when it has a failed task tried.
         version: RabbitMQ's, as numbers.
     """
 
-    are_ours: bool
+    declared_by_us: bool
     version: tuple[int, ...] = (0,)
 
     @property

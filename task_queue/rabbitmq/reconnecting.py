@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from task_queue.terminal.lines import complain_in_background
+from task_queue.terminal.printing import complain_in_background
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between two attempts; each is twice as long as the one before
 LONG_OUTAGE, LONG_OUTAGE_PAUSE = 120.0, 30.0  # seconds: in an outage longer than the first, pauses grow to the second
@@ -14,7 +14,7 @@ NEVER = float("inf")
 
 
 class Reconnecting:
-    """The time from a loss until a new connection works: a task is confirmed or settled, or it lasts some seconds.
+    """Keeps track of an outage. It ends when a task is confirmed or settled, or when a connection has lasted.
 
     Opening a connection does not end it, so the pauses keep growing if a server accepts us and drops us again.
 

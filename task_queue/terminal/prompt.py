@@ -6,7 +6,7 @@ import sys
 import threading
 from typing import Any, TextIO
 
-from task_queue.terminal.lines import print_now, print_through, say
+from task_queue.terminal.printing import print_now, print_through, say
 from task_queue.terminal.output import is_terminal, wait_until_writable
 from task_queue.threads import WINDOWS
 

@@ -38,9 +38,11 @@ class Consumer:
         self._tag = settings.name
         self._ack_timeout = ack_timeout * 3600  # seconds
         self._is_burst = burst
-        self._back_by = 0.0  # until when tasks that failed here may come back
-        self._delivered: deque[Task] = deque()  # and not in hand yet; at most one, if RabbitMQ respects the prefetch
-        self._wants_task = False  # so it is subscribed, or will be
+        self._retries_until = 0.0  # until then, tasks that failed here may come back
+        self._delivered: deque[Task] = (
+            deque()
+        )  # tasks that are not in hand yet: at most one, if RabbitMQ respects the prefetch
+        self._wants_task = False  # if so, it is subscribed, or will be when it is connected
         self._is_subscribed = False
 
     def next(self) -> Task | None:
@@ -56,33 +58,40 @@ class Consumer:
                 self.in_hand = self._delivered.popleft()
         return self.in_hand
 
-    def acknowledge(self, last: bool) -> bool:
+    def acknowledge(self, is_last: bool) -> bool:
         """Acknowledge the task in hand. False if its connection is gone: RabbitMQ will deliver the task again."""
-        task = self.in_hand
-        is_sent = self._settle(lambda task: task.channel.basic_ack(task.delivery_tag), last)
+
+        def answer(task: Task) -> None:
+            task.channel.basic_ack(task.delivery_tag)
+
+        in_hand = self.in_hand
+        is_sent = self._settle(answer, is_last)
         if not is_sent:
-            self._expect_again(task)
+            self._expect_again(in_hand)
         return is_sent
 
-    def reject(self, last: bool) -> bool:
-        """Hand the task in hand back as failed, which counts towards its delivery limit."""
+    def reject(self, is_last: bool) -> bool:
+        """Hand the task in hand back as failed, which counts towards its delivery limit.
+
+        By basic.reject and not by basic.nack: RabbitMQ 4.3 counts only the first one as a failed try.
+        """
 
         def answer(task: Task) -> None:
             if self.connection.rules.grants_two_after_dead_letter:
-                self._unsubscribe()  # next() subscribes again, and then prefetch 1 works again
+                self._unsubscribe()  # else we may get two tasks at once; next() subscribes again
             task.channel.basic_reject(task.delivery_tag, requeue=True)
 
         self._expect_again(self.in_hand)
-        return self._settle(answer, last)
+        return self._settle(answer, is_last)
 
     def hand_back(self) -> bool:
-        """Hand the task in hand back as not done. Before RabbitMQ 4.3 this counts as a failed try, too."""
-        return self._settle(lambda task: task.channel.basic_nack(task.delivery_tag, requeue=True), last=True)
+        """Hand the task in hand back as not done, by basic.nack. Before RabbitMQ 4.3 that counts as a try, too."""
+        return self._settle(lambda task: task.channel.basic_nack(task.delivery_tag, requeue=True), is_last=True)
 
     def seconds_until_next_try(self, task: Task) -> float:
         """Return how long a failed task waits, by the queue's arguments; 0 for no wait, or no tries left."""
         rules = self.connection.rules
-        return rules.retry_delay(task.delivery_count + 1) if rules.are_ours and not task.is_last_try else 0.0
+        return rules.retry_delay(task.delivery_count + 1) if rules.declared_by_us and not task.is_last_try else 0.0
 
     def close(self) -> None:
         """End the subscription, and close the connection."""
@@ -91,12 +100,12 @@ class Consumer:
             loop.drive(lambda: not self._is_subscribed, LAST_ANSWER)
         self.connection.close(CLOSE_WITHIN - LAST_ANSWER)
 
-    def _settle(self, answer: Callable[[Task], None], last: bool) -> bool:
+    def _settle(self, answer: Callable[[Task], None], is_last: bool) -> bool:
         with self.connection.loop as loop:
             task, self.in_hand = self.in_hand, None
             if task is None or task.channel is not self.connection.channel:
                 return False
-            if last or self._signals.is_ending:
+            if is_last or self._signals.is_ending:
                 self._unsubscribe()  # first, because the answer makes RabbitMQ deliver the next task
             answer(task)
             loop.step()  # sends it now, so that RabbitMQ acts on it while we report the result
@@ -107,14 +116,14 @@ class Consumer:
 
     def _expect_again(self, task: Task | None) -> None:
         if task is not None and (wait := self.seconds_until_next_try(task)):
-            self._back_by = max(self._back_by, time.monotonic() + wait + LATE)
+            self._retries_until = max(self._retries_until, time.monotonic() + wait + LATE)
 
     def _wait_until_empty(self) -> None:
         empty_looks = 0
         # Look twice: a task on its way to us has left the queue and is not here yet.
         while empty_looks < 2 and not self._has_news():
             # RabbitMQ does not count tasks that wait for their next try.
-            self.connection.wait(self._has_news, max(self._back_by - time.monotonic(), BURST_PATIENCE))
+            self.connection.wait(self._has_news, max(self._retries_until - time.monotonic(), BURST_PATIENCE))
             empty_looks = empty_looks + 1 if self.connection.finds_empty(self.connection.queue) else 0
 
     def _has_news(self) -> bool:
@@ -135,7 +144,7 @@ class Consumer:
                 self.connection.queue,
                 self._on_delivery,
                 consumer_tag=self._tag,
-                arguments=timeout if self.connection.rules.are_ours else None,  # a classic queue refuses it
+                arguments=timeout if self.connection.rules.declared_by_us else None,  # a classic queue refuses it
                 callback=self._on_subscribed,
             )
 
@@ -143,7 +152,7 @@ class Consumer:
         self.connection.reconnecting.had_success = True
 
     def _unsubscribe(self) -> None:
-        # What still arrives, pika rejects, so we wait for RabbitMQ's answer. That counts as a try, once in a while.
+        # A task that arrives after basic.cancel is rejected by pika. This is rare, and counts as a failed try.
         self._wants_task = False
         if self.connection.channel is not None and self._is_subscribed:
             self.connection.channel.basic_cancel(self._tag, callback=self._on_unsubscribed)
@@ -167,7 +176,7 @@ class Consumer:
                 message_id=text_of(message_id) if isinstance(message_id, bytes) else message_id,
                 redelivered=bool(method.redelivered),
                 delivery_count=earlier_tries(headers) if method.redelivered else 0,
-                is_limit_known=self.connection.rules.are_ours,
+                is_limit_known=self.connection.rules.declared_by_us,
                 channel=channel,
                 delivery_tag=method.delivery_tag or 0,
                 received=time.monotonic(),

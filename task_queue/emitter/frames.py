@@ -1,4 +1,7 @@
-"""The frames in which a message goes to RabbitMQ: those that pika makes, most of them made only once."""
+"""The frames of a message: what pika's basic_publish() would send, but faster.
+
+What is the same in all messages is encoded once, by pika. That is worth a quarter of an emitter's speed.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,13 @@ from task_queue.emitter.message import Message, properties
 SAMPLE_ID = "00000000-0000-4000-8000-000000000000"  # is replaced by each message's own id, which is as long
 FRAME = struct.Struct(">BHI")  # how each frame begins: its kind, its channel, and the size of its content
 END = b"\xce"  # how each ends
-SIZE = slice(FRAME.size + 4, FRAME.size + 12)  # of the body, in a header frame: behind the class and the weight
+SIZE = slice(
+    FRAME.size + 4, FRAME.size + 12
+)  # where a header frame has the size of the body: behind the class and the weight
 
 
 class Encoder:
-    """Has pika encode what is the same in all messages once, and adds what differs.
+    """Makes the frames of the messages for one queue, on one channel.
 
     A message is a method frame (basic.publish), a header frame (the size of the body, and the properties), and body
     frames. Only these parts differ between messages:
@@ -36,7 +41,9 @@ class Encoder:
         publish = pika.spec.Basic.Publish(exchange="", routing_key=queue, mandatory=True)
         header = pika.frame.Header(channel, 0, properties(SAMPLE_ID, 0)).marshal()
         self._begin = pika.frame.Method(channel, publish).marshal() + header[: SIZE.start]
-        self._middle = header[SIZE.stop :].partition(SAMPLE_ID.encode())[0]  # only the timestamp is behind the id
+        self._middle = header[SIZE.stop :].partition(SAMPLE_ID.encode())[
+            0
+        ]  # the id and the timestamp must be the last properties
         self._channel = channel
         self._largest_part = frame_max - FRAME.size - len(END)
 

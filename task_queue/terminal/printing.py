@@ -58,8 +58,10 @@ def print_now(text: str, stream: TextIO) -> None:
 def _print(text: str, stream: TextIO | None) -> None:
     if stream is None:  # as in `>&-`
         return
-    is_main = threading.current_thread() is threading.main_thread()
-    ((not is_main and _Shown.above_prompt) or print_now)(text, stream)
+    if _Shown.above_prompt and threading.current_thread() is not threading.main_thread():
+        _Shown.above_prompt(text, stream)
+    else:
+        print_now(text, stream)
 
 
 def complain_in_background(text: str) -> None:

@@ -1,0 +1,51 @@
+"""The window: the messages that were given to the publisher, and whose result is not known yet."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Optional
+
+from task_queue.emitter.message import Message
+
+# A message and why RabbitMQ refuses it for good; None if it is confirmed.
+Settled = tuple[Message, Optional[str]]
+
+
+class Window:
+    """The messages that were given to publish(), and whose result has not been reported yet.
+
+    Each is in exactly one of three: unsent, unconfirmed, settled.
+    """
+
+    def __init__(self) -> None:
+        self.unsent: deque[Message] = deque()  # because there is no connection, or the queue is full
+        self.unconfirmed: dict[int, Message] = {}  # by delivery tag, in the order of publishing
+        self.settled: deque[Settled] = deque()
+        self.next_tag = 1
+        # Separate counters, because two threads count: one what comes in, the other what goes out.
+        self.messages_in = self.messages_out = self.bytes_in = self.bytes_out = 0
+
+    def add(self, message: Message) -> None:
+        """Take in a message that is to be sent."""
+        self.unsent.append(message)
+        self.messages_in += 1
+        self.bytes_in += len(message.body)
+
+    def remove(self, reported: list[Settled]) -> None:
+        """Forget the first settled messages, which have been reported."""
+        for _ in reported:
+            self.settled.popleft()
+        self.messages_out += len(reported)
+        self.bytes_out += sum(len(message.body) for message, _ in reported)
+
+    def exceeds(self, messages: int, size: int) -> bool:
+        """Tell whether there are more than `messages` messages, or more than `size` bytes in them."""
+        return self.messages_in - self.messages_out > messages or self.bytes_in - self.bytes_out > size
+
+    def pending(self) -> list[Message]:
+        """Return the messages that are neither confirmed nor refused for good, in the order in which to send them."""
+        return [*self.unconfirmed.values(), *self.unsent]
+
+    def begin_anew(self) -> None:
+        """Make all pending messages unsent, for a new channel, whose delivery tags begin at 1."""
+        self.unsent, self.unconfirmed, self.next_tag = deque(self.pending()), {}, 1

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Sends tasks to a RabbitMQ queue, and reports each as sent once RabbitMQ has confirmed that it is stored.
 
-    emitter_of_tasks.py First task.           one task made of the words; each dot is a second of work
-    emitter_of_tasks.py --file tasks.csv      one task per row (other files: per line); - is standard input
+    emitter_of_tasks.py First task.           the words are one task; each dot is a second of work
+    emitter_of_tasks.py --file tasks.csv      one task per row; per line of other files; - is standard input
     some-command | emitter_of_tasks.py        one task per line
     emitter_of_tasks.py                       asks for one task after another
     emitter_of_tasks.py --retry-dead-letters  moves the tasks that failed too often back to the queue
 
-Exit status: 0 all tasks confirmed; 1 some not; 2 wrong usage; 130 Ctrl+C before all were confirmed.
+Exit status: 0 all tasks confirmed; 1 some not; 2 wrong usage; 130 Ctrl+C or SIGTERM before the last confirm.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ if __name__ == "__main__":
     import signal
 
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback for Ctrl+C during the imports, either
-    gc.disable()  # until run(): the imports leave no garbage, and looking for it takes an eighth of a short run
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl+C during the imports must not show a traceback
+    gc.disable()  # until run(): it finds nothing during the imports, and takes an eighth of a short run
 
 import argparse
 import contextlib
@@ -68,7 +68,7 @@ def parsed_flags() -> argparse.Namespace:
     flags.task = " ".join(flags.words)
     if flags.words and not flags.task.strip():
         parser.error("the task is empty")
-    if re.search("[\ud800-\udfff]", flags.task):  # how Python represents bytes that are not text
+    if re.search("[\ud800-\udfff]", flags.task):  # Python decodes invalid bytes to surrogates
         parser.error("the task is not text in this terminal's encoding")
     flags.asks = is_terminal(sys.stdin) and not (flags.task or flags.file or flags.retry_dead_letters)
     if flags.admin is None and not (flags.asks and is_terminal(sys.stdout)):
@@ -100,11 +100,11 @@ def main() -> int:
 
 
 def preceded_by(offer: Callable[[], object], tasks: Iterator[Message]) -> Iterator[Message]:
-    """Offer the admin panel, then yield the tasks. send() asks for the first one only after it has connected."""
+    """Offer the admin panel, then yield the tasks. As a generator, it begins when send() has connected."""
     try:
         offer()
         yield from tasks
-    except EOFError:  # the input has ended: no answer, and no task
+    except EOFError:  # end of input, as by Ctrl+D: no answer, and no task
         say("")
 
 
@@ -120,7 +120,7 @@ def emit(tasks: Iterator[Message], publisher: Publisher, report: Report, signals
     except MemoryError:
         complain(" [!] This needs more memory than there is.")
     finish_background()
-    publisher.tell_settled()  # what was confirmed while we closed the connection
+    publisher.tell_settled()  # confirms may still have come while the connection was closed
     is_cut_short = is_cut_short or bool(publisher.pending())
     status = 1 if has_failed else 130 if is_cut_short else int(report.refused > 0)
     if status == 0 or report.confirmed or publisher.pending():
@@ -153,13 +153,13 @@ def send(tasks: Iterator[Message], publisher: Publisher, signals: Signals, wait_
             publisher.wait_for_confirms()
     except KeyboardInterrupt:
         signals.leave()
-        say("")  # behind the ^C that a terminal shows
+        say("")  # after the ^C that a terminal shows
         publisher.wait_for_confirms(seconds=LAST_CONFIRMS)
     return is_all_read
 
 
 def retry(letters: DeadLetters, offer: Callable[[], object], signals: Signals) -> int:
-    """Have RabbitMQ move the dead letters back, say how many, and return the exit status."""
+    """Have RabbitMQ move the dead letters back, say how many in any case, and return the exit status."""
     status, queue = 0, letters.connection.queue
     try:
         with contextlib.closing(letters.connection), signals.interruptible():

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Takes one task at a time from a RabbitMQ queue, does it, and acknowledges it.
+"""Takes one task at a time from a RabbitMQ queue, performs it, and acknowledges it.
 
 Run it in two or more terminals and send tasks with emitter_of_tasks.py. A task leaves the queue only when a worker
 has finished it, or when it has failed too often. If you stop a worker in the middle of a task, another one gets it.
@@ -17,8 +17,8 @@ if __name__ == "__main__":
     import signal
 
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback for Ctrl+C during the imports, either
-    gc.disable()  # until run(): the imports leave no garbage, and looking for it takes an eighth of a short run
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl+C during the imports must not show a traceback
+    gc.disable()  # until run(): it finds nothing during the imports, and takes an eighth of a short run
 
 import argparse
 import contextlib
@@ -38,7 +38,7 @@ from task_queue.worker.task import Task
 from task_queue.worker.work import OnlyBegun, Perform, check_function, check_result, reason_of, sleeping
 
 ACK_TIMEOUT_HOURS = 24.0
-# With 0 hours RabbitMQ would redeliver a task for ever; and it stores the timeout as milliseconds in 32 bits.
+# With 0, RabbitMQ would redeliver a task without end. It stores milliseconds in 32 bits.
 LEAST_HOURS, MOST_HOURS = 0.001, 1000
 
 
@@ -59,14 +59,16 @@ def listen(
 
     Args:
         perform: called with each Task, in this thread. If it returns, the task is done; if it raises, the task failed.
-        url, queue, name, passive, burst, max_tasks, ack_timeout (in hours), log_file: like the flags of the same names.
+        url, queue, name, passive, burst, max_tasks, ack_timeout (in hours), log_file: they mean the same as the flags.
         stop: set it in another thread to stop the worker, as SIGTERM does.
 
     Raises:
+        KeyboardInterrupt: after Ctrl+C or SIGHUP, when the task in hand has gone back to the queue.
+        SystemExit: after SIGTERM, when the task in hand is done.
         QueueError: RabbitMQ can't be used as asked; the text says why.
         WorkerError: `perform` raised it; the task goes back to the queue.
-        TypeError: `perform` only starts the work, as an async function does.
-        RuntimeError: multiprocessing runs this program again, in a process that a task started.
+        TypeError: `perform` is an async or generator function; calling it does not run it.
+        RuntimeError: a process that a task has started runs this program again (multiprocessing).
     """
     check_function(perform)
     refuse_second_run()
@@ -88,8 +90,8 @@ def listen(
             while taken != max_tasks and (task := consumer.next()):
                 taken += 1
                 handle(task, perform, consumer, report, signals, is_last=taken == max_tasks)
-                del task  # a large one must not be in memory when the next one comes
-                signals.handlers.take_back()  # here it costs no time, as RabbitMQ is at work
+                del task  # before the next one comes: it may be large
+                signals.handlers.reinstall()  # now, because we wait for RabbitMQ anyway
         finish_background()
         say(" [*] Stopped.")
 
@@ -159,7 +161,7 @@ def main() -> int:
     flags = vars(parsed_flags())
     seconds_per_dot, command = flags.pop("seconds_per_dot"), flags.pop("run")
     perform = sleeping(seconds_per_dot) if command is None else running(command)
-    with contextlib.suppress(KeyboardInterrupt):  # the task in hand is handed back
+    with contextlib.suppress(KeyboardInterrupt):  # no error: the task was handed back
         listen(perform, **flags)
     return 0
 

@@ -20,7 +20,7 @@ class EventLog:
         name: the name of this process, in each record.
 
     Attributes:
-        descriptor: the file's; None without a log.
+        descriptor: of the file; None without a log.
 
     Raises:
         SettingsError: the file can't be opened.
@@ -38,7 +38,7 @@ class EventLog:
 
         self._encode = json.JSONEncoder(default=str).encode
         try:
-            # Non-blocking only to be opened: a named pipe without a reader is an error then.
+            # O_NONBLOCK is for open() only: then a named pipe without a reader is an error, and no endless wait.
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
             self.descriptor = os.open(path, flags, 0o666)
             if not WINDOWS:
@@ -62,18 +62,18 @@ class EventLog:
         self._noted.clear()
         rest = lines.encode()
         try:
-            while rest:  # once, unless the disk is nearly full
+            while rest:  # more than once only if the disk is nearly full
                 written = os.write(self.descriptor, rest)
                 self._is_torn = not rest[:written].endswith(b"\n")
                 rest = rest[written:]
         except OSError as error:
-            if not self._has_complained:  # and go on trying, because a full disk may have room again
+            if not self._has_complained:  # once, and go on trying: a full disk may have room again
                 self._has_complained = True
                 complain(f" [!] The log file can't be written: {error.strerror}. The tasks go on.")
 
     def close(self) -> None:
         """Close the file; records are dropped from now on."""
         if self.descriptor is not None:
-            with contextlib.suppress(OSError):  # a task has closed it
+            with contextlib.suppress(OSError):  # a task may have closed it
                 os.close(self.descriptor)
             self.descriptor = None

@@ -21,10 +21,10 @@ from task_queue.terminal.text import printable
 
 DEFAULT_URL = "amqp://guest:guest@localhost:5672/%2F"
 DEFAULT_QUEUE = "tasks"
-LONGEST_HEARTBEAT = 65535  # seconds; AMQP has 16 bits for it
-LONGEST_NAME = 242  # bytes of a queue's name; RabbitMQ takes 255, and the dead letters' queue has a suffix
-LEAST_FRAME_MAX = 8192  # bytes; RabbitMQ 4.1 and later hang up at less, without a word
-PATIENCE = 300.0  # seconds, see ConnectionSettings; for a program that ends by itself, others go on for ever
+LONGEST_HEARTBEAT = 65535  # seconds; AMQP stores it in 16 bits
+LONGEST_NAME = 242  # bytes of a queue's name; RabbitMQ allows 255, and .dead-letters needs 13 of them
+LEAST_FRAME_MAX = 8192  # bytes; with less, RabbitMQ 4.1 and later close the connection without an error
+PATIENCE = 300.0  # seconds, see ConnectionSettings; of programs that end by themselves. Others never give up
 
 
 class ConnectionSettings(NamedTuple):
@@ -35,7 +35,7 @@ class ConnectionSettings(NamedTuple):
         queue: the work queue's name.
         name: the connection's and the worker's name, in the admin panel and in the log.
         patience: seconds to go on trying after a refusal, if it worked before; what is no refusal is tried for ever.
-        is_passive: use the queue as it is, and declare nothing.
+        is_passive: only check that the queue exists (a passive declaration).
     """
 
     nodes: list[pika.URLParameters]
@@ -46,8 +46,8 @@ class ConnectionSettings(NamedTuple):
 
 
 def new_parser(description: str, epilog: str) -> argparse.ArgumentParser:
-    """Return a parser with the flags of both scripts. Their defaults are read elsewhere: `--help` shows no password."""
-    # With a width of its own: to find the terminal's, argparse imports shutil, a fiftieth of a short run.
+    """Return a parser with the flags of both scripts. It has no defaults, so `--help` shows no password of AMQP_URL."""
+    # A fixed width, because to find the terminal's, argparse imports shutil: a fiftieth of a short run.
     layout = partial(argparse.HelpFormatter, width=78)
     parser = argparse.ArgumentParser(description=description, epilog=epilog, formatter_class=layout)
     url_help = (
@@ -65,7 +65,7 @@ def new_parser(description: str, epilog: str) -> argparse.ArgumentParser:
 
 
 def not_empty(text: str) -> str:
-    """Read a flag's value. An empty one is an error, because it may come from a shell variable that is not set."""
+    """Read a flag's value. An empty one is an error: often a shell variable is not set."""
     if not text.strip():
         raise argparse.ArgumentTypeError("the value is empty")
     return text
@@ -74,15 +74,15 @@ def not_empty(text: str) -> str:
 def connection_settings(
     url: str | None, queue: str | None, name: str, patience: float, is_passive: bool = False
 ) -> ConnectionSettings:
-    """Return the settings, and say what --passive means. What is None comes from the environment, or is the default.
+    """Return the settings, and warn if passive. For None, take the environment variable, else the default.
 
     Raises:
         SettingsError: one of them makes no sense.
     """
-    if not name or len(os.fsencode(name)) > 255 or re.search("[\ud800-\udfff]", name):
+    if not name or len(name.encode(errors="surrogateescape")) > 255 or re.search("[\ud800-\udfff]", name):
         raise SettingsError("--name is empty, too long, or not text in this terminal's encoding.")
     queue = os.environ.get("TASK_QUEUE") or DEFAULT_QUEUE if queue is None else queue
-    is_short = len(os.fsencode(queue)) <= LONGEST_NAME
+    is_short = len(queue.encode(errors="surrogateescape")) <= LONGEST_NAME
     if not queue.strip() or not is_short or queue.startswith("amq.") or not queue.isprintable():
         raise SettingsError("--queue or TASK_QUEUE: a queue's name is printable, short, and does not begin with amq.")
     if is_passive:
@@ -105,7 +105,7 @@ def _node_at(url: str) -> pika.URLParameters:
         "@ is %40), or has an option behind ? that pika does not take."
     )
     try:
-        # pika would take the first part of a path with two for the virtual host.
+        # For a path like /a/b, pika would take a as the virtual host.
         if re.match("amqps?://", url) and not re.fullmatch("/[^/]+/.*", urlsplit(url).path):
             node = pika.URLParameters(url)
             heartbeat: Any = node.heartbeat or 0
@@ -114,9 +114,11 @@ def _node_at(url: str) -> pika.URLParameters:
             words = (
                 f"has a heartbeat of more than {LONGEST_HEARTBEAT:,}, or a frame_max of less than {LEAST_FRAME_MAX:,}."
             )
-    except Exception as error:  # any, because pika evaluates parts of the query as Python
+    except Exception as error:  # of any kind, because pika evaluates parts of the query as Python
         before, _, query = url.partition("?")
-        if "ssl_options" in query and isinstance(error, (OSError, TypeError)):  # of a file, or OpenSSL's
+        if "ssl_options" in query and isinstance(
+            error, (OSError, TypeError)
+        ):  # of a file that can't be read, or of OpenSSL
             files = [file for file in re.findall(r":\s*['\"](.+?)['\"]", unquote(query)) if file not in before]
             unreadable = [f"{file} can't be read" for file in files if not os.access(file, os.R_OK)]
             words = f"has ssl_options that can't be used: {printable([*unreadable, str(error)][0])}"
@@ -124,5 +126,5 @@ def _node_at(url: str) -> pika.URLParameters:
 
 
 def default_name(role: str) -> str:
-    """Return a name that no other process on any machine has: ROLE-HOST-PID."""
+    """Return a name that hardly another process has: ROLE-HOST-PID."""
     return f"{role}-{socket.gethostname()}-{os.getpid()}"

@@ -96,8 +96,8 @@ def test_a_task_may_print_though_nobody_will_ever_read_it(at_server: Scripts, se
 
 def test_printing_wait_for_a_pipe_that_does_not_wait_by_itself() -> None:
     """Some programs share pipes that they make non-blocking. Nor is one lost when another worker here was stopped."""
-    output.give_up_when(lambda: False)
-    stopped = threading.Thread(target=output.give_up_when, args=[lambda: True])
+    output.drop_when(lambda: False)
+    stopped = threading.Thread(target=output.drop_when, args=[lambda: True])
     stopped.start()
     stopped.join()
     reader, writer = os.pipe()

@@ -1,13 +1,20 @@
-"""A signal in the middle of pika's work waits until pika is in order again."""
+"""Who drives pika: tasks go out though the main thread is busy, and a signal waits until pika is in order again."""
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import struct
+import time
 
 import pytest
 from harness import Scripts
+from in_process import Emitter
 from pika import spec
 from scripted_server import Server, nothing
+
+from task_queue.emitter.publisher import WINDOW
+from task_queue.rabbitmq import loop
 
 EMITTER, WORKER = "emitter_of_tasks.py", "listening_worker.py"
 ACK = struct.pack(">HHQ", *divmod(spec.Basic.Ack.INDEX, 65536), 1)
@@ -60,3 +67,18 @@ def test_ctrl_c_within_a_call_of_pika_waits_until_it_is_in_order_again(
 def test_ctrl_c_within_a_report_tells_of_no_task_twice(at_server: Scripts) -> None:
     interrupt(at_server, "os.write", b"Sent the task")
     assert at_server.emit("the task").out.count("Sent the task") == 1
+
+
+def test_tasks_that_come_every_few_milliseconds_are_sent_before_the_window_is_full(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The main thread is never away for long, and never waits. A loaded machine has it away for 20 ms now and then."""
+    monkeypatch.setattr(loop, "KEEPER_DELAY", 0.3)
+    emitter = Emitter(server.url, "tasks")
+    with contextlib.closing(emitter.connection):
+        for number in itertools.count():
+            assert number < WINDOW, "nothing is sent"
+            if server.got("Basic.Publish"):
+                break
+            emitter.send(number)
+            time.sleep(0.002)

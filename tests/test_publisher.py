@@ -176,7 +176,7 @@ def test_a_pause_for_a_full_queue_ends_with_its_connection(
     assert confirmed.at - refused.at > 0.45
 
 
-def test_pauses_for_a_full_queue_begin_anew_after_a_confirm(
+def test_pauses_for_a_full_queue_reset_after_a_confirm(
     server: Server, emitter: Emitter, said: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is said again; and after five in a row, another connection is tried without a word: in a cluster, a channel

@@ -14,8 +14,8 @@ from task_queue.terminal.prompt import Prompt
 from task_queue.terminal.text import printable
 from task_queue.threads import WINDOWS
 
-GUEST = pika.PlainCredentials("guest", "guest")  # the user of every new RabbitMQ
-PANEL_ANSWERS_WITHIN = 6.0 if WINDOWS else 2.0  # seconds; Windows takes two to say that nothing listens
+GUEST = pika.PlainCredentials("guest", "guest")  # the default user of a new RabbitMQ
+PANEL_ANSWERS_WITHIN = 6.0 if WINDOWS else 2.0  # seconds; Windows needs two to report a refused connection
 
 
 def offer_panel(answer: bool | None, url: str | None, node: pika.URLParameters) -> None:
@@ -23,8 +23,8 @@ def offer_panel(answer: bool | None, url: str | None, node: pika.URLParameters) 
 
     Args:
         answer: whether to open it; None to ask.
-        url: the panel's address; None for the usual one.
-        node: the panel's RabbitMQ.
+        url: the panel's address; None for the default.
+        node: the RabbitMQ whose panel it is.
 
     Raises:
         EOFError: the input ended without an answer.

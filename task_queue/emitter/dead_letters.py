@@ -14,12 +14,10 @@ from task_queue.rabbitmq.connection import Connection
 from task_queue.rabbitmq.queues import dead_letters_of, declare_dead_letters
 from task_queue.settings import ConnectionSettings
 
-PREFETCH = 20  # letters that RabbitMQ delivers before it has our answers; more are no faster, and fill memory
-LOOK_AFTER = 0.2  # seconds between two looks at the queue
-LOOKS, LOOKS_AFTER_LOSS = (
-    2,
-    10,
-)  # that find nothing, before we stop; RabbitMQ needs a while to requeue after a lost connection
+PREFETCH = 20  # unacknowledged letters at a time; more are not faster, and need memory
+LOOK_AFTER = 0.2  # seconds between two checks of the queue
+# Empty checks before we stop; more after a lost connection, because requeuing takes a while.
+LOOKS, LOOKS_AFTER_LOSS = 2, 10
 
 
 class DeadLetters:
@@ -31,17 +29,17 @@ class DeadLetters:
     """
 
     def __init__(self, settings: ConnectionSettings) -> None:
-        # The work queue is not declared, so that letters come back to an older one, too.
+        # Passive, because an existing work queue may have other arguments: letters come back to that, too.
         self.connection = Connection(settings._replace(is_passive=True), self._on_ready, self._on_lost)
         self.total: int | None = None
-        self.moved = self._answered = 0  # _answered: those that RabbitMQ has surely dealt with
+        self.moved = self._answered = 0  # _answered: those that RabbitMQ has certainly processed
         self._queue, self._name = dead_letters_of(settings.queue), settings.name
         self._looks = LOOKS
 
     def move(self) -> None:
-        """Move as many as there are now, or until none is left.
+        """Move at most as many as there are at the start.
 
-        A task that fails again meanwhile is not moved twice, unless the connection was lost before RabbitMQ answered.
+        A task that fails again meanwhile is not moved again, unless the connection was lost before RabbitMQ answered.
 
         Raises:
             QueueError: the connection is lost, and reconnecting failed for good.
@@ -55,7 +53,7 @@ class DeadLetters:
                 is_empty = self.connection.finds_empty(self._queue)
                 if is_empty is not None:
                     self._answered = before
-            # Look twice: a letter on its way to us has left the queue and is not here yet.
+            # Check twice: while a letter is on its way to us, it is counted on neither side.
             empty_looks = empty_looks + 1 if is_empty and self.moved == before else 0
 
     def _on_ready(self, channel: Channel) -> None:
@@ -81,10 +79,8 @@ class DeadLetters:
 
     def _subscribe(self, channel: Channel) -> None:
         channel.basic_qos(prefetch_count=PREFETCH)
-        channel.basic_consume(self._queue, self._on_letter, consumer_tag=self._name, callback=self._on_subscribed)
-
-    def _on_subscribed(self, _frame: object) -> None:
-        self.connection.reconnecting.had_success = True
+        subscribed = self.connection.reconnecting.subscribed
+        channel.basic_consume(self._queue, self._on_letter, consumer_tag=self._name, callback=subscribed)
 
     def _on_letter(
         self, channel: Channel, method: pika.spec.Basic.Deliver | pika.spec.Basic.GetOk, *_message: object
@@ -95,5 +91,5 @@ class DeadLetters:
             channel.basic_nack(method.delivery_tag or 0, requeue=False)
 
     def _on_lost(self, _why: BaseException) -> None:
-        self.moved = self._answered  # RabbitMQ delivers the others again, unless it has received our answer
+        self.moved = self._answered  # RabbitMQ redelivers the others, unless it has received our answer
         self._looks = LOOKS_AFTER_LOSS

@@ -12,12 +12,11 @@ import pika.frame
 
 from task_queue.emitter.message import Message, properties
 
-SAMPLE_ID = "00000000-0000-4000-8000-000000000000"  # is replaced by each message's own id, which is as long
-FRAME = struct.Struct(">BHI")  # how each frame begins: its kind, its channel, and the size of its content
-END = b"\xce"  # how each ends
-SIZE = slice(
-    FRAME.size + 4, FRAME.size + 12
-)  # where a header frame has the size of the body: behind the class and the weight
+SAMPLE_ID = "00000000-0000-4000-8000-000000000000"  # replaced by each message's own id, which has the same length
+FRAME = struct.Struct(">BHI")  # the beginning of each frame: type, channel, size of the payload
+END = b"\xce"  # the end of each
+# Where a header frame has the size of the body: behind the class and the weight.
+SIZE = slice(FRAME.size + 4, FRAME.size + 12)
 
 
 class Encoder:
@@ -29,7 +28,7 @@ class Encoder:
         method frame | header frame: ... SIZE ... ID, TIME, end | body frame: size, a part of the BODY, end | ...
 
     Args:
-        queue: its name: the default exchange "" routes a message to the queue that its routing key names.
+        queue: its name. The default exchange "" takes it as the routing key.
         channel: the number of the channel.
         frame_max: bytes of the largest frame that RabbitMQ accepts.
 
@@ -37,21 +36,20 @@ class Encoder:
     """
 
     def __init__(self, queue: str, channel: int, frame_max: int) -> None:
-        # mandatory: without it, RabbitMQ confirms a message for a queue that is gone.
+        # mandatory: else RabbitMQ confirms, and drops, a message for a queue that is gone.
         publish = pika.spec.Basic.Publish(exchange="", routing_key=queue, mandatory=True)
         header = pika.frame.Header(channel, 0, properties(SAMPLE_ID, 0)).marshal()
         self._begin = pika.frame.Method(channel, publish).marshal() + header[: SIZE.start]
-        self._middle = header[SIZE.stop :].partition(SAMPLE_ID.encode())[
-            0
-        ]  # the id and the timestamp must be the last properties
+        self._middle, _, behind_id = header[SIZE.stop :].partition(SAMPLE_ID.encode())
+        self._end = behind_id[8:]  # the timestamp, of 8 bytes, is the next property
         self._channel = channel
         self._largest_part = frame_max - FRAME.size - len(END)
 
     def frames(self, message: Message) -> list[bytes]:
-        """Return the bytes of a message, in a piece for each body frame."""
+        """Return the frames of a message, in one piece for each body frame; the first has the other two in it."""
         body, pieces = message.body, []
         size, time = len(body).to_bytes(8, "big"), message.timestamp.to_bytes(8, "big")
-        before = b"".join((self._begin, size, self._middle, message.message_id.encode(), time, END))
+        before = b"".join((self._begin, size, self._middle, message.message_id.encode(), time, self._end))
         for start in range(0, len(body), self._largest_part):
             part = body[start : start + self._largest_part]
             pieces.append(b"".join((before, FRAME.pack(pika.spec.FRAME_BODY, self._channel, len(part)), part, END)))

@@ -24,7 +24,7 @@ class Message(NamedTuple):
         message_id: a UUID; it stays the same when the message is sent again.
         timestamp: when it was made, in seconds since 1970.
         line: where it begins in a file or a pipe, counted from 1; None for a task that was typed.
-        after: the line after the previous task, which may be blank.
+        after: the first line after the previous task; it may be blank.
         next_line: the line after this task.
     """
 
@@ -37,13 +37,13 @@ class Message(NamedTuple):
 
 
 def new_message(text: str | bytes, *where: int) -> Message:
-    """Return a task as a message, with its line, after and next_line. As bytes, its text is in UTF-8."""
+    """Return a task as a message, with its line, after and next_line. Bytes must be UTF-8."""
     message_id = f"{_RUN}{next(_numbers):012x}"
     return Message(text.encode() if isinstance(text, str) else text, message_id, int(time.time()), *where)
 
 
 def properties(message_id: str, timestamp: int) -> pika.BasicProperties:
-    """Return a message's properties. It is persistent: RabbitMQ has it on disk when it confirms it."""
+    """Return a message's properties. It is persistent: RabbitMQ writes it to disk before it confirms it."""
     return pika.BasicProperties(
         content_type="text/plain",
         content_encoding="utf-8",

@@ -1,4 +1,4 @@
-"""The queue as an emitter sees it: publish messages, and get a publisher confirm for each."""
+"""Publishing: send messages, and get a publisher confirm for each."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ from task_queue.rabbitmq.pika_connection import send_frames
 from task_queue.settings import ConnectionSettings
 from task_queue.terminal.printing import complain_in_background, do_in_background
 
-WINDOW = 1000  # messages; a larger window is hardly faster, and has more to send again after a lost connection
-REFILL = 250  # messages that must be settled before a full window gets new ones; with 500 RabbitMQ would sit idle
+WINDOW = 1000  # messages; a larger window is hardly faster, and more must be sent again after a lost connection
+REFILL = 250  # confirms until a full window gets new messages; with 500, RabbitMQ would be idle
 WINDOW_BYTES = 16 * 1024 * 1024  # so that large messages do not fill the memory
-SILENCE = 10.0  # seconds without a confirm until we say that we wait; a queue that lost most of its nodes confirms none
-SLOW_REPORT = 2.0  # seconds that another thread may take to report, at the end, on a loaded machine
+SILENCE = (
+    10.0  # seconds without a confirm until we say that we wait; a queue without a majority of its nodes confirms none
+)
+SLOW_REPORT = 2.0  # seconds to wait, at the end, for the background thread to report
 FULL_PAUSE = 1.0  # seconds until we send again what a full queue has refused
-FULL_PAUSES = 5  # such pauses until we try another connection
+FULL_PAUSES = 5  # such pauses until we reconnect
 
 
 class Publisher:
@@ -37,7 +39,7 @@ class Publisher:
         tell: called with settled messages, without the loop's lock, in this thread or the background printer's.
 
     Attributes:
-        next_line: of the message that was published last.
+        next_line: the next_line of the last message that was published.
     """
 
     _encoder: Encoder  # for the current channel
@@ -48,9 +50,9 @@ class Publisher:
         self._window = Window()
         self._tell = tell
         self._telling = threading.Lock()
-        self._largest = float("inf")  # bytes that RabbitMQ takes in one message, once it has told us
-        self._holds_off = False  # because the queue is full
-        self._pauses = 0  # in a row, since the queue took a message
+        self._largest = float("inf")  # bytes that RabbitMQ takes in one message, known after the first refusal
+        self._is_paused = False  # because the queue is full
+        self._pauses = 0  # in a row, since the last confirm
 
     def publish(self, message: Message) -> None:
         """Send a message. Waits for confirms only when the window is full.
@@ -94,11 +96,11 @@ class Publisher:
     def tell_settled(self) -> None:
         """Report the messages that were settled since the last call."""
         with self.connection.loop.signals.held():  # else Ctrl+C could leave the reporting lock taken
-            self._tell_settled(SLOW_REPORT)  # the background thread may wait for a paused terminal for good
+            self._tell_settled(SLOW_REPORT)  # the background thread may be blocked by a paused terminal
 
     def _waits_for_confirms(self) -> bool:
         is_connected = self.connection.channel is not None and not self.connection.is_blocked
-        return is_connected and bool(self._window.unconfirmed) and not self._holds_off
+        return is_connected and bool(self._window.unconfirmed) and not self._is_paused
 
     def _tell_in_background(self) -> None:
         if self._window.settled:
@@ -109,14 +111,14 @@ class Publisher:
             try:
                 if batch := list(self._window.settled):
                     self._tell(batch)
-                    # Only now, so that the window stays full while our output is blocked.
+                    # After the report, so that blocked output fills the window, and stops new messages.
                     self._window.remove(batch)
             finally:
                 self._telling.release()
 
     def _send(self) -> None:
         channel, window = self.connection.channel, self._window
-        while window.unsent and channel is not None and not self._holds_off:
+        while window.unsent and channel is not None and not self._is_paused:
             message = window.unsent[0]
             if len(message.body) > self._largest:
                 too_large = f"it has {len(message.body):,} bytes, and RabbitMQ takes {self._largest:,} at most"
@@ -134,12 +136,14 @@ class Publisher:
         channel.add_on_return_callback(lambda *_: self.connection.drop(gone))
         channel.confirm_delivery(self._on_confirm)
         self._encoder = Encoder(self.connection.queue, channel.channel_number, channel.connection.params.frame_max)
-        self._window.begin_anew()
-        self._holds_off = False
+        self._window.reset_for_new_channel()
+        self._is_paused = False
         self._send()
 
     def _on_confirm(self, frame: pika.frame.Method[pika.spec.Basic.Ack | pika.spec.Basic.Nack]) -> None:
-        if self.connection.channel is None:  # a returned message is confirmed, too, and must not count
+        if (
+            self.connection.channel is None
+        ):  # we reconnect; RabbitMQ confirms a returned message, too, and that must not count
             return
         unconfirmed, last = self._window.unconfirmed, frame.method.delivery_tag or 0
         tags = [last]
@@ -147,29 +151,29 @@ class Publisher:
             tags = list(itertools.takewhile(lambda tag: tag <= last, unconfirmed))
         messages = [unconfirmed.pop(tag) for tag in tags if tag in unconfirmed]
         if isinstance(frame.method, pika.spec.Basic.Nack):
-            self._hold_off(messages)
+            self._pause_publishing(messages)
         else:
             self._window.settled.extend((message, None) for message in messages)
             self._pauses = 0
             self.connection.reconnecting.success()
 
-    def _hold_off(self, messages: list[Message]) -> None:
+    def _pause_publishing(self, messages: list[Message]) -> None:
         self._window.unsent.extend(messages)
-        if not self._holds_off:
-            self._holds_off = True
+        if not self._is_paused:
+            self._is_paused = True
             channel = self.connection.channel
-            self.connection.loop.ioloop.call_later(FULL_PAUSE, lambda: self._hold_off_no_more(channel))
+            self.connection.loop.ioloop.call_later(FULL_PAUSE, lambda: self._resume_publishing(channel))
             if self._pauses == 0:
                 complain_in_background(" [*] The queue takes no tasks for now: is it full? Trying again ...")
 
-    def _hold_off_no_more(self, channel: Channel | None) -> None:
-        if channel is not self.connection.channel:  # a new channel has no pause, or its own
+    def _resume_publishing(self, channel: Channel | None) -> None:
+        if channel is not self.connection.channel:  # this pause was an old channel's
             return
-        self._holds_off = False
+        self._is_paused = False
         self._pauses += 1
         if self._pauses % FULL_PAUSES == 0:
-            # In a cluster, a channel may keep asking a dead node, and refuse every message. We print nothing about
-            # it, because most queues are just full. Source: https://github.com/rabbitmq/rabbitmq-server/pull/9221
+            # In a cluster, a channel may be stuck at a dead node, and refuse all. A new one is not. Nothing is printed,
+            # because most queues are just full. Source: https://github.com/rabbitmq/rabbitmq-server/pull/9221
             self.connection.drop(QueueError(""))
         self._send()
 

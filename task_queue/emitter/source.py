@@ -46,33 +46,32 @@ class Source:
     """Bulk input: a file or a pipe, read as its tasks are needed.
 
     Args:
-        name: a path: a task is a row of a .csv file, or a line of any other file. - is standard input, and None is
-            standard input if there is any.
+        name: a path; - or None is standard input. A task is a row of a .csv file, or a line of anything else.
         log: the descriptor of the log file, which must not be the input; None without one.
 
     Attributes:
-        size: of the file in bytes; 0 for a pipe.
-        bytes_read: how far it has been read; as a file may grow meanwhile, this may become more than its size.
+        size: of the file, in bytes; 0 for a pipe.
+        bytes_read: how far it has been read; this may become more than its size, if the file grows.
 
     Raises:
         SettingsError: there is nothing to read.
     """
 
     def __init__(self, name: str | None, log: int | None) -> None:
-        # cron and editors start programs like this. (On Windows this can't be told from a pipe.)
+        # Standard input is /dev/null, as under cron: there is none. (Windows can't tell this from a pipe.)
         if name is None and not WINDOWS and os.path.samestat(os.fstat(0), os.stat(os.devnull)):
             raise SettingsError(NO_INPUT)
         name = name or "-"
         self.name = "standard input" if name == "-" else printable(name)
         self._is_csv = name.lower().endswith(".csv")
-        self._number = 0  # of the line that was read last
+        self._number = 0  # of the last line that was read
         self._begin = 1  # the line where the task that is being read begins
         try:
             self._stream: BinaryIO = sys.stdin.buffer if name == "-" else open(name, "rb")  # noqa: SIM115
             if not WINDOWS:
-                os.set_blocking(self._stream.fileno(), True)  # else an empty non-blocking pipe looks like an end
+                os.set_blocking(self._stream.fileno(), True)  # else an empty non-blocking pipe looks like its end
             status = os.fstat(self._stream.fileno())
-            is_file = stat.S_ISREG(status.st_mode)  # not seekable(): on Windows pipes say that they are
+            is_file = stat.S_ISREG(status.st_mode)  # not seekable(), which pipes are on Windows
             self.size, self.bytes_read = (status.st_size, self._stream.tell()) if is_file else (0, 0)
         except (OSError, AttributeError) as error:
             raise SettingsError(f"{self.name} can't be read: {getattr(error, 'strerror', 'it is closed')}.") from None
@@ -126,7 +125,7 @@ class Source:
                 raise self._wrong(f"has more than {LONGEST_LINE:,} bytes.")
             if b"\0" in raw:
                 raise self._wrong(f"has NUL characters in it: is it UTF-16? {AS_TEXT.format('utf-16')}")
-            yield raw.removeprefix(codecs.BOM_UTF8)  # of any line, because files may have been joined
+            yield raw.removeprefix(codecs.BOM_UTF8)  # of any line: several files may have been joined
 
     def _wrong(self, what: str) -> InputError:
         return InputError(f"Line {self._number} of {self.name} {what}")

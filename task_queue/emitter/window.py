@@ -7,22 +7,22 @@ from typing import Optional
 
 from task_queue.emitter.message import Message
 
-# A message and why RabbitMQ refuses it for good; None if it is confirmed.
+# A message, and None if it is confirmed, else why RabbitMQ refuses it.
 Settled = tuple[Message, Optional[str]]
 
 
 class Window:
     """The messages that were given to publish(), and whose result has not been reported yet.
 
-    Each is in exactly one of three: unsent, unconfirmed, settled.
+    Each is in exactly one of the three collections: unsent, unconfirmed, settled.
     """
 
     def __init__(self) -> None:
-        self.unsent: deque[Message] = deque()  # because there is no connection, or the queue is full
+        self.unsent: deque[Message] = deque()  # there is no connection, or the queue is full
         self.unconfirmed: dict[int, Message] = {}  # by delivery tag, in the order of publishing
         self.settled: deque[Settled] = deque()
         self.next_tag = 1
-        # Separate counters, because two threads count: one what comes in, the other what goes out.
+        # Each counter is changed by one thread only, so they need no lock.
         self.messages_in = self.messages_out = self.bytes_in = self.bytes_out = 0
 
     def add(self, message: Message) -> None:
@@ -32,7 +32,7 @@ class Window:
         self.bytes_in += len(message.body)
 
     def remove(self, reported: list[Settled]) -> None:
-        """Forget the first settled messages, which have been reported."""
+        """Remove the first settled messages, after they were reported."""
         for _ in reported:
             self.settled.popleft()
         self.messages_out += len(reported)
@@ -46,6 +46,6 @@ class Window:
         """Return the messages that are neither confirmed nor refused for good, in the order in which to send them."""
         return [*self.unconfirmed.values(), *self.unsent]
 
-    def begin_anew(self) -> None:
-        """Make all pending messages unsent, for a new channel, whose delivery tags begin at 1."""
+    def reset_for_new_channel(self) -> None:
+        """Make all pending messages unsent, for a new channel, where delivery tags begin at 1."""
         self.unsent, self.unconfirmed, self.next_tag = deque(self.pending()), {}, 1

@@ -1,4 +1,4 @@
-"""How a program starts and ends: a script, or a program of your own, with a message and an exit status."""
+"""How a program starts and ends: with an exit status, one clear message, and no traceback."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Union
 from task_queue.exceptions import Failure
 from task_queue.process.signal_handlers import ENDING_SIGNALS
 from task_queue.terminal.printing import complain, complain_of, finish_background, say
-from task_queue.terminal.output import let_go
+from task_queue.terminal.output import prepare_for_exit
 
 Status = Union[int, str, None]  # what sys.exit() takes
 
@@ -26,14 +26,14 @@ def run(main: Callable[[], Status]) -> None:
     Args:
         main: the program. If it returns None, the exit status is 0, as for sys.exit().
     """
-    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # set by the scripts, for the time of their imports
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # set by the scripts during their imports
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if not gc.isenabled():  # also set by them; no collection needs to look at what they have imported
+    if not gc.isenabled():  # likewise; what was imported needs no collection
         gc.freeze()
         gc.enable()
     open_standard_streams()
     status: Status = 130
-    with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl+C: what is not printed yet is dropped
+    with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl+C: drop what is not printed yet
         try:
             status = main()
         except KeyboardInterrupt:
@@ -49,30 +49,30 @@ def run(main: Callable[[], Status]) -> None:
 
 
 def _keep_status() -> None:
-    # Called when all threads have ended. From here on the exit status must not change.
+    # Called at exit, when all but daemon threads have ended. From here on the exit status must not change.
     for number in ENDING_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    let_go()
+    prepare_for_exit()
 
 
 def open_standard_streams() -> None:
-    """Make sure that a task can print: whatever it prints, and even if standard output or standard error is closed."""
+    """Make sure that a task can print: any character, and also if standard output or standard error is closed."""
     for descriptor in (0, 1, 2):  # else a socket could get descriptor 1, and output would go into it
         try:
             os.fstat(descriptor)
         except OSError:
             with contextlib.suppress(OSError):
                 os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free
-    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115  # input() needs one
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115  # input() fails if it is None
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         # Else a task that prints 日本 into a file on Windows fails.
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def refuse_second_run() -> None:
-    """Raise RuntimeError if multiprocessing is running the program again, for a process that a task has started.
+    """Raise RuntimeError in a process of multiprocessing that runs this program again.
 
-    This is how processes start on macOS, on Windows, and everywhere from Python 3.14 on. Source:
+    Processes start like that on macOS, on Windows, and everywhere from Python 3.14 on. Source:
     https://docs.python.org/3/library/multiprocessing.html#the-spawn-and-forkserver-start-methods
     """
     process = sys.modules.get("multiprocessing.process")
@@ -84,9 +84,9 @@ def refuse_second_run() -> None:
 
 
 def end_forked_process() -> None:
-    """End a process that a task has forked, and that returns from the task, as Python would.
+    """End a process that a task has forked, and whose work has returned, as Python would.
 
-    It must not go on: it would settle the task, and close the connection that belongs to the worker.
+    It must not go on: it would settle the task, and close the worker's connection.
     """
     kind, error, trace = sys.exc_info()
     code = error.code if isinstance(error, SystemExit) else int(error is not None)

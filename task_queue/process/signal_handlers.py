@@ -1,4 +1,4 @@
-"""Signal handlers for the time of a block: installed, put back, and not there in a process that a task forks."""
+"""Signal handlers: installed, restored, and removed in a process that a task forks."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ ENDING_SIGNALS = [signal.SIGINT, *FINISHING_SIGNALS, *([signal.SIGHUP] if hasatt
 
 
 class SignalHandlers:
-    """Has the main thread call one function for each signal that ends a program.
+    """Calls one function, in the main thread, for each signal that ends a program.
 
     Args:
         handle: called with the signal's number, and whether an exception may be raised.
     """
 
     def __init__(self, handle: Callable[[int, bool], None]) -> None:
-        self.found: dict[int, Any] = {}  # the handlers that were there before
+        self.found: dict[int, Any] = {}  # the earlier handlers
         self._handle = handle
         self._bell: socket.socket | None = None
         self._undo = contextlib.ExitStack()
@@ -40,20 +40,20 @@ class SignalHandlers:
                 self.found[number] = found
                 self._undo.callback(signal.signal, number, found)
                 signal.signal(number, self._on_signal)
-        # We may have been started with signals blocked, so that nothing would end us, or with SIGCHLD ignored: then the
-        # exit status of a --run is lost, and Python reports 0, which means success.
+        # Whoever started us may have blocked signals: nothing would end us. Or ignored SIGCHLD: then the exit status of
+        # a --run is lost, and Python reports 0, which means success.
         if not WINDOWS:
             if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
                 self._undo.callback(signal.signal, signal.SIGCHLD, signal.signal(signal.SIGCHLD, signal.SIG_DFL))
             blocked = signal.pthread_sigmask(signal.SIG_SETMASK, [])
             self._undo.callback(signal.pthread_sigmask, signal.SIG_SETMASK, blocked)
 
-    def put_back(self) -> None:
-        """Put everything back as it was before install()."""
+    def restore(self) -> None:
+        """Restore what was there before install()."""
         self._undo.close()
 
-    def take_back(self) -> None:
-        """Install ours again after a task that has used asyncio's, which take the bell's place, too."""
+    def reinstall(self) -> None:
+        """Install ours again after a task with asyncio, which replaces our handlers and the wakeup descriptor."""
         bell = self._bell.fileno() if self._bell else -1
         if self.found and signal.set_wakeup_fd(bell, warn_on_full_buffer=False) != bell:
             for number in self.found:
@@ -64,9 +64,9 @@ class SignalHandlers:
         return number in self.found and signal.getsignal(number) != self._on_signal
 
     def wake_through(self, bell: socket.socket | None) -> None:
-        """From now on, have Python write a byte into a socket when a signal comes; None ends that.
+        """Have Python write a byte into a socket when a signal comes, so that a select() ends; None ends that.
 
-        Whoever waits for the socket wakes then. On Windows nothing else ends a select().
+        On Windows nothing else ends a select().
         """
         self._bell = bell
         if self.found:
@@ -85,7 +85,8 @@ def is_forking(frame: FrameType | None) -> bool:
 
 if not WINDOWS:  # which can't fork
     # Around a fork signals are blocked: Python would forget one that reaches the child before its handlers are back.
-    # In these functions a handler must not raise an exception: Python would print and drop it.
+    # In these functions a handler must not raise an exception: Python would print and drop it. is_forking() knows them
+    # by the beginning of their names.
     _blocked = threading.local()  # the signals that were blocked before the fork
 
     def _around_fork_before() -> None:

@@ -6,8 +6,8 @@
     INTERRUPT  Ctrl+C, SIGHUP, any signal after FINISH,      leaves at once: KeyboardInterrupt is raised in code
                SIGTERM to an emitter                         that may be interrupted
 
-KeyboardInterrupt is raised inside `interruptible()` only; inside `held()`, as around calls of pika, it is delayed until
-that block ends. Other code looks at `is_ending` after each step.
+KeyboardInterrupt is raised inside `interruptible()` only. Inside `held()`, as around calls of pika, it is delayed until
+that block ends. Other code checks `is_ending`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from collections.abc import Iterator
 from task_queue.exceptions import Failure, WorkerError
 from task_queue.process.signal_handlers import FINISHING_SIGNALS, SignalHandlers
 from task_queue.terminal.printing import complain_of
-from task_queue.terminal.output import give_up_when, interrupt_write
+from task_queue.terminal.output import drop_when, interrupt_write
 from task_queue.threads import WINDOWS
 
-ONE_BURST = 0.2  # seconds in which the same signal counts once: a supervisor may forward one that we got, too
+ONE_BURST = (
+    0.2  # seconds in which the same signal counts once: a supervisor may forward one that has reached us already
+)
 
 
 class State(enum.Enum):
@@ -35,14 +37,14 @@ class State(enum.Enum):
 
 
 class Signals:
-    """Handles a program's signals inside `with`. At its end, the earlier handlers are put back.
+    """Handles a program's signals inside `with`. On exit, the earlier handlers are restored.
 
-    In other threads than the main one, where no signals arrive, it stays in RUN.
+    Outside the main thread no signals arrive: it stays in RUN.
 
     Args:
-        is_worker: the first SIGTERM lets the program finish the task in hand, and a signal ends the caller, too: the
-            end of the `with` raises KeyboardInterrupt, or SystemExit(0) after SIGTERM.
-        stop: when another thread sets it, finish, and do not end the caller.
+        is_worker: the first SIGTERM lets the program finish the task in hand. After a signal, the end of the `with`
+            raises KeyboardInterrupt, or SystemExit(0) after SIGTERM, so that the calling program ends, too.
+        stop: when another thread sets it, the program finishes, and the caller goes on.
     """
 
     def __init__(self, is_worker: bool = False, stop: threading.Event | None = None) -> None:
@@ -51,21 +53,21 @@ class Signals:
         self._is_worker = is_worker
         self._state = State.RUN
         self._may_interrupt = False
-        self._is_due = False  # a KeyboardInterrupt is to be raised
+        self._is_due = False  # a KeyboardInterrupt is pending
         self._held = 0
         self._last = (0, float("-inf"))  # the signal that counted last, and when it came
 
     def __enter__(self) -> Signals:
         self._outer, _this_thread.signals = _this_thread.signals, self
-        give_up_when(lambda: self.is_ending)
+        drop_when(lambda: self.is_ending)
         if threading.current_thread() is threading.main_thread():
             self.handlers.install()
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        self.handlers.put_back()
+        self.handlers.restore()
         _this_thread.signals = self._outer
-        # Only now: what comes after this goes to the handlers that were there before.
+        # Only after the restore: later signals go to the earlier handlers.
         if self._is_worker and (error is None or isinstance(error, Failure)):
             if self._state != State.RUN and isinstance(error, WorkerError):
                 complain_of(error)
@@ -76,7 +78,7 @@ class Signals:
 
     @property
     def is_ending(self) -> bool:
-        """Whether the program is to take no more tasks, because of a signal or the `stop` event."""
+        """Whether no more tasks may be taken, because of a signal or the `stop` event."""
         return self._state != State.RUN or (self.stop is not None and self.stop.is_set())
 
     @property
@@ -119,7 +121,7 @@ class Signals:
             self._interrupt_if_due()
 
     def leave(self) -> None:
-        """Note that the program was interrupted, and is on its way out: nothing interrupts it any more."""
+        """Note that the program was interrupted, and ends now: no further signal interrupts it."""
         self._state = State.INTERRUPT
         self._is_due = self._may_interrupt = False
 
@@ -153,6 +155,6 @@ class _ThisThread(threading.local):
 _this_thread = _ThisThread()
 
 
-def in_force() -> Signals:
-    """Return the Signals of the program that runs in this thread, or a dummy that never gets any."""
+def current() -> Signals:
+    """Return the Signals of the program that runs in this thread; inactive ones, if there is none."""
     return _this_thread.signals or Signals()

@@ -25,7 +25,7 @@ CLOSE_WITHIN = 3.0  # seconds; a broker that is blocked or frozen never answers 
 
 
 class Connection:
-    """A connection to RabbitMQ that stays alive while its owner is busy, and reconnects when it is lost.
+    """A connection to RabbitMQ that sends heartbeats while its owner is busy, and reconnects when it is lost.
 
     Args:
         settings: where to connect, and whether the queues are declared on every new connection.
@@ -60,13 +60,13 @@ class Connection:
         except OSError as error:  # no descriptor is left
             raise QueueError(f"No connection can be made ({error}): is a limit of this machine reached?") from None
         self._on_ready, self._on_lost = on_ready, on_lost
-        self._nodes = deque(settings.nodes)  # the one that is tried or in use is at the end
+        self._nodes = deque(settings.nodes)  # rotated: the current one is at the end
         self._pika: PikaConnection | None = None
-        self._why: BaseException | None = None  # why we closed the connection; pika's reason says only that we did
+        self._why: BaseException | None = None  # why we closed the connection; pika says only that we did
         self._failure: QueueError | None = None  # for the main thread to raise
 
     def open(self) -> None:
-        """Connect to the first node that accepts us. A signal ends this early.
+        """Connect to the first node that accepts us. Returns early after a signal.
 
         Raises:
             QueueError: no node accepted us.
@@ -89,7 +89,7 @@ class Connection:
         self.check()
 
     def finds_empty(self, queue: str) -> bool | None:
-        """Tell whether nothing waits in a queue that we consume; None if the connection is lost, or the program ends.
+        """Tell whether a queue that we consume is empty; None if the connection is lost, or the program ends.
 
         Call it only inside `with loop`.
         """
@@ -107,7 +107,7 @@ class Connection:
             raise self._failure
 
     def drop(self, why: BaseException) -> None:
-        """Close this connection and make a new one, whatever went wrong. Call it only inside a callback."""
+        """Close this connection, for a reason, and reconnect. Call it only inside a callback."""
         self.channel = None
         if self._pika is not None and self._pika.is_open:
             self._why = why

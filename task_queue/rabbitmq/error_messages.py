@@ -1,4 +1,4 @@
-"""Error messages: what went wrong with RabbitMQ, and how to fix it. No hint takes anything away from anybody."""
+"""Error messages: what went wrong with RabbitMQ, and how to fix it. No hint deletes data or takes rights away."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CANCELLED = (
     "RabbitMQ cancelled this worker's subscription: its queue was deleted, or its task took longer than --ack-timeout."
 )
 
-# A pattern for pika's innermost exception, our message, and whether it is final: trying again can't help.
+# A pattern for the innermost exception, our message, and whether it is final: then a retry can't help.
 WORDS: list[tuple[str, str, bool]] = [
     ("^gaierror|^Unicode", "No machine named {host} is known: check the host in --url or AMQP_URL.", False),
     ("Address family", "No IPv6 here, so {at} can't be reached ({why}): write 127.0.0.1, or the like, as host.", False),

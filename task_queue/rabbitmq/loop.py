@@ -4,7 +4,7 @@ pika does this only while somebody runs its loop. While the main thread waits fo
 While the main thread is busy, as in a task, the keeper thread runs the loop.
 
 Only the thread that holds the lock may call pika. While the main thread waits, it has the lock, and the keeper waits
-for it. When the main thread has been away for 20 ms, the keeper drives, step by step. When the main thread wants the
+for it. When the main thread has not driven for 20 ms, the keeper drives, step by step. When the main thread wants the
 lock back, a bell (a byte in a socket) ends that step.
 
 An exception from a step means that the connection is lost. The I/O loop may be broken then, so pika gets a new one.
@@ -23,8 +23,8 @@ from pika.adapters.select_connection import IOLoop
 from task_queue.process import signals
 from task_queue.threads import DaemonThread
 
-KEEPER_DELAY = 0.02  # seconds that the main thread may be away, as in a short task, before the keeper drives
-STOP_SEEN_WITHIN = 0.1  # seconds from setting listen()'s `stop` until the loop ends a step
+KEEPER_DELAY = 0.02  # seconds until the keeper drives, if the main thread does not
+STOP_SEEN_WITHIN = 0.1  # seconds between two checks of listen()'s `stop`
 
 
 class Loop:
@@ -34,8 +34,8 @@ class Loop:
 
     Args:
         before_step: called before each step, with the lock.
-        on_error: called with the exception that a step raised, with the lock. It returns a function to call when there
-            is a new I/O loop.
+        on_error: called with the exception that a step raised, with the lock. It returns a function, which is called
+            when the I/O loop has been replaced.
         after_keeping: called by the keeper, without the lock, after each step it drove.
 
     Raises:
@@ -43,7 +43,7 @@ class Loop:
 
     Attributes:
         main: the thread that made it.
-        keeper: to be started when all is ready for before_step().
+        keeper: to be started when before_step() may be called.
         ioloop: pika's; a new one after an error.
         signals: the program's; a signal ends a step early.
         closing: set when closing begins.
@@ -57,15 +57,15 @@ class Loop:
     ) -> None:
         self._before_step, self._on_error, self._after_keeping = before_step, on_error, after_keeping
         self.main = threading.current_thread()
-        self.signals = signals.in_force()
-        self._bell = socket.socketpair()  # a byte from the second to the first ends the step, in any thread
+        self.signals = signals.current()
+        self._bell = socket.socketpair()  # a byte wakes the poll, in whichever thread
         for end in self._bell:
             end.setblocking(False)
-            if end.family == socket.AF_INET:  # on Windows it goes over TCP, which would gather such small pieces
+            if end.family == socket.AF_INET:  # on Windows this is TCP, which would delay small pieces
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.ioloop = self._new_ioloop()
         self._lock = threading.Lock()
-        self._main_left_at = time.monotonic()
+        self._main_drove_at = time.monotonic()
         self._main_knocks = False
         self.closing = threading.Event()
         self.keeper = DaemonThread(self._keep, "keeper")
@@ -81,7 +81,6 @@ class Loop:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._main_left_at = time.monotonic()
         self._lock.release()
         self.signals.release()  # last, because it may raise
 
@@ -97,13 +96,17 @@ class Loop:
 
     def step(self) -> None:
         """Run the loop once: send what is buffered, wait for input or a signal, run callbacks. Only inside `with`."""
+        self._step()
+        self._main_drove_at = time.monotonic()
+
+    def _step(self) -> None:
         try:
             self._before_step()
             self.ioloop.poll()
             self.ioloop.process_timeouts()
         except Exception as error:
             go_on = self._on_error(error)
-            with contextlib.suppress(Exception):  # no descriptor is left: then the old one has to do
+            with contextlib.suppress(Exception):  # no descriptor is left: keep the old one
                 broken, self.ioloop = self.ioloop, self._new_ioloop()
                 broken.close()
             go_on()
@@ -134,18 +137,18 @@ class Loop:
         self._bell[0].recv(4096)
 
     def _ring(self) -> None:
-        with contextlib.suppress(OSError):  # it rings already
+        with contextlib.suppress(OSError):  # the socket is full: it rings already
             self._bell[1].send(b"\0")
 
     def _keep(self) -> None:
-        away = 0.0  # seconds since the main thread has left `with loop`
+        away = 0.0  # seconds since the main thread has driven
         while not self.closing.wait(max(0.0, KEEPER_DELAY - away)):
             with self._lock:
-                away = 0.0 if self._main_knocks else time.monotonic() - self._main_left_at
+                away = 0.0 if self._main_knocks else time.monotonic() - self._main_drove_at
                 if away >= KEEPER_DELAY and not self.closing.is_set():
                     # Whatever on_error() raises, go on: without a keeper no heartbeat goes out.
                     with contextlib.suppress(Exception):
-                        self.step()
+                        self._step()
             if away >= KEEPER_DELAY:
                 self._after_keeping()
                 self.signals.send_again()

@@ -1,7 +1,7 @@
-"""Our pika connection: it gathers what is written, and takes messages with any headers.
+"""Our pika connection: it gathers what is written, and accepts headers that pika can't decode.
 
-This is the only file that reaches into pika. If a later pika no longer calls what is replaced here, only that one
-improvement is lost; only send_frames() needs a method that is there. Tested with pika 1.3.2, 1.4.4 and its main branch
+This is the only file that uses what is private to pika. If a later pika ignores an override, it works, only slower, or
+without odd headers; but send_frames() needs the method that it calls. Tested with pika 1.3.2, 1.4.4 and its main branch
 of 2026-11.
 """
 
@@ -20,7 +20,7 @@ from pika.exceptions import ChannelWrongStateError
 
 from task_queue.threads import DaemonThread
 
-GATHERED_BYTES = 64 * 1024  # larger pieces are slow: after each partial write pika copies the remainder
+GATHERED_BYTES = 64 * 1024  # at most: after each partial write, pika copies the rest
 
 
 def _decode_table(data: bytes, offset: int, decode: Any = pika.data.decode_table) -> tuple[dict[str, Any], int]:
@@ -36,7 +36,7 @@ pika.data.decode_table = _decode_table  # type: ignore[assignment]
 
 
 class PikaConnection(pika.SelectConnection):
-    """pika's connection, which gathers what is written until flush(), and reads messages with any headers."""
+    """pika's connection, which gathers what is written until flush()."""
 
     def __init__(self, ioloop: IOLoop, node: pika.URLParameters, on_open: Any, on_gone: Any) -> None:
         self._gathered = bytearray()
@@ -55,7 +55,7 @@ class PikaConnection(pika.SelectConnection):
             self.ioloop.process_timeouts()
 
     def _adapter_emit_data(self, data: bytes) -> None:
-        if len(data) > GATHERED_BYTES:  # as it is: a copy of a large message would take as much memory again
+        if len(data) > GATHERED_BYTES:  # not gathered: a copy would take as much memory again
             self.flush()
             super()._adapter_emit_data(data)  # type: ignore[misc]
             return
@@ -65,10 +65,10 @@ class PikaConnection(pika.SelectConnection):
 
 
 class IOServices(SelectorIOServicesAdapter):
-    """What pika needs of an I/O loop; but a look-up of a host that hangs does not keep the process from ending."""
+    """What pika needs of an I/O loop; but a look-up of a host that hangs does not block the end of the process."""
 
     def getaddrinfo(self, *arguments: Any, **named: Any) -> Any:
-        """Begin a look-up. pika's thread for it is a daemon if the thread that starts it is one."""
+        """Begin a look-up. pika's thread for it inherits that it is a daemon, so we start it from one."""
         begun: Future[Any] = Future()
 
         def begin() -> None:

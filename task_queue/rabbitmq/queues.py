@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from pika.channel import Channel
 
 DELIVERY_LIMIT = 20  # failed tries; one more makes a dead letter. RabbitMQ 4 has this default, 3.x has none
-# RabbitMQ 3.x reads -1, which is "no limit" to RabbitMQ 4, as a limit already exceeded and drops each requeued message.
+# Not -1: that means "no limit" to RabbitMQ 4 only. RabbitMQ 3.x would drop each message that is requeued.
 NO_DELIVERY_LIMIT = 1_000_000_000
 LONGEST_TASK = 86_400_000  # milliseconds: 24 hours. From RabbitMQ 4.3 on, --ack-timeout of a worker overrides it
 RETRY_STEP, LONGEST_RETRY = 1_000, 30_000  # milliseconds
@@ -23,28 +23,31 @@ def dead_letters_of(queue: str) -> str:
 def arguments_of(queue: str) -> dict[str, Any]:
     """Return the arguments of the work queue. RabbitMQ ignores those that it does not know yet.
 
-    Both are quorum queues, which count failed tries: a task that kills every worker becomes a dead letter, and is not
-    redelivered for ever. Source: https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling
+    A queue keeps those that it was declared with: RabbitMQ refuses others (406), so a change needs a new queue.
+
+    Both are quorum queues, which count failed tries: a poison message, which kills each worker, becomes a dead letter,
+    and is not redelivered for ever. Source: https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling
     """
     return {
         **_arguments(DELIVERY_LIMIT, dead_letters_of(queue)),
         "x-consumer-timeout": LONGEST_TASK,  # RabbitMQ 3.12 and later
         "x-delayed-retry-type": "failed",  # RabbitMQ 4.3 and later
-        "x-delayed-retry-min": RETRY_STEP,  # a failed task waits this long, times the number of its tries,
-        "x-delayed-retry-max": LONGEST_RETRY,  # but at most this long
+        # A failed task waits RETRY_STEP times the number of its tries, at most LONGEST_RETRY.
+        "x-delayed-retry-min": RETRY_STEP,
+        "x-delayed-retry-max": LONGEST_RETRY,
     }
 
 
 def declare(channel: Channel, queue: str, is_passive: bool, then: Callable[[], None]) -> None:
     """Declare the queue and its dead letters, then call `then`. If passive, only see whether the queue is there."""
 
-    def on_declared(_: object) -> None:  # only now, so that a refusal of the first leaves nothing behind
+    def on_declared(_: object) -> None:  # only now: if the first is refused, the second is not left behind
         if is_passive:
             then()
         else:
             declare_dead_letters(channel, queue, then)
 
-    arguments = arguments_of(queue)  # which RabbitMQ does not compare if it is passive
+    arguments = arguments_of(queue)  # RabbitMQ ignores them in a passive declaration
     channel.queue_declare(queue, passive=is_passive, durable=True, arguments=arguments, callback=on_declared)
 
 
@@ -58,7 +61,7 @@ class Rules(NamedTuple):
     """What RabbitMQ does with the work queue.
 
     Attributes:
-        declared_by_us: the queue has our arguments; else we do not know how often and when it has a failed task tried.
+        declared_by_us: the queue has our arguments; else we do not know when and how often it retries.
         version: RabbitMQ's, as numbers.
     """
 
@@ -66,7 +69,7 @@ class Rules(NamedTuple):
     version: tuple[int, ...] = (0,)
 
     @property
-    def grants_two_after_dead_letter(self) -> bool:
+    def has_prefetch_bug(self) -> bool:
         """Whether a consumer with prefetch 1 gets two tasks at a time after one became a dead letter.
 
         Source: https://github.com/rabbitmq/rabbitmq-server/pull/5609, which is in RabbitMQ 3.11.0 and later.

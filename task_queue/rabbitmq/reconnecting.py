@@ -8,15 +8,15 @@ import time
 from task_queue.terminal.printing import complain_in_background
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between two attempts; each is twice as long as the one before
-LONG_OUTAGE, LONG_OUTAGE_PAUSE = 120.0, 30.0  # seconds: in an outage longer than the first, pauses grow to the second
-LASTS_AFTER = 5.0  # seconds that a connection must live to end the outage
+LONG_OUTAGE, LONG_OUTAGE_PAUSE = 120.0, 30.0  # seconds: after so long, pauses grow to this
+LASTS_AFTER = 5.0  # seconds; a connection that lives so long ends the outage
 NEVER = float("inf")
 
 
 class Reconnecting:
     """Keeps track of an outage. It ends when a task is confirmed or settled, or when a connection has lasted.
 
-    Opening a connection does not end it, so the pauses keep growing if a server accepts us and drops us again.
+    A new connection alone does not end it, so pauses go on growing if a server accepts us and drops us again.
 
     Args:
         patience: see ConnectionSettings.
@@ -24,23 +24,24 @@ class Reconnecting:
 
     Attributes:
         had_connection: RabbitMQ has accepted us at least once.
-        had_success: a task was confirmed, or RabbitMQ accepted a subscription. Before that there is no patience.
+        had_success: a task was confirmed, or RabbitMQ accepted a subscription. Before that, a final error ends the
+            program at once.
     """
 
     def __init__(self, patience: float, nodes: int) -> None:
         self.had_connection = self.had_success = False
         self._patience, self._nodes = patience, nodes
-        self._begin_anew()
+        self._reset()
 
-    def _begin_anew(self) -> None:
+    def _reset(self) -> None:
         self._began = self._final_since = NEVER
         self._pause = FIRST_PAUSE
-        self._refusals: list[str] = []  # since the last error that was not final
+        self._refusals: list[str] = []  # final errors in a row
         self._told: set[str] = set()  # reasons that were printed since the last return
         self._is_told_of_return = False
 
     def why_give_up(self, why: str, is_final: bool) -> str | None:
-        """Note an error. If trying again can't help, return why all nodes refuse us.
+        """Note an error. Return why all nodes refuse us, if we must give up; else None.
 
         Before the first connection, each node is tried once.
         """
@@ -64,6 +65,10 @@ class Reconnecting:
         # With jitter, so that a hundred workers do not all reconnect at the same moment.
         return pause * (0.75 + os.urandom(1)[0] / 512)
 
+    def subscribed(self, _frame: object) -> None:
+        """Note that RabbitMQ has accepted a subscription."""
+        self.had_success = True
+
     def success(self) -> None:
         """Note that a task was confirmed or settled."""
         self.had_success = True
@@ -71,13 +76,13 @@ class Reconnecting:
             self.end()
 
     def end(self) -> None:
-        """Note that the connection has lasted, or was of use."""
+        """Note that the outage is over."""
         if self._told:
             complain_in_background(" [*] Connected again.")
-        self._begin_anew()
+        self._reset()
 
     def tell_of_loss(self, why: str) -> None:
-        """Say why the connection is lost, once. Without words for it, say nothing."""
+        """Say why the connection is lost, once for each reason. An empty reason is not said."""
         if why and why not in self._told:
             self._told.add(why)
             complain_in_background(f" [!] {why}\n [*] Reconnecting ...")

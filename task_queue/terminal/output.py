@@ -1,4 +1,4 @@
-"""Writing to a stream that may be blocked, gone or full: as long as the program lasts, and only a moment at its end."""
+"""Writing to a stream that may be blocked, closed or full. When the program ends, it waits only a moment."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from task_queue.threads import WINDOWS
 
 LOOK_EVERY = 0.1  # seconds between two checks of a blocked stream, such as a paused terminal
 END_WITHIN = 0.5  # seconds that a program which is about to end waits for such a stream
-AT_ONCE = getattr(select, "PIPE_BUF", 512)  # bytes that a pipe takes at once, if select() says that it is writable
-# When nobody will ever read it. On Windows, a closed pipe has another number: https://github.com/python/cpython/issues/79935
+AT_ONCE = getattr(select, "PIPE_BUF", 512)  # bytes that a writable pipe takes without blocking
+# Errors of a closed stream. Windows has another one for pipes: https://github.com/python/cpython/issues/79935
 GONE = (errno.EPIPE, errno.EIO, *([errno.EINVAL] if WINDOWS else []))
 
 
@@ -28,24 +28,24 @@ class Blocked(Exception):
 
 class _ThisThread(threading.local):
     writes_to: TextIO | None = None
-    has_dropped = False  # the stream took nothing in time, so the next text is not waited for
+    has_dropped = False  # the last text was dropped, so the next one is not waited for
     is_ending: Callable[[], bool] = staticmethod(lambda: False)
 
 
 _here = _ThisThread()
 
 
-def give_up_when(is_ending: Callable[[], bool]) -> None:
-    """From now on, drop what this thread writes and nobody takes, if `is_ending()` is true."""
+def drop_when(is_ending: Callable[[], bool]) -> None:
+    """From now on, while `is_ending()` is true, drop what this thread writes to a blocked stream."""
     _here.is_ending = is_ending
     _here.has_dropped = False
 
 
 def interrupt_write() -> None:
-    """Drop what the main thread is writing, if nobody takes it. Called by the signal handler.
+    """Drop what the main thread is writing, if the stream is blocked. Called by the signal handler.
 
     Raises:
-        Blocked: into the write, which catches it.
+        Blocked: write() catches it.
     """
     stream, _here.writes_to = _here.writes_to, None
     if stream is not None and not takes_more(stream):
@@ -54,22 +54,22 @@ def interrupt_write() -> None:
 
 
 def write(text: str, stream: TextIO) -> None:
-    """Write text at once, with escapes for what the stream can't encode. Drop it where it can't be written.
+    """Write text at once, with escapes for what the stream can't encode. Drop it if the stream is blocked or closed.
 
     Raises:
-        OSError: for another reason than that nobody will ever read the stream, as for a full disk.
+        OSError: it can't be written for another reason, such as a full disk.
     """
     _here.writes_to = stream
     try:
         wait_until_writable(stream)
-        encoding = getattr(stream, "encoding", None) or "utf-8"  # an object in place of standard output may have none
+        encoding = getattr(stream, "encoding", None) or "utf-8"  # a replacement of sys.stdout may have none
         data = text.encode(encoding, "backslashreplace")
         if type(stream) is not io.TextIOWrapper or WINDOWS:  # Windows' console takes text
             print(data.decode(encoding), end="", file=stream, flush=hasattr(stream, "flush"))
             return
         stream.flush()  # what a task has printed comes first
-        # Past the stream's buffer: it would keep what a full disk refuses, and Python's shutdown would wait for its
-        # lock, if a thread were still writing.
+        # Not through the stream's buffer: it would keep what a full disk refuses, and its lock could block Python's
+        # shutdown.
         while data:
             with contextlib.suppress(BlockingIOError):  # another process has made a shared pipe non-blocking
                 data = data[os.write(stream.fileno(), data[:AT_ONCE]) :]
@@ -80,7 +80,7 @@ def write(text: str, stream: TextIO) -> None:
     except OSError as error:
         if error.errno not in GONE:
             raise
-        _send_nowhere(stream)  # or each print() of a task would fail
+        _send_nowhere(stream)  # else each print() of a task would fail
     finally:
         _here.writes_to = None
 
@@ -113,7 +113,7 @@ def is_terminal(stream: TextIO | None) -> bool:
     return stream is not None and stream.isatty()
 
 
-def let_go() -> None:
+def prepare_for_exit() -> None:
     """Make sure that Python's shutdown does not wait for a blocked stream, or fail because of a full disk."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:

@@ -1,6 +1,6 @@
-"""Lines for the person at the terminal: printed at once, or by a background thread for those who must not wait.
+"""Printing lines for the person at the terminal: at once, or in a background thread for callers that must not block.
 
-pika's callbacks and the keeper must not wait, because heartbeats depend on them.
+pika's callbacks and the keeper must not block, because heartbeats depend on them.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ MOST_WAITING = 100  # lines for a blocked terminal; more are dropped
 
 class _Shown:
     above_prompt: Callable[[str, TextIO], None] | None = None  # see print_through()
-    has_complained = False  # that standard output can't be written
+    has_complained = False  # said that standard output can't be written
 
 
 def say(text: str, end: str = "\n") -> None:
-    """Print a line at once. When that is impossible (`| head -1`, a full disk), go on without it: tasks matter more."""
+    """Print a line at once. If that fails (`| head -1`, a full disk), go on without it: tasks are more important."""
     _print(text + end, sys.stdout)
 
 
@@ -41,7 +41,7 @@ def complain_of(failure: Failure) -> None:
 
 
 def print_through(prints: Callable[[str, TextIO], None] | None) -> None:
-    """While the person is asked something, have this function print the lines of other threads; None ends that."""
+    """Set the function that prints lines of other threads above the prompt; None if there is no prompt."""
     _Shown.above_prompt = prints
 
 
@@ -56,7 +56,7 @@ def print_now(text: str, stream: TextIO) -> None:
 
 
 def _print(text: str, stream: TextIO | None) -> None:
-    if stream is None:  # as in `>&-`
+    if stream is None:  # the shell has closed it: >&-
         return
     if _Shown.above_prompt and threading.current_thread() is not threading.main_thread():
         _Shown.above_prompt(text, stream)
@@ -70,7 +70,7 @@ def complain_in_background(text: str) -> None:
 
 
 def do_in_background(action: Callable[[], object]) -> None:
-    """Have the background thread call a function: once, even if it is given again before that."""
+    """Have the background thread call a function. If that is waiting already, it is called only once."""
     with contextlib.suppress(queue.Full, RuntimeError):  # no thread can be started: the next call tries again
         if action not in _actions.queue:
             _actions.put_nowait(action)
@@ -79,7 +79,7 @@ def do_in_background(action: Callable[[], object]) -> None:
 
 
 def finish_background() -> None:
-    """Wait until everything is printed, but only a moment if the terminal is blocked."""
+    """Wait until the background thread has printed everything, at most half a second."""
     with _actions.all_tasks_done:
         _actions.all_tasks_done.wait_for(lambda: not _actions.unfinished_tasks, output.END_WITHIN)
 
@@ -87,7 +87,7 @@ def finish_background() -> None:
 def _do_actions() -> None:
     while True:
         action = _actions.get()
-        with contextlib.suppress(Exception):  # from an object that a task has put in place of standard error
+        with contextlib.suppress(Exception):  # a task may have replaced standard error by an odd object
             action()
         _actions.task_done()
 

@@ -10,7 +10,7 @@ from task_queue.terminal.printing import print_now, print_through, say
 from task_queue.terminal.output import is_terminal, wait_until_writable
 from task_queue.threads import WINDOWS
 
-DRAWN_WITHIN = 0.2  # seconds from asking until the question is on the screen
+DRAWN_WITHIN = 0.2  # seconds to wait until the question is on the screen
 
 
 class Prompt:
@@ -34,7 +34,7 @@ class Prompt:
             EOFError: there is no more input, or no terminal any more.
             UnicodeError: it is not text in the terminal's encoding.
         """
-        wait_until_writable(sys.stdout)  # while a terminal is paused, no signal can interrupt input()
+        wait_until_writable(sys.stdout)  # no signal can interrupt input() on a paused terminal
         print_through(self._print_above)
         try:
             typed = self._input()
@@ -50,7 +50,7 @@ class Prompt:
         return typed
 
     def edit_no_more(self) -> None:
-        """Switch line editing off: readline keeps a part of bytes that are not text, and adds it to the next answer."""
+        """Switch line editing off: readline would add bytes that are not text to the next answer."""
         self._readline = None
 
     def _input(self) -> str:
@@ -69,7 +69,7 @@ class Prompt:
         self._is_drawn.wait(DRAWN_WITHIN)
         if is_terminal(sys.stdout) and is_terminal(stream):
             typed = self._text + (self._readline.get_line_buffer() if self._readline else "")
-            # Blanks, because an old console of Windows knows no escape codes.
+            # Blanks, because old consoles of Windows do not support escape codes.
             text = f"\r{' ' * len(typed)}\r{text}{typed}"
         print_now(text, stream)
 
@@ -82,5 +82,5 @@ def line_editor() -> Any:
         import readline  # only here: most runs ask nothing, and start faster without it
     except ImportError:
         return None
-    readline.parse_and_bind("set enable-bracketed-paste off")  # it would make one answer of several pasted lines
+    readline.parse_and_bind("set enable-bracketed-paste off")  # else several pasted lines become one answer
     return readline

@@ -1,4 +1,4 @@
-"""The queue as a worker sees it: get the next task, then settle it with an ack, a reject or a nack."""
+"""Consuming: get the next task from the queue, then settle it with an ack, a reject or a nack."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from task_queue.terminal.text import text_of
 from task_queue.worker.task import Task, earlier_tries
 
 LAST_ANSWER = 1.0  # seconds; a broker that is blocked or frozen never answers
-LATE = 2.0  # seconds by which a failed task may come late for its next try
+LATE = 2.0  # seconds by which the next try of a failed task may come late
 BURST_PATIENCE = 0.1  # seconds without a task before a --burst worker asks RabbitMQ whether the queue is empty
 
 
@@ -28,7 +28,7 @@ class Consumer:
         settings: where to connect; the name is also the consumer tag.
         ack_timeout: hours that a task may take before RabbitMQ takes it back. Needs RabbitMQ 4.3; source:
             https://www.rabbitmq.com/docs/consumers#per-consumer-delivery-timeouts-using-a-queue-argument
-        burst: next() returns None when the queue is empty, and no task that failed here waits for its next try.
+        burst: next() returns None when the queue is empty and no task that failed here waits for its next try.
     """
 
     def __init__(self, settings: ConnectionSettings, ack_timeout: float, burst: bool) -> None:
@@ -39,9 +39,7 @@ class Consumer:
         self._ack_timeout = ack_timeout * 3600  # seconds
         self._is_burst = burst
         self._retries_until = 0.0  # until then, tasks that failed here may come back
-        self._delivered: deque[Task] = (
-            deque()
-        )  # tasks that are not in hand yet: at most one, if RabbitMQ respects the prefetch
+        self._delivered: deque[Task] = deque()  # not in hand yet; at most one, if RabbitMQ respects the prefetch
         self._wants_task = False  # if so, it is subscribed, or will be when it is connected
         self._is_subscribed = False
 
@@ -77,7 +75,7 @@ class Consumer:
         """
 
         def answer(task: Task) -> None:
-            if self.connection.rules.grants_two_after_dead_letter:
+            if self.connection.rules.has_prefetch_bug:
                 self._unsubscribe()  # else we may get two tasks at once; next() subscribes again
             task.channel.basic_reject(task.delivery_tag, requeue=True)
 
@@ -106,9 +104,9 @@ class Consumer:
             if task is None or task.channel is not self.connection.channel:
                 return False
             if is_last or self._signals.is_ending:
-                self._unsubscribe()  # first, because the answer makes RabbitMQ deliver the next task
+                self._unsubscribe()  # first: the answer makes RabbitMQ deliver the next task
             answer(task)
-            loop.step()  # sends it now, so that RabbitMQ acts on it while we report the result
+            loop.step()  # sends it now: RabbitMQ works while we report the result
             if task.channel is not self.connection.channel:
                 return False
             self.connection.reconnecting.success()
@@ -120,7 +118,7 @@ class Consumer:
 
     def _wait_until_empty(self) -> None:
         empty_looks = 0
-        # Look twice: a task on its way to us has left the queue and is not here yet.
+        # Check twice: while a task is on its way to us, it is counted on neither side.
         while empty_looks < 2 and not self._has_news():
             # RabbitMQ does not count tasks that wait for their next try.
             self.connection.wait(self._has_news, max(self._retries_until - time.monotonic(), BURST_PATIENCE))
@@ -144,12 +142,9 @@ class Consumer:
                 self.connection.queue,
                 self._on_delivery,
                 consumer_tag=self._tag,
-                arguments=timeout if self.connection.rules.declared_by_us else None,  # a classic queue refuses it
-                callback=self._on_subscribed,
+                arguments=timeout if self.connection.rules.declared_by_us else None,  # classic queues do not support it
+                callback=self.connection.reconnecting.subscribed,
             )
-
-    def _on_subscribed(self, _frame: object) -> None:
-        self.connection.reconnecting.had_success = True
 
     def _unsubscribe(self) -> None:
         # A task that arrives after basic.cancel is rejected by pika. This is rare, and counts as a failed try.
@@ -159,7 +154,7 @@ class Consumer:
 
     def _on_unsubscribed(self, _frame: object) -> None:
         self._is_subscribed = False
-        self.connection.loop.ioloop.call_later(0, self._subscribe)  # after pika, too, has freed the consumer tag
+        self.connection.loop.ioloop.call_later(0, self._subscribe)  # later: pika must free the consumer tag first
 
     def _on_lost(self, _why: BaseException) -> None:
         self._delivered.clear()

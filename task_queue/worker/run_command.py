@@ -18,7 +18,7 @@ from task_queue.worker.task import Task
 from task_queue.worker.work import CommandFailed, Perform
 
 LONG_ARGUMENT = 8 * 1024  # bytes; every system allows arguments of this length, unless the environment is large
-LOOK_AT_COMMAND_EVERY = 0.2  # seconds between two looks whether a command has ended, on Windows
+LOOK_AT_COMMAND_EVERY = 0.2  # seconds between two checks whether a command has ended, on Windows
 COMMAND_GRACE = 5.0  # seconds from SIGTERM to SIGKILL for a command that Ctrl+C ends
 
 
@@ -33,7 +33,7 @@ def running(command: str) -> Perform:
     def perform(task: Task) -> None:
         process = None
         try:
-            with signals.in_force().held():  # else a command that is just starting could not be ended
+            with signals.current().held():  # else a command that is just starting could not be ended
                 process = started(words, task.body)
                 feed(process, task.body)
             wait_for_end(process)
@@ -53,7 +53,7 @@ def words_of(command: str) -> list[str]:
         SettingsError: it is not a command, or there is no such program.
     """
     lexer = shlex.shlex(command, posix=True)
-    lexer.whitespace_split, lexer.commenters = True, ""  # no comments: #ff0000 may be a colour
+    lexer.whitespace_split, lexer.commenters = True, ""  # # begins no comment: #ff0000 may be a colour
     if WINDOWS:
         lexer.escape = ""  # C:\\tools\\resize.exe is a program
     try:
@@ -94,9 +94,8 @@ def started(words: list[str], body: bytes) -> subprocess.Popen[bytes]:
         why = "the task has a NUL character, or is not text on Windows: no argument of a command can be like that"
         raise CommandFailed(why) from None
     except OSError as error:
-        is_refused = (
-            WINDOWS or error.errno == errno.E2BIG
-        )  # Windows says of a command that is too long that the file is missing
+        # Windows says of a command that is too long that its file is missing.
+        is_refused = WINDOWS or error.errno == errno.E2BIG
         if is_refused and len(body) > LONG_ARGUMENT and any("{}" in word for word in words):
             raise CommandFailed(f"the task is too long for an argument of a command ({len(body):,} bytes)") from None
         raise WorkerError(f"--run: {printable(words[0])} can't be started: {error.strerror}.") from None
@@ -105,7 +104,7 @@ def started(words: list[str], body: bytes) -> subprocess.Popen[bytes]:
 def feed(process: subprocess.Popen[bytes], body: bytes) -> None:
     """Write a task to the standard input of its command, as far as the command reads it.
 
-    In a thread, because the reader may be a process that the command leaves behind, and we do not wait for that.
+    In a thread, because a process that the command leaves behind may hold the pipe open, and we do not wait for that.
     """
     pipe: Any = process.stdin
 
@@ -119,12 +118,10 @@ def feed(process: subprocess.Popen[bytes], body: bytes) -> None:
 
 
 def wait_for_end(process: subprocess.Popen[bytes]) -> None:
-    """Wait until a command ends."""
+    """Wait until a command ends, so that Ctrl+C interrupts the wait on Windows, too."""
     while process.returncode is None:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(
-                LOOK_AT_COMMAND_EVERY if WINDOWS else None
-            )  # there, nothing interrupts a wait without a timeout
+            process.wait(LOOK_AT_COMMAND_EVERY if WINDOWS else None)  # Windows can't interrupt a wait without a timeout
 
 
 def check_status(program: str, status: int) -> None:

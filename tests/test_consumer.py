@@ -7,6 +7,7 @@ import contextlib
 import os
 import socket
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pika.channel
@@ -82,19 +83,16 @@ def test_max_tasks_ends_after_so_many_and_disturbs_no_other(scripts: Scripts) ->
     assert not message["redelivered"]
 
 
-@pytest.mark.parametrize("how", ["fails", "only begins"])
-def test_a_worker_that_ends_with_a_failed_task_takes_no_other_one(scripts: Scripts, how: str) -> None:
-    def perform(_: object) -> object:
-        if how == "fails":
-            raise ValueError
-        return asyncio.sleep(0)
-
-    put(scripts, b"bad", b"other")
-    with pytest.raises(TypeError) if how == "only begins" else contextlib.nullcontext():
-        work(scripts, perform, burst=False, max_tasks=1)
-    eventually(lambda: scripts.broker.counts(scripts.queue)[0] == 2, "both are in the queue")
-    by_body = {message["body"]: message["redelivered"] for message in scripts.broker.messages(scripts.queue)}
-    assert by_body == {b"bad": True, b"other": False}
+@pytest.mark.parametrize(("perform", "max_tasks"), [(lambda _: 1 / 0, 1), (lambda _: asyncio.sleep(0), 2)])
+def test_a_worker_that_ends_with_a_failed_task_takes_no_other_one(
+    at_server: Scripts, server: Server, perform: Callable[[object], object], max_tasks: int
+) -> None:
+    """RabbitMQ would hand it out at once, if the subscription did not end before the answer."""
+    server.put(b"bad")
+    with contextlib.suppress(TypeError):  # for what was only begun
+        work(at_server, perform, burst=False, max_tasks=max_tasks)
+    names = [got.name for got in server.received]
+    assert names.index("Basic.Cancel") < names.index("Basic.Reject")
 
 
 @pytest.mark.parametrize("limit", [20, 2])

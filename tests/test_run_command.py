@@ -10,9 +10,9 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from harmful import HARM, SHOWN
 from harness import Scripts, eventually
 from in_process import work
 from scripted_server import Server
@@ -186,45 +186,35 @@ def test_ctrl_c_while_a_command_starts_ends_it_too(
 @pytest.fixture
 def program(tmp_path: Path) -> Path:
     """A program that does nothing."""
-    file = tmp_path / "place" / "program"
+    file = tmp_path / "place" / f"pro{HARM}gram"
     file.parent.mkdir()
     file.write_text("#!/bin/sh\n")
     file.chmod(0o755)
     return file
 
 
-def hands_back(scripts: Scripts, server: Server, perform: Callable[[Any], object], why: str) -> None:
-    """Check that the worker ends for this reason, with its task handed back, and takes no other one."""
-    server.put(b"one", b"two")
-    with pytest.raises(WorkerError, match=f"^--run: .* can't be started: {why}[.]$"):
-        work(scripts, perform, max_tasks=2)
-    assert [event["event"] for event in scripts.events()] == ["received", "requeued"]
-    assert len(server.got("Basic.Nack")) == 1
-    assert server.got("Basic.Reject") == server.got("Basic.Ack") == []
-    assert [task for task, _ in server.tasks] == [b"one", b"two"]
-
-
-BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
-    "gone": (lambda file: file.unlink(), "No such file or directory"),
-    "not executable": (lambda file: file.chmod(0o644), "Permission denied"),
-    "no program": (lambda file: file.write_text("nonsense"), "Exec format error"),
-    "without its interpreter": (lambda file: file.write_text("#!/no/such/interpreter\n"), "No such file or directory"),
+BROKEN: dict[str, tuple[Callable[[Path], object], str, str]] = {
+    "gone": (lambda file: file.unlink(), "", "No such file or directory"),
+    "not executable": (lambda file: file.chmod(0o644), "", "Permission denied"),
+    "no program": (lambda file: file.write_text("nonsense"), "", "Exec format error"),
+    "no interpreter": (lambda file: file.write_text("#!/no/such/interpreter\n"), "", "No such file or directory"),
+    "too long whatever the task is": (lambda _: None, "x" * 200_000, "Argument list too long"),
 }
 
 
-@pytest.mark.parametrize(("spoil", "why"), BROKEN.values(), ids=BROKEN)
-def test_a_program_that_can_not_be_started_is_not_the_tasks_fault(
-    at_server: Scripts, server: Server, program: Path, spoil: Callable[[Path], object], why: str
+@pytest.mark.parametrize(("spoil", "more", "why"), BROKEN.values(), ids=BROKEN)
+def test_a_command_that_can_not_be_started_is_not_the_tasks_fault(
+    at_server: Scripts, server: Server, program: Path, spoil: Callable[[Path], object], more: str, why: str
 ) -> None:
-    perform = running(f"{program} {{}}")
+    perform = running(f"{program} {{}} {more}")
     spoil(program)
-    hands_back(at_server, server, perform, why)
-
-
-def test_nor_is_a_command_that_is_too_long_whatever_the_task_is(
-    at_server: Scripts, server: Server, program: Path
-) -> None:
-    hands_back(at_server, server, running(f"{program} {{}} {'x' * 200_000}"), "Argument list too long")
+    server.put(b"one", b"two")
+    with pytest.raises(WorkerError, match=rf"^--run: \S+/pro{re.escape(SHOWN)}gram can't be started: {why}[.]$"):
+        work(at_server, perform, max_tasks=2)
+    assert [event["event"] for event in at_server.events()] == ["received", "requeued"]
+    assert len(server.got("Basic.Nack")) == 1
+    assert server.got("Basic.Reject") == server.got("Basic.Ack") == []
+    assert [task for task, _ in server.tasks] == [b"one", b"two"]
 
 
 def test_a_process_that_a_command_leaves_behind_is_not_waited_for(

@@ -13,7 +13,7 @@ NONSENSE = {  # and the words for it
     "amqp://u:sec@h/?heartbeat=sec": FORM,
     "amqp://u:p@h/?heartbeat=70000": "has a heartbeat of more than 65,535, or a frame_max of less than 8,192.",
     "amqp://u:p@h/?frame_max=4096": "or a frame_max of less than 8,192.",
-    "amqps://u:p@h/?ssl_options={'ca_certs':'/no/such.pem'}": "can't be used: /no/such.pem can't be read",
+    "amqps://u:p@h/?ssl_options={'ca_certs':'/no/%1B.pem'}": r"can't be used: /no/\x1b.pem can't be read",
     "amqps://u:sec.pem@h/?ssl_options={'ca_certs':'sec.pem'}": "has ssl_options that can't be used: [Errno 2] ",
     f"amqps://h/?ssl_options={{'ca_certs':'{__file__}'}}": "can't be used: [X509: NO_CERTIFICATE_OR_CRL_FOUND]",
     "amqp://u:p@h/one/two": "/ is %2F",

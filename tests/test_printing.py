@@ -34,14 +34,17 @@ def test_an_emitter_that_can_not_tell_takes_in_no_more_than_its_window(
 ) -> None:
     emitter = at_server.emitter("--verbose", stdin=subprocess.PIPE, stdout=full_pipe, bufsize=0)
 
-    def write() -> None:  # slowly, so that the window is not full of what is unconfirmed
+    def write() -> None:
         with contextlib.suppress(BrokenPipeError):
             for _ in range(20_000):
                 feed(emitter, b"x" * 3000 + b"\n")
 
+    feed(emitter, b"first\n")
+    server.gets("Basic.Publish")
+    others = Path(f"/proc/{emitter.process.pid}/task")
+    eventually(lambda: any(map(waits_for_output, sorted(map(int, os.listdir(others)))[1:])), "the printer waits")
     writer = threading.Thread(target=write, daemon=True)
     writer.start()
-    server.gets("Basic.Publish")
     since = time.monotonic()
     eventually(lambda: time.monotonic() > since + 3, "time goes by in which it could take in everything")
     assert len(server.got("Basic.Publish")) <= 1000

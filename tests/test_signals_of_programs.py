@@ -175,6 +175,19 @@ def test_a_process_that_a_task_forks_dies_of_a_signal_and_the_worker_goes_on(
     assert run.err == ""
 
 
+DIES_AT_ONCE = """
+import os
+os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), 15))  # ours, which come later, are called later
+from listening_worker import listen
+listen(lambda _: print("status", os.waitpid(os.fork() or os._exit(0), 0)[1]), burst=True)
+"""
+
+
+def test_a_signal_counts_that_a_forked_process_gets_with_our_handlers(at_server: Scripts, server: Server) -> None:
+    server.put(b"task")
+    assert "status 15" in at_server.start_program(DIES_AT_ONCE).ends().lines
+
+
 FORKS_ALL_THE_TIME = """
 def perform(task):
     print("forks", flush=True)

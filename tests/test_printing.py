@@ -32,7 +32,8 @@ def told(scripts: Scripts) -> list[str]:
 def test_an_emitter_that_can_not_tell_takes_in_no_more_than_its_window(
     at_server: Scripts, server: Server, full_pipe: int
 ) -> None:
-    emitter = at_server.emitter("--verbose", stdin=subprocess.PIPE, stdout=full_pipe, bufsize=0)
+    log = ["--log-file", at_server.log]
+    emitter = at_server.emitter("--verbose", *log, stdin=subprocess.PIPE, stdout=full_pipe, bufsize=0)
 
     def write() -> None:
         with contextlib.suppress(BrokenPipeError):
@@ -54,7 +55,8 @@ def test_an_emitter_that_can_not_tell_takes_in_no_more_than_its_window(
     emitter.ends(130)
     writer.join()
     feed(emitter, b"", is_last=True)
-    assert "confirmed. Go on from line" in emitter.err
+    assert f" [!] {len(server.got('Basic.Publish')):,} tasks confirmed. Go on from line" in emitter.err
+    assert len(at_server.events("confirmed")) == len(server.got("Basic.Publish"))
 
 
 @pytest.mark.parametrize(("tasks", "is_read"), [(1, True), (1000, True), (1, False)])

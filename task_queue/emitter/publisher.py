@@ -18,6 +18,7 @@ from task_queue.rabbitmq.connection import Connection
 from task_queue.rabbitmq.error_messages import largest_size
 from task_queue.rabbitmq.pika_connection import send_frames
 from task_queue.settings import ConnectionSettings
+from task_queue.terminal.output import drop_when
 from task_queue.terminal.printing import complain_in_background, do_in_background
 
 WINDOW = 1000  # messages; a larger window is hardly faster, and more must be sent again after a lost connection
@@ -96,7 +97,7 @@ class Publisher:
     def tell_settled(self) -> None:
         """Report the messages that were settled since the last call."""
         with self.connection.loop.signals.held():  # else Ctrl+C could leave the reporting lock taken
-            self._tell_settled(SLOW_REPORT)  # the background thread may be blocked by a paused terminal
+            self._tell_settled(SLOW_REPORT)  # the background thread may be at it
 
     def _waits_for_confirms(self) -> bool:
         is_connected = self.connection.channel is not None and not self.connection.is_blocked
@@ -104,7 +105,11 @@ class Publisher:
 
     def _tell_in_background(self) -> None:
         if self._window.settled:
-            do_in_background(self._tell_settled)
+            do_in_background(self._tell_beside_main)
+
+    def _tell_beside_main(self) -> None:
+        drop_when(lambda: self.connection.loop.signals.is_ending)  # else main would wait for a blocked report
+        self._tell_settled()
 
     def _tell_settled(self, within: float = -1) -> None:  # seconds to wait for the lock; -1 is for ever
         if self._telling.acquire(timeout=within):

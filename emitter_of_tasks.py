@@ -38,9 +38,10 @@ from task_queue.exceptions import Failure, InputError
 from task_queue.process.run import run
 from task_queue.process.signals import Signals
 from task_queue.rabbitmq.queues import dead_letters_of
-from task_queue.settings import PATIENCE, connection_settings, default_name, new_parser, not_empty
+from task_queue.settings import PATIENCE, connection_settings, default_name, new_parser, not_empty, one_character
 from task_queue.terminal.printing import complain, complain_of, finish_background, say
 from task_queue.terminal.output import is_terminal
+from task_queue.terminal.prompt import is_notebook
 from task_queue.terminal.text import counted
 
 LAST_CONFIRMS = 1.0  # seconds to wait for the last publisher confirms after Ctrl+C
@@ -55,25 +56,37 @@ def parsed_flags() -> argparse.Namespace:
     flag = parser.add_argument
     flag("words", nargs="*", metavar="WORD", help="the words of one task")
     flag("--file", type=not_empty, help="read one task per row (.csv) or per line (other files); - is standard input")
+    separator_help = "what separates the cells of a .csv file (default: found in its first row); \\t is a tab"
+    flag("--separator", type=one_character, metavar="X", help=separator_help)
+    flag("--from-line", type=int, metavar="N", help="begin with line N of the file or pipe, as behind a header row: 2")
     flag("--retry-dead-letters", action="store_true", help="move every dead letter back to the queue")
     flag("--verbose", action="store_true", help="also print each task of a file or pipe")
     admin_help = "open (or do not open) RabbitMQ's admin panel, without asking"
     flag("--admin", action=argparse.BooleanOptionalAction, help=admin_help)
     flag("--admin-url", type=not_empty, metavar="URL", help="the panel's address (default: http://HOST:15672/#/queues)")
     flags = parser.parse_args()
+    check(flags, parser)
+    flags.asks = (is_terminal(sys.stdin) or is_notebook()) and not (
+        flags.task or flags.file or flags.retry_dead_letters
+    )
+    if flags.admin is None and not (flags.asks and (is_terminal(sys.stdout) or is_notebook())):
+        flags.admin = False
+    return flags
+
+
+def check(flags: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """End with a usage error if the flags do not go together; else join the words to `flags.task`."""
     if bool(flags.words) + bool(flags.file) + flags.retry_dead_letters > 1:
         parser.error("give either words, or --file, or --retry-dead-letters")
     if flags.retry_dead_letters and flags.passive:
         parser.error("--retry-dead-letters declares the queue of the dead letters, so it can't be --passive")
+    if flags.from_line is not None and flags.from_line < 1:
+        parser.error("--from-line: lines are counted from 1")
     flags.task = " ".join(flags.words)
     if flags.words and not flags.task.strip():
         parser.error("the task is empty")
     if re.search("[\ud800-\udfff]", flags.task):  # Python decodes invalid bytes to surrogates
         parser.error("the task is not text in this terminal's encoding")
-    flags.asks = is_terminal(sys.stdin) and not (flags.task or flags.file or flags.retry_dead_letters)
-    if flags.admin is None and not (flags.asks and is_terminal(sys.stdout)):
-        flags.admin = False
-    return flags
 
 
 def main() -> int:
@@ -83,7 +96,7 @@ def main() -> int:
     settings = connection_settings(flags.url, flags.queue, default_name("emitter"), patience, flags.passive)
     log = EventLog(flags.log_file, settings.name)
     is_bulk = not (flags.asks or flags.task or flags.retry_dead_letters)
-    source = Source(flags.file, log.descriptor) if is_bulk else None
+    source = Source(flags.file, log.descriptor, flags.separator, flags.from_line or 1) if is_bulk else None
     offer = functools.partial(offer_panel, flags.admin, flags.admin_url, settings.nodes[0])
     with Signals() as signals:
         if flags.retry_dead_letters:
@@ -93,7 +106,7 @@ def main() -> int:
         if source is not None:
             tasks = source.tasks()
         elif flags.asks:
-            tasks = typed_tasks(settings.queue)
+            tasks = typed_tasks(publisher.connection)
         else:
             tasks = iter([new_message(flags.task)])
         return emit(preceded_by(offer, tasks), publisher, report, signals, wait_for_each=flags.asks)
@@ -110,19 +123,22 @@ def preceded_by(offer: Callable[[], object], tasks: Iterator[Message]) -> Iterat
 
 def emit(tasks: Iterator[Message], publisher: Publisher, report: Report, signals: Signals, wait_for_each: bool) -> int:
     """Send the tasks, report the result, and return the exit status."""
-    has_failed = is_cut_short = True
+    status, is_cut_short = 1, True
     try:
         with contextlib.closing(publisher.connection):
-            is_cut_short = not send(tasks, publisher, signals, wait_for_each)
-        has_failed = False
+            is_all_read = send(tasks, publisher, signals, wait_for_each)
+            is_cut_short = not (is_all_read or report.has_read_all(publisher.next_line))
+        status = 0
     except Failure as failure:
+        status = failure.exit_code
         complain_of(failure)
     except MemoryError:
         complain(" [!] This needs more memory than there is.")
     finish_background()
     publisher.tell_settled()  # confirms may still have come while the connection was closed
     is_cut_short = is_cut_short or bool(publisher.pending())
-    status = 1 if has_failed else 130 if is_cut_short else int(report.refused > 0)
+    if status == 0:
+        status = 130 if is_cut_short else int(report.refused > 0)
     if status == 0 or report.confirmed or publisher.pending():
         report.total()
         if is_cut_short:

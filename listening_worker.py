@@ -80,12 +80,12 @@ def listen(
     patience = PATIENCE if burst or max_tasks else float("inf")
     settings = connection_settings(url, queue, default_name("worker") if name is None else name, patience, passive)
     with Signals(is_worker=True, stop=stop) as signals, contextlib.closing(EventLog(log_file, settings.name)) as log:
-        consumer, report = Consumer(settings, ack_timeout, burst), Report(log)
+        consumer, report = Consumer(settings, ack_timeout, burst, slows_down=not (burst or max_tasks)), Report(log)
         with contextlib.closing(consumer):
             consumer.connection.open()
             if not signals.is_ending:
                 how = "Stops when the queue is empty." if burst else "To exit press CTRL+C"
-                say(f" [*] Waiting for tasks in queue {consumer.connection.queue}. {how}")
+                say(f" [*] Waiting for tasks in {consumer.connection.where}. {how}")
             taken = 0
             while taken != max_tasks and (task := consumer.next()):
                 taken += 1

@@ -6,6 +6,7 @@ Messages about a wrong URL never show a password.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import socket
@@ -36,6 +37,7 @@ class ConnectionSettings(NamedTuple):
         name: the connection's and the worker's name, in the admin panel and in the log.
         patience: seconds to go on trying after a refusal, if it worked before; what is no refusal is tried for ever.
         is_passive: only check that the queue exists (a passive declaration).
+        is_from_environment: AMQP_URL has said where RabbitMQ is.
     """
 
     nodes: list[pika.URLParameters]
@@ -43,6 +45,7 @@ class ConnectionSettings(NamedTuple):
     name: str
     patience: float
     is_passive: bool
+    is_from_environment: bool = False
 
 
 def new_parser(description: str, epilog: str) -> argparse.ArgumentParser:
@@ -71,6 +74,14 @@ def not_empty(text: str) -> str:
     return text
 
 
+def one_character(text: str) -> str:
+    """Read the value of --separator."""
+    text = "\t" if text == "\\t" else text
+    if len(text) != 1 or text in '"\r\n':
+        raise argparse.ArgumentTypeError("the separator is one character, and no quote")
+    return text
+
+
 def connection_settings(
     url: str | None, queue: str | None, name: str, patience: float, is_passive: bool = False
 ) -> ConnectionSettings:
@@ -90,12 +101,16 @@ def connection_settings(
             f" [*] Queue {queue} is used as it is. What becomes of failed tasks, and whether tasks outlast a restart "
             "of RabbitMQ, depends on how it was declared."
         )
-    return ConnectionSettings(nodes_in(url), queue, name, patience, is_passive)
+    is_from_environment = url is None and bool(os.environ.get("AMQP_URL"))
+    return ConnectionSettings(nodes_in(url), queue, name, patience, is_passive, is_from_environment)
 
 
 def nodes_in(urls: str | None) -> list[pika.URLParameters]:
     """Return pika's parameters for each of the comma-separated URLs; None means those of the environment."""
     urls = (os.environ.get("AMQP_URL") or DEFAULT_URL if urls is None else urls).strip()
+    authorities = os.environ.get("SSL_CERT_FILE")
+    if "amqps://" in urls and authorities and not os.access(authorities, os.R_OK):
+        raise SettingsError(f"SSL_CERT_FILE: {printable(authorities)} can't be read.")  # Python says nothing of it
     return [_node_at(url) for url in re.split(r"\s*,\s*(?=amqps?://)", urls)]
 
 
@@ -104,9 +119,14 @@ def _node_at(url: str) -> pika.URLParameters:
         "is not a URL like amqp://user:password@host:5672/virtual-host (percent-encode special characters: / is %2F, "
         "@ is %40), or has an option behind ? that pika does not take."
     )
+    before, _, query = url.partition("?")
+    # A name that is also in front of the query may be the password.
+    files = [file for file in re.findall(r":\s*['\"](.+?)['\"]", unquote(query)) if file not in before]
     try:
+        if any(_is_encrypted(file) for file in files) and "password" not in query:
+            words = "has a key in its ssl_options that is encrypted, and no 'password' for it."
         # For a path like /a/b, pika would take a as the virtual host.
-        if re.match("amqps?://", url) and not re.fullmatch("/[^/]+/.*", urlsplit(url).path):
+        elif re.match("amqps?://", url) and not re.fullmatch("/[^/]+/.*", urlsplit(url).path):
             node = pika.URLParameters(url)
             heartbeat: Any = node.heartbeat or 0
             if node.frame_max >= LEAST_FRAME_MAX and heartbeat <= LONGEST_HEARTBEAT:
@@ -115,14 +135,29 @@ def _node_at(url: str) -> pika.URLParameters:
                 f"has a heartbeat of more than {LONGEST_HEARTBEAT:,}, or a frame_max of less than {LEAST_FRAME_MAX:,}."
             )
     except Exception as error:  # of any kind, because pika evaluates parts of the query as Python
-        before, _, query = url.partition("?")
-        if "ssl_options" in query and isinstance(
-            error, (OSError, TypeError)
-        ):  # of a file that can't be read, or of OpenSSL
-            files = [file for file in re.findall(r":\s*['\"](.+?)['\"]", unquote(query)) if file not in before]
+        if "ssl_options" in query and isinstance(error, (OSError, TypeError)):  # of a file, or OpenSSL's own
             unreadable = [f"{file} can't be read" for file in files if not os.access(file, os.R_OK)]
             words = f"has ssl_options that can't be used: {printable([*unreadable, str(error)][0])}"
     raise SettingsError(f"--url or AMQP_URL {words}")
+
+
+def _is_encrypted(file: str) -> bool:
+    """Tell whether a file has a key in it for which OpenSSL would ask at the terminal, again and again."""
+    with contextlib.suppress(OSError, ValueError), open(file, "rb") as key:
+        return b"ENCRYPTED" in key.read()
+    return False
+
+
+def address(node: pika.URLParameters) -> str:
+    """Return HOST:PORT."""
+    return f"[{node.host}]:{node.port}" if ":" in node.host else f"{node.host}:{node.port}"
+
+
+def place(node: pika.URLParameters) -> str:
+    """Return where a person looks for the queue, as ` at HOST:PORT/VHOST`; nothing for the usual place."""
+    vhost = "" if node.virtual_host == "/" else f"/{node.virtual_host}"
+    where = printable(f"{address(node)}{vhost}")
+    return "" if where == "localhost:5672" else f" at {where}"
 
 
 def default_name(role: str) -> str:

@@ -90,7 +90,7 @@ def test_what_rabbitmq_refuses_is_final(
 
 NOT_FINAL = {
     "No machine named no-such-host.invalid is known": "amqp://no-such-host.invalid",
-    "Nothing listens at localhost:1: is RabbitMQ running there?\nStart one with:  python3": "amqp://localhost:1",
+    "Nothing listens at localhost:1: is RabbitMQ running there? (The address is that of AMQP_URL.)\n": "amqp://localhost:1",
     "If an authority of your own has signed it": "amqps://localhost:{of_a_stranger}",
     "certificate is not valid for 'localhost'": "amqps://localhost:{for_another_host}",
     "Is that its TLS port?": "amqps://localhost:{amqp}",

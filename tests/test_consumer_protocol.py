@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 from harness import Scripts
 from in_process import work
-from scripted_server import Got, Server, Session
+from scripted_server import Got, Server, Session, nothing
 
 
 @pytest.mark.parametrize(
@@ -61,3 +61,14 @@ def test_a_task_that_is_not_in_hand_yet_when_its_connection_is_lost_is_done_once
     server.put(b"first")
     lines = work(at_server, perform, burst=False, max_tasks=3)
     assert [line for line in lines if "second" in line] == [" [x] Received second (redelivered)"]
+
+
+@pytest.mark.parametrize(("name", "event"), [("Basic.Cancel", "ack-lost"), ("Channel.Close", "done")])
+def test_the_last_task_is_not_told_as_done_if_rabbitmq_has_not_answered(
+    at_server: Scripts, server: Server, name: str, event: str
+) -> None:
+    """A frozen one does not apply an acknowledgement that comes behind its basic.cancel."""
+    server.on(name, nothing)
+    server.put(b"task")
+    work(at_server, lambda _: None, burst=False, max_tasks=1)
+    assert [record["event"] for record in at_server.events()] == ["received", event]

@@ -16,9 +16,9 @@ def test_words_and_lines_are_tasks_and_a_failed_one_is_tried_again(scripts: Scri
     assert scripts.emit("First", "task.").lines == [" [x] Sent First task."]
     emitter = scripts.emit(stdin=b"one\n\n  \ntwo\r\nthree")
     assert emitter.out.startswith(" [x] Sent 3 tasks in ")
-    worker = scripts.work("--name", "anna", "--max-tasks", 1)
+    worker, port = scripts.work("--name", "anna", "--max-tasks", 1), scripts.broker.node.amqp_port
     assert worker.lines == [
-        f" [*] Waiting for tasks in queue {scripts.queue}. Stops when the queue is empty.",
+        f" [*] Waiting for tasks in queue {scripts.queue} at localhost:{port}. Stops when the queue is empty.",
         " [x] Received First task.",
         "     . 1 of 1",
         " [x] Done.",

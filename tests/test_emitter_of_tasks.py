@@ -16,12 +16,12 @@ from harness import DEADLINE, PROJECT, Scripts, eventually, feed, waits_in
 from in_process import said_by
 from pika import spec
 from relay import Relay
-from scripted_server import Got, Server, Session, takes_up_to
+from scripted_server import Got, Server, Session, nothing, takes_up_to
 
 from task_queue import InputError
 from task_queue.event_log import EventLog
 from task_queue.emitter.message import Message, new_message
-from task_queue.emitter.publisher import Publisher
+from task_queue.emitter.publisher import WINDOW, Publisher
 from task_queue.emitter.report import Report
 from task_queue.settings import connection_settings
 from task_queue.process.signals import Signals
@@ -130,7 +130,7 @@ def test_the_line_to_go_on_from_loses_nothing(
     for _ in range(3):
         emitter.send(number)
     emitter.ends(130)
-    found = re.search(r"([\d,]+) tasks confirmed. Go on from line (\d+) of", emitter.err)
+    found = re.search(r"([\d,]+) tasks confirmed. Go on with:  --from-line (\d+)", emitter.err)
     assert found is not None
     count, line = int(found[1].replace(",", "")), int(found[2])
     confirmed = {event["line"] for event in scripts.events("confirmed")}
@@ -161,7 +161,7 @@ def test_a_second_ctrl_c_cuts_no_confirm_off(scripts: Scripts, relay: Relay, aga
         relay.thaw()
     emitter.ends(130)
     feed(emitter, b"", is_last=True)
-    assert f" confirmed. Go on from line {confirmed + 1} of standard input." in emitter.err
+    assert f" confirmed. Go on with:  --from-line {confirmed + 1}" in emitter.err
     assert len(scripts.events("confirmed")) == confirmed
 
 
@@ -192,3 +192,15 @@ def test_a_queue_deleted_under_the_emitter_is_declared_again(scripts: Scripts) -
     emitter.ends()
     assert f"Queue {scripts.queue} is gone; it will be declared again." in emitter.err
     assert scripts.broker.bodies(scripts.queue) == ["two"]
+
+
+def test_ctrl_c_while_the_last_confirms_of_a_file_arrive_cuts_nothing_short(at_server: Scripts, server: Server) -> None:
+    """Also when the window is full at the last line, so that the end of the file has not been seen yet."""
+    (at_server.folder / "tasks.txt").write_text("task\n" * WINDOW)
+    server.on("Basic.Publish", nothing)
+    emitter = at_server.emitter("--file", "tasks.txt")
+    server.gets("Basic.Publish", times=WINDOW)
+    emitter.send(signal.SIGINT)
+    server.session(0).send(spec.Basic.Ack(WINDOW, multiple=True))
+    assert f" [x] Sent {WINDOW:,} tasks" in emitter.ends(0).out
+    assert "Go on" not in emitter.err

@@ -55,7 +55,7 @@ def test_an_emitter_that_can_not_tell_takes_in_no_more_than_its_window(
     emitter.ends(130)
     writer.join()
     feed(emitter, b"", is_last=True)
-    assert f" [!] {len(server.got('Basic.Publish')):,} tasks confirmed. Go on from line" in emitter.err
+    assert f" [!] {len(server.got('Basic.Publish')):,} tasks confirmed. Go on with:  --from-line" in emitter.err
     assert len(at_server.events("confirmed")) == len(server.got("Basic.Publish"))
 
 

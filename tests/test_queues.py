@@ -62,8 +62,8 @@ def test_a_dead_letter_that_went_back_has_all_its_tries_again_or_one_more(script
     worker = scripts.work("--run", "false", "--log-file", scripts.log)
     expected = {
         (4, 3): ("one more try", (True, 21)),
-        (4, 0): ("try 2 of 21", (True, 1)),
-        (3, 10): ("try 1 of 21", (False, 0)),
+        (4, 0): ("try 2 of at most 21", (True, 1)),
+        (3, 10): ("try 1 of at most 21", (False, 0)),
     }
     words, first = next(row for version, row in expected.items() if scripts.broker.version >= version)
     failed = [line for line in worker.lines if "Failed" in line]
@@ -108,7 +108,9 @@ def test_a_failed_task_waits_before_the_next_try_from_4_3_on(waiting: Scripts) -
     fails_twice = "test $1 = good || test -e try && exit 0; test -e first && touch try; touch first; exit 1"
     run = waiting.work("--log-file", waiting.log, "--run", f"sh -c '{fails_twice}' sh {{}}")
     received = [record["time"] for record in waiting.events("received") if record["task"] == "bad"]
-    waits = re.findall(r" \[!\] Failed \(try \d of 21\): sh ended with exit status 1; again in about (\d) s\n", run.out)
+    waits = re.findall(
+        r" \[!\] Failed \(try \d of at most 21\): sh ended with exit status 1; again in about (\d) s\n", run.out
+    )
     assert len(received) == 3
     if waiting.broker.version < (4, 3):
         assert waits == []

@@ -142,7 +142,7 @@ def test_an_emitter_of_a_pipe_gives_up_after_five_minutes_and_says_what_is_left(
     status, _, err = said_by(at_server, EMITTER, "--file", at_server.folder / "tasks.txt")
     assert status == 1
     assert REFUSED in err
-    assert "1 task confirmed. Go on from line 2 of tasks.txt." in err.replace(f"{at_server.folder}/", "")
+    assert "1 task confirmed. Go on with:  --from-line 2" in err.replace(f"{at_server.folder}/", "")
     assert server.sessions[-1].began - server.session(1).began > 0.25, "it tries for some time"
 
 

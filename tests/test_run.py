@@ -89,3 +89,11 @@ def test_a_worker_may_run_in_a_process_of_its_own(at_server: Scripts, server: Se
     """
     assert start_own(at_server, program).ends().lines.count("exit code 0") == 3
     assert len(server.got("Basic.Ack")) == 3
+
+
+def test_what_is_run_at_once_and_not_given_to_run_is_said(at_server: Scripts, server: Server) -> None:
+    server.put(b"task")
+    run = start_own(at_server, "run(listen(print, max_tasks=1))")
+    run.process.wait(20)
+    assert run.err.endswith("TypeError: run() needs a function, as in  run(lambda: listen(perform))\n")
+    assert run.process.returncode == 1

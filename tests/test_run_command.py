@@ -78,10 +78,30 @@ def test_a_failed_command_is_a_failed_task(
     """Also one that can't be started with just this task."""
     server.put(body)
     lines = work(at_server, running(command), burst=False, max_tasks=1)
-    assert lines[2].startswith(f" [!] Failed (try 1 of 21): {why}")
+    assert lines[2].startswith(f" [!] Failed (try 1 of at most 21): {why}")
     assert at_server.events("failed")[0]["error"].startswith(why)
     assert len(server.got("Basic.Reject")) == 1
     assert list(server.tasks) == [(body, True)]
+
+
+@pytest.mark.parametrize(
+    ("command", "word"),
+    [
+        ("echo {} > out.txt", ">"),
+        ("echo {} >out.txt", ">out.txt"),
+        ("echo {} 2>/dev/null", "2>/dev/null"),
+        ("true && echo {}", "&&"),
+        ("cat | wc", "|"),
+        ("sh -c 'echo $1 > out' sh {}", ""),
+        ("/bin/bash -c true ; ls", ""),
+        ("echo a>b {}", ""),
+    ],
+)
+def test_what_only_a_shell_understands_is_said(capsys: pytest.CaptureFixture[str], command: str, word: str) -> None:
+    running(command)
+    program = command.split()[0]
+    said = f" [*] --run has no shell: {word} is passed to {program} as it is.\n"
+    assert capsys.readouterr().err == (said if word else "")
 
 
 @pytest.mark.parametrize(

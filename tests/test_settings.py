@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import emitter_of_tasks
 import pytest
+import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from task_queue.settings import DEFAULT_URL, nodes_in, connection_settings
 from task_queue import SettingsError
@@ -37,6 +47,48 @@ def test_what_is_wrong_with_a_url_is_said_without_a_part_of_a_password(url: str)
     assert NONSENSE[url] in said
     assert "sec" not in said
     assert error.value.exit_code == 2
+
+
+def key_pair(folder: Path, name: str, passphrase: bytes | None = None) -> tuple[Path, Path]:
+    """Return the files of a certificate and its key, which may be encrypted."""
+    issued = trustme.CA().issue_cert("client.example")
+    certificate, key = folder / f"{name}.pem", folder / f"{name}.key"
+    issued.cert_chain_pems[0].write_to_path(certificate)
+    private = load_pem_private_key(issued.private_key_pem.bytes(), None)
+    how = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
+    key.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, how))
+    return certificate, key
+
+
+def test_what_is_wrong_with_a_certificate_of_ones_own_is_said_and_nothing_is_asked(tmp_path: Path) -> None:
+    certificate, key = key_pair(tmp_path, "one")
+    _, other = key_pair(tmp_path, "two")
+    _, encrypted = key_pair(tmp_path, "three", b"a pass phrase")
+    mine, its = key_pair(tmp_path, "four", b"a pass phrase")
+
+    def said(certfile: Path, keyfile: object, **more: str) -> str:
+        options = {"ca_certs": str(certificate), "certfile": str(certfile), "keyfile": str(keyfile), **more}
+        with pytest.raises(SettingsError) as error:
+            nodes_in(f"amqps://u:p@h/?ssl_options={options}")
+        return str(error.value)
+
+    assert "can't be used: [X509: KEY_VALUES_MISMATCH] key values mismatch" in said(certificate, other)
+    assert f"can't be used: {tmp_path}/none.key can't be read" in said(certificate, tmp_path / "none.key")
+    assert "has a key in its ssl_options that is encrypted, and no 'password' for it." in said(certificate, encrypted)
+    assert "can't be used: " in said(mine, its, password="another")
+    options = {"ca_certs": str(certificate), "certfile": str(mine), "keyfile": str(its), "password": "a pass phrase"}
+    assert len(nodes_in(f"amqps://u:p@h/?ssl_options={options}")) == 1
+    assert (
+        len(nodes_in(f"amqps://u:p@h/?ssl_options={ {**options, 'certfile': str(certificate), 'keyfile': str(key)} }"))
+        == 1
+    )
+
+
+def test_a_file_of_authorities_that_can_not_be_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/no/such.pem")
+    assert len(nodes_in("amqp://h")) == 1
+    with pytest.raises(SettingsError, match=r"^SSL_CERT_FILE: /no/such\.pem can't be read"):
+        nodes_in("amqps://h")
 
 
 def test_a_queue_may_have_any_name_that_rabbitmq_takes_for_it_and_its_dead_letters() -> None:

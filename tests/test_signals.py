@@ -197,7 +197,7 @@ def test_a_command_that_fails_is_no_success_where_nobody_can_wait_for_children(
     server.put(b"task")
     with bequeathed(ignored=[signal.SIGCHLD]):
         run = start_own(at_server, f"listen({perform}, max_tasks=1)")
-    assert f" [!] Failed (try 1 of 21): {why}" in run.ends().out
+    assert f" [!] Failed (try 1 of at most 21): {why}" in run.ends().out
     assert server.got("Basic.Ack") == []
 
 

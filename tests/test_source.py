@@ -4,6 +4,7 @@ import fcntl
 import gzip
 import io
 import os
+import signal
 import subprocess
 import sys
 import termios
@@ -67,9 +68,76 @@ def test_what_is_not_text_is_named_with_a_command_that_makes_it_so(tmp_path: Pat
 def test_the_lines_before_a_bad_one_are_sent_and_the_bad_one_is_named(at_server: Scripts, server: Server) -> None:
     run = at_server.emit(stdin=b"\none\nGr\xf6\xdfe\nthree\n", status=1)
     assert " [!] Line 3 of standard input is not UTF-8." in run.err
-    assert " [!] 1 task confirmed. Go on from line 3 of standard input.\n" in run.err
+    assert " [!] 1 task confirmed. Go on with:  --from-line 3\n" in run.err
     assert " [x] Sent 1 task in " in run.out
     assert bodies(server) == ["one"]
+
+
+ROWS = [
+    (b"bolt;3,50\nnut;0,20\n", ["bolt 3,50", "nut 0,20"], "semicolons"),
+    ('"Größe; prüfen"\t..\nzwei;\t\n'.encode(), ["Größe; prüfen ..", "zwei; "], "tabs"),
+    (b'"a;b\nc;d";1\n2;3\n', ["a;b\nc;d 1", "2 3"], "semicolons"),
+    (b'"a;b","c\td"\ne;f,g\n', ["a;b c\td", "e;f g"], ""),
+    (b"sep=;\r\na,b;c\r\n", ["a,b c"], "semicolons"),
+    (b"sep=|\na;b|c\n", ["a;b c"], "|"),
+    (b"task\nwith;semicolon,comma\n", ["task", "with;semicolon comma"], ""),
+]
+
+
+@pytest.mark.parametrize(("content", "tasks", "told"), ROWS)
+def test_the_first_row_says_what_separates_the_cells(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, tasks: list[str], told: str
+) -> None:
+    file = tmp_path / "tasks.csv"
+    assert texts(read(file, content)[0]) == tasks
+    assert capsys.readouterr().err == (f" [*] In {file}, {told} separate the cells of a row.\n" if told else "")
+
+
+def test_the_separator_may_be_given(at_server: Scripts, server: Server) -> None:
+    (at_server.folder / "tasks.csv").write_text("a;b|c\n")
+    assert (
+        said_by(at_server, "emitter_of_tasks.py", "--file", at_server.folder / "tasks.csv", "--separator", "|")[0] == 0
+    )
+    assert bodies(server) == ["a;b c"]
+    for wrong in ("", "||", '"'):
+        status, _, err = said_by(at_server, "emitter_of_tasks.py", "--file", "tasks.csv", "--separator", wrong)
+        assert (status, "--separator" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "tasks", "words"),
+    [
+        (2, 0, ["two\n2", "three"], ""),
+        (3, 2, [], "--from-line: line 3 is in the row of line 2."),
+        (5, 0, ["three"], ""),
+        (6, 1, [], "has no line 6, only 5."),
+        (0, 2, [], "--from-line: lines are counted from 1"),
+    ],
+)
+def test_an_emitter_begins_with_a_line(
+    at_server: Scripts, server: Server, line: int, status: int, tasks: list[str], words: str
+) -> None:
+    file = at_server.folder / "tasks.csv"
+    file.write_text('header\n"two\n2"\n\nthree\n')
+    arguments = ["--file", file, "--from-line", line, "--log-file", at_server.log]
+    ended, _, err = said_by(at_server, "emitter_of_tasks.py", *arguments)
+    assert (ended, bodies(server)) == (status, tasks)
+    assert words in err
+    assert [record["after"] for record in at_server.events()] == [line, 4][: len(tasks)]
+
+
+def test_a_named_pipe_without_a_writer_is_told_of_and_ctrl_c_works(at_server: Scripts, server: Server) -> None:
+    os.mkfifo(at_server.folder / "pipe")
+    emitter = at_server.emitter("--file", "pipe")
+    emitter.shows("pipe is a named pipe: waiting for a program that writes to it")
+    emitter.send(signal.SIGINT)
+    emitter.ends(130)
+
+
+def test_a_pipe_that_brings_nothing_says_how_to_give_tasks(at_server: Scripts, server: Server) -> None:
+    emitter = at_server.emit(stdin=b"")
+    assert emitter.out.startswith(" [x] Sent 0 tasks")
+    assert "Give one as words, or a file with --file" in emitter.err
 
 
 @pytest.mark.parametrize("bad", [b"\xff", b"\0"])
@@ -247,7 +315,7 @@ def test_what_the_memory_does_not_hold_is_named(at_server: Scripts, file: str, m
     run = at_server.start_command(["bash", "-c", f'ulimit -v {memory}; exec "$@"', "-", *command]).ends(1, within=60)
     if file == "tasks.txt":
         assert "Line 2 of tasks.txt is too long for the memory here" in run.err
-        assert "1 task confirmed. Go on from line 2 of tasks.txt" in run.err
+        assert "1 task confirmed. Go on with:  --from-line 2\n" in run.err
     else:
         assert f"Line 1 of /dev/zero has more than {LONGEST_LINE:,} bytes" in run.err
 
@@ -267,5 +335,5 @@ def test_a_task_that_the_memory_can_not_hold_twice_is_the_line_to_go_on_from(
     status, _, errors = said_by(at_server, EMITTER, "--file", file)
     assert status == 1
     assert "This needs more memory than there is." in errors
-    assert f"1 task confirmed. Go on from line 2 of {file}." in errors
+    assert "1 task confirmed. Go on with:  --from-line 2" in errors
     assert bodies(server) == ["one"]

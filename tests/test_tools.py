@@ -83,6 +83,7 @@ def test_the_demo_shows_who_did_what_and_leaves_nothing(copy: Copy, broker: Brok
         assert re.search(rf"^{name}  \|     [1-3] \|   [1-5]\.\d s \| \d", demo.out, re.MULTILINE)
         assert re.search(rf"^{name}  \| +\d=+", demo.out, re.MULTILINE)
     assert "emitter   |  [x] Sent two..." in demo.lines
+    assert "Go on with README.md" in demo.lines[-3]
     assert demo.lines[-1] == "All 4 tasks were sent, received and done exactly once. Nothing is left in the queue."
     assert demo_queues(broker) == []
 

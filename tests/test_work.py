@@ -124,7 +124,7 @@ def test_ten_lines_of_python_are_a_worker(scripts: Scripts) -> None:
         "Mute: and why can't be said",
     ]
     for number, reason in zip((1, 2, 1, 2, 3), reasons):
-        assert f" [!] Failed (try {number} of 21): {reason} (work.py, line 15)" in run.out
+        assert f" [!] Failed (try {number} of at most 21): {reason} (work.py, line 15)" in run.out
     assert "bytes bad True 2 True" in run.lines
     assert r" [x] Received Gr\xf6\xdfe" in run.lines
     assert run.out.count("Done.") == 3

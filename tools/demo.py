@@ -170,13 +170,12 @@ def show(log: Path) -> None:
     scale = TIMELINE_WIDTH / max(end - start, 0.001)
     print(f"\nTimeline (each = is {1 / scale:.2f} s, {end - start:.1f} s in all):")
     for name, records in sorted(shares.items()):
-        row = [" "] * (TIMELINE_WIDTH + 1)
-        for record in records:
+        row = ""
+        for record in records:  # a short one moves those behind it, so that none is hidden
             last = int((when(record) - start) * scale)
             first = min(int((when(record) - record["seconds"] - start) * scale), last)
-            bar = str(numbers[record["message_id"]]).ljust(max(1, last - first), "=")
-            row[first : first + len(bar)] = bar
-        print(f"{name:9} | {''.join(row).rstrip()}")
+            row = row.ljust(first) + str(numbers[record["message_id"]]).ljust(last - first, "=") + " " * (first == last)
+        print(f"{name:9} | {row.rstrip()}")
 
 
 def when(record: dict[str, Any]) -> float:
@@ -194,7 +193,8 @@ def check(log: Path) -> None:
         raise CommandError("No task was sent.")
     if not sent == done == taken:
         raise CommandError(f"{len(sent - done)} tasks were not done, {len(done - sent)} were done more than once.")
-    print(f"\nAll {len(sent)} tasks were sent, received and done exactly once. Nothing is left in the queue.")
+    print("\nGo on with README.md, Three terminals. docs/how-it-works.md leads you through the code.\n")
+    print(f"All {len(sent)} tasks were sent, received and done exactly once. Nothing is left in the queue.")
 
 
 def main() -> int:

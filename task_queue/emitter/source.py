@@ -5,13 +5,16 @@ from __future__ import annotations
 import codecs
 import functools
 import os
+import re
 import stat
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from typing import BinaryIO
 
 from task_queue.emitter.message import Message, new_message
 from task_queue.exceptions import InputError, SettingsError
+from task_queue.rabbitmq.connection import Connection
 from task_queue.terminal.printing import complain, say
 from task_queue.terminal.prompt import Prompt
 from task_queue.terminal.text import printable
@@ -22,16 +25,17 @@ PACKED = (b"PK\x03\x04", b"\x1f\x8b")  # the first bytes of a zip file, as of a 
 NO_INPUT = (
     "No task is given. Give one as words, or a file with --file, or start this in a terminal and type tasks there."
 )
+SEPARATORS = {"\t": "tabs", ";": "semicolons"}  # of the cells of a row, besides the comma; the first one counts
 AS_TEXT = 'Save it as text in UTF-8 (a spreadsheet as "CSV UTF-8"), or convert it, as with:  iconv -f {} -t utf-8'
 
 
-def typed_tasks(queue: str) -> Iterator[Message]:
-    """Ask the person at the terminal for tasks for a queue, and yield each as it is typed.
+def typed_tasks(connection: Connection) -> Iterator[Message]:
+    """Ask the person at the terminal for tasks, and yield each as it is typed.
 
     Raises:
         EOFError: the input has ended.
     """
-    say(f" [*] Sending tasks to queue {queue}. To exit press CTRL+C")
+    say(f" [*] Sending tasks to {connection.where}. To exit press CTRL+C")
     prompt = Prompt("Enter new task: ", has_history=True)
     while True:
         try:
@@ -48,6 +52,8 @@ class Source:
     Args:
         name: a path; - or None is standard input. A task is a row of a .csv file, or a line of anything else.
         log: the descriptor of the log file, which must not be the input; None without one.
+        separator: between the cells of a .csv file; None to find it out from the first row.
+        from_line: the line to begin with.
 
     Attributes:
         size: of the file, in bytes; 0 for a pipe.
@@ -57,16 +63,19 @@ class Source:
         SettingsError: there is nothing to read.
     """
 
-    def __init__(self, name: str | None, log: int | None) -> None:
+    def __init__(self, name: str | None, log: int | None, separator: str | None = None, from_line: int = 1) -> None:
         # Standard input is /dev/null, as under cron: there is none. (Windows can't tell this from a pipe.)
         if name is None and not WINDOWS and os.path.samestat(os.fstat(0), os.stat(os.devnull)):
             raise SettingsError(NO_INPUT)
         name = name or "-"
         self.name = "standard input" if name == "-" else printable(name)
         self._is_csv = name.lower().endswith(".csv")
+        self._separator, self._from_line = separator, from_line
         self._number = 0  # of the last line that was read
         self._begin = 1  # the line where the task that is being read begins
         try:
+            if name != "-" and stat.S_ISFIFO(os.stat(name).st_mode):
+                complain(f" [*] {self.name} is a named pipe: waiting for a program that writes to it ...")
             self._stream: BinaryIO = sys.stdin.buffer if name == "-" else open(name, "rb")  # noqa: SIM115
             if not WINDOWS:
                 os.set_blocking(self._stream.fileno(), True)  # else an empty non-blocking pipe looks like its end
@@ -80,23 +89,28 @@ class Source:
             raise SettingsError("--log-file is the file with the tasks: every log record would become a task.")
 
     def tasks(self) -> Iterator[Message]:
-        """Yield each task as a message, as soon as it is read. Blank lines are skipped.
+        """Yield each task as a message, as soon as it is read. Blank lines are skipped, and what is before `from_line`.
 
         Raises:
             InputError: a line is not UTF-8, not CSV, or can't be read. The tasks before it have been yielded.
+            SettingsError: `from_line` is in the middle of a row.
         """
         if self._stream.isatty():
             key = "Ctrl+Z, then Enter," if WINDOWS else "Ctrl+D"
             complain(f" [*] Tasks are read from {self.name}, one per line. {key} ends them.")
-        after = 1
+        after = self._from_line
         try:
             with self._stream:
                 for body in self._rows() if self._is_csv else (raw.rstrip(b"\r\n") for raw in self._lines()):
                     next_line = self._number + 1
-                    if body.decode().strip():
+                    if self._begin < self._from_line < next_line:
+                        raise SettingsError(f"--from-line: line {self._from_line} is in the row of line {self._begin}.")
+                    if self._begin >= self._from_line and body.decode().strip():
                         yield new_message(body, self._begin, after, next_line)
                         after = next_line
                     self._begin = next_line
+            if self._from_line > max(self._number, 1):
+                raise InputError(f"--from-line: {self.name} has no line {self._from_line}, only {self._number}.")
         except OSError as error:
             raise InputError(f"Line {self._number + 1} of {self.name} can't be read: {error.strerror}.") from None
         except UnicodeDecodeError:
@@ -104,16 +118,32 @@ class Source:
         except MemoryError:
             raise InputError(f"Line {self._begin} of {self.name} is too long for the memory here.") from None
 
+    def ends_before(self, line: int | None) -> bool:
+        """Tell whether it is a file that has no such line, and was read to its end."""
+        return 0 < self.size <= self.bytes_read and line == self._number + 1
+
     def _rows(self) -> Iterator[bytes]:
         import csv  # only here: most runs send one task, and start faster without it
 
         csv.field_size_limit(LONGEST_LINE)
+        lines = map(bytes.decode, self._lines())
+        row = next(lines, "")
+        if told := re.fullmatch("sep=(.)\r?\n?", row):  # as Excel writes it, and reads it
+            row = ""
+            yield b""
+        else:
+            while row.count('"') % 2 and len(row) < LONGEST_LINE and (more := next(lines, "")):
+                row += more
+        separator = self._separator or (told[1] if told else separator_of(row))
+        if separator != ",":
+            complain(f" [*] In {self.name}, {SEPARATORS.get(separator, separator)} separate the cells of a row.")
         try:
-            for cells in csv.reader(map(bytes.decode, self._lines()), strict=True):
+            for cells in csv.reader(chain([row] * bool(row), lines), delimiter=separator, strict=True):
                 yield " ".join(cells).encode()
         except csv.Error as error:
             why = str(error).partition(" - ")[0]  # what follows is advice for programmers
-            raise InputError(f"Line {self._begin} of {self.name} is not CSV: {why}.") from None
+            advice = "Inside a cell in quotes, write each quote twice."
+            raise InputError(f"Line {self._begin} of {self.name} is not CSV: {why}. {advice}") from None
 
     def _lines(self) -> Iterator[bytes]:
         for raw in iter(functools.partial(self._stream.readline, LONGEST_LINE + 1), b""):
@@ -129,3 +159,9 @@ class Source:
 
     def _wrong(self, what: str) -> InputError:
         return InputError(f"Line {self._number} of {self.name} {what}")
+
+
+def separator_of(row: str) -> str:
+    """Return what separates the cells of a row: what stands outside of quotes, first of all tabs, then semicolons."""
+    outside = re.sub('"[^"]*"', "", row)
+    return next((each for each in SEPARATORS if each in outside), ",")

@@ -25,7 +25,12 @@ def run(main: Callable[[], Status]) -> None:
 
     Args:
         main: the program. If it returns None, the exit status is 0, as for sys.exit().
+
+    Raises:
+        TypeError: it can't be called.
     """
+    if not callable(main):
+        raise TypeError("run() needs a function, as in  run(lambda: listen(perform))")
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # set by the scripts during their imports
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if not gc.isenabled():  # likewise; what was imported needs no collection

@@ -17,7 +17,7 @@ from task_queue.rabbitmq.loop import Loop
 from task_queue.rabbitmq.pika_connection import PikaConnection
 from task_queue.rabbitmq.queues import Rules, declare, version_of
 from task_queue.rabbitmq.reconnecting import LASTS_AFTER, Reconnecting
-from task_queue.settings import ConnectionSettings
+from task_queue.settings import ConnectionSettings, place
 from task_queue.terminal.printing import complain_in_background
 from task_queue.terminal.text import printable
 
@@ -50,7 +50,7 @@ class Connection:
     ) -> None:
         for node in settings.nodes:
             node.client_properties = {"connection_name": settings.name}
-        self.queue = settings.queue
+        self.queue, self._is_from_environment = settings.queue, settings.is_from_environment
         self.channel: Channel | None = None
         self.rules = Rules(declared_by_us=not settings.is_passive)
         self.is_blocked = False
@@ -64,6 +64,11 @@ class Connection:
         self._pika: PikaConnection | None = None
         self._why: BaseException | None = None  # why we closed the connection; pika says only that we did
         self._failure: QueueError | None = None  # for the main thread to raise
+
+    @property
+    def where(self) -> str:
+        """The queue, and where it is if that is not the usual place."""
+        return f"queue {self.queue}{place(self._nodes[-1])}"
 
     def open(self) -> None:
         """Connect to the first node that accepts us. Returns early after a signal.
@@ -175,7 +180,7 @@ class Connection:
         if self.loop.closing.is_set():
             return
         self._on_lost(why)
-        words, is_final = in_words(why, self._nodes[-1], self.queue)
+        words, is_final = in_words(why, self._nodes[-1], self.queue, self._is_from_environment)
         if refusals := self.reconnecting.why_give_up(words, is_final):
             self._give_up(refusals)
         elif not self.reconnecting.had_connection:

@@ -8,6 +8,7 @@ import pika
 
 from task_queue.exceptions import QueueError
 from task_queue.rabbitmq.queues import LONGEST_TASK
+from task_queue.settings import address
 from task_queue.terminal.text import printable
 from task_queue.threads import WINDOWS
 
@@ -20,9 +21,9 @@ CANCELLED = (
 
 # A pattern for the innermost exception, our message, and whether it is final: then a retry can't help.
 WORDS: list[tuple[str, str, bool]] = [
-    ("^gaierror|^Unicode", "No machine named {host} is known: check the host in --url or AMQP_URL.", False),
+    ("^gaierror|^Unicode", "No machine named {host} is known: check the host in --url or AMQP_URL.{origin}", False),
     ("Address family", "No IPv6 here, so {at} can't be reached ({why}): write 127.0.0.1, or the like, as host.", False),
-    ("^ConnectionRefused", "Nothing listens at {at}: is RabbitMQ running there?{start}", False),
+    ("^ConnectionRefused", "Nothing listens at {at}: is RabbitMQ running there?{origin}{start}", False),
     (
         "^SSLCert",
         "The certificate of {at} is not accepted: {why}\n"
@@ -35,7 +36,11 @@ WORDS: list[tuple[str, str, bool]] = [
         "shows it? amqp:// is without TLS.",
         False,
     ),
-    (r"^\w*[Tt]imeout|Timeout while", "{at} does not answer: a firewall in between, or a RabbitMQ that hangs?", False),
+    (
+        r"^\w*[Tt]imeout|Timeout while",
+        "{at} does not answer: a firewall in between, or a RabbitMQ that hangs?{origin}",
+        False,
+    ),
     (
         r"^Incompatible|^(Stream|ConnectionReset).* port 1567[12]$",
         "{at} ended the connection without a word of AMQP.\nIs it a TLS port, which needs amqps:// and perhaps a "
@@ -87,8 +92,17 @@ WORDS: list[tuple[str, str, bool]] = [
 ]
 
 
-def in_words(error: BaseException, node: pika.URLParameters, queue: str) -> tuple[str, bool]:
-    """Say what went wrong and how to fix it; and whether it is final, so that trying again can't help."""
+def in_words(
+    error: BaseException, node: pika.URLParameters, queue: str, is_from_environment: bool = False
+) -> tuple[str, bool]:
+    """Say what went wrong and how to fix it; and whether it is final, so that trying again can't help.
+
+    Args:
+        error: pika's, or a QueueError.
+        node: where we wanted to connect.
+        queue: the work queue's name.
+        is_from_environment: AMQP_URL has said where.
+    """
     error = root_cause(error)
     if isinstance(error, QueueError):
         return str(error), False
@@ -100,16 +114,17 @@ def in_words(error: BaseException, node: pika.URLParameters, queue: str) -> tupl
     user, is_local = getattr(node.credentials, "username", ""), node.host in LOCAL_HOSTS
     facts = {
         "host": node.host,
-        "at": f"[{node.host}]:{node.port}" if ":" in node.host else f"{node.host}:{node.port}",
+        "at": address(node),
         "user": user,
         "vhost": node.virtual_host,
         "queue": named[1] if named else queue,
         "why": reply[2].replace("\\'", "'") if reply else str(error) or type(error).__name__,
     }
-    start = f"\nStart one with:  {START}" if is_local else ""
+    start = f"\nStart one with:  {START}" if is_local and node.port == 5672 else ""
+    origin = " (The address is that of AMQP_URL.)" if is_from_environment else ""
     guest = " (guest may log in on the same machine only.)" if user == "guest" and not is_local else ""
     safe = {name: printable(fact) for name, fact in facts.items()}
-    return sentence.format(start=start, guest=guest, **safe), is_final
+    return sentence.format(start=start, guest=guest, origin=origin, **safe), is_final
 
 
 def root_cause(error: BaseException) -> BaseException:

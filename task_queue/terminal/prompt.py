@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from types import BuiltinFunctionType
 from typing import Any, TextIO
 
 from task_queue.terminal.printing import print_now, print_through, say
@@ -54,6 +55,8 @@ class Prompt:
         self._readline = None
 
     def _input(self) -> str:
+        if is_notebook():
+            return input(self._text)
         if self._readline is None:
             say(self._text, end="")
             self._is_drawn.set()
@@ -72,6 +75,11 @@ class Prompt:
             # Blanks, because old consoles of Windows do not support escape codes.
             text = f"\r{' ' * len(typed)}\r{text}{typed}"
         print_now(text, stream)
+
+
+def is_notebook() -> bool:
+    """Tell whether input() asks in another way than at a terminal, as in Jupyter and the consoles of IDEs."""
+    return not isinstance(input, BuiltinFunctionType)
 
 
 def line_editor() -> Any:

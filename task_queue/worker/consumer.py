@@ -14,6 +14,7 @@ from task_queue.rabbitmq.connection import CLOSE_WITHIN, Connection
 from task_queue.rabbitmq.error_messages import CANCELLED
 from task_queue.settings import ConnectionSettings
 from task_queue.terminal.text import text_of
+from task_queue.worker.slow_down import SlowDown
 from task_queue.worker.task import Task, earlier_tries
 
 LAST_ANSWER = 1.0  # seconds; a broker that is blocked or frozen never answers
@@ -29,15 +30,17 @@ class Consumer:
         ack_timeout: hours that a task may take before RabbitMQ takes it back. Needs RabbitMQ 4.3; source:
             https://www.rabbitmq.com/docs/consumers#per-consumer-delivery-timeouts-using-a-queue-argument
         burst: next() returns None when the queue is empty and no task that failed here waits for its next try.
+        slows_down: wait before the next task when many in a row have failed: then it is this worker that is wrong.
     """
 
-    def __init__(self, settings: ConnectionSettings, ack_timeout: float, burst: bool) -> None:
+    def __init__(self, settings: ConnectionSettings, ack_timeout: float, burst: bool, slows_down: bool) -> None:
         self.in_hand: Task | None = None
         self.connection = Connection(settings, self._on_ready, self._on_lost)
         self._signals = self.connection.loop.signals
         self._tag = settings.name
         self._ack_timeout = ack_timeout * 3600  # seconds
         self._is_burst = burst
+        self._slow_down = SlowDown(slows_down)
         self._retries_until = 0.0  # until then, tasks that failed here may come back
         self._delivered: deque[Task] = deque()  # not in hand yet; at most one, if RabbitMQ respects the prefetch
         self._wants_task = False  # if so, it is subscribed, or will be when it is connected
@@ -46,6 +49,8 @@ class Consumer:
     def next(self) -> Task | None:
         """Wait for a task and return it; None after a signal or at the end of a burst."""
         with self.connection.loop:
+            if self._slow_down.seconds:
+                self.connection.wait(lambda: self._signals.is_ending, self._slow_down.seconds)
             self._wants_task = not self._signals.is_ending
             self._subscribe()
             self.connection.wait(self._has_news, BURST_PATIENCE if self._is_burst else float("inf"))
@@ -66,6 +71,7 @@ class Consumer:
         is_sent = self._settle(answer, is_last)
         if not is_sent:
             self._expect_again(in_hand)
+        self._slow_down.done()
         return is_sent
 
     def reject(self, is_last: bool) -> bool:
@@ -75,11 +81,13 @@ class Consumer:
         """
 
         def answer(task: Task) -> None:
-            if self.connection.rules.has_prefetch_bug:
+            if self.connection.rules.has_prefetch_bug or self._slow_down.seconds:
                 self._unsubscribe()  # else we may get two tasks at once; next() subscribes again
             task.channel.basic_reject(task.delivery_tag, requeue=True)
 
         self._expect_again(self.in_hand)
+        if self.in_hand is not None:
+            self._slow_down.failed(self.in_hand)
         return self._settle(answer, is_last)
 
     def hand_back(self) -> bool:
@@ -103,11 +111,13 @@ class Consumer:
             task, self.in_hand = self.in_hand, None
             if task is None or task.channel is not self.connection.channel:
                 return False
-            if is_last or self._signals.is_ending:
+            if is_last := is_last or self._signals.is_ending:
                 self._unsubscribe()  # first: the answer makes RabbitMQ deliver the next task
             answer(task)
             loop.step()  # sends it now: RabbitMQ works while we report the result
-            if task.channel is not self.connection.channel:
+            if is_last:  # a frozen RabbitMQ does not apply what comes behind a basic.cancel
+                loop.drive(lambda: not self._is_subscribed or task.channel is not self.connection.channel, LAST_ANSWER)
+            if task.channel is not self.connection.channel or (is_last and self._is_subscribed):
                 return False
             self.connection.reconnecting.success()
             return True

@@ -17,6 +17,7 @@ class Report:
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
+        self._has_told_way_back = False
 
     def received(self, task: Task) -> None:
         """Tell that a task has come."""
@@ -40,6 +41,9 @@ class Report:
         say(f" [!] Failed{task.tries}: {printable(why)}{when}")
         if is_rejected and task.is_last_try:
             say(f" [!] It failed too often, and is a dead letter now: {shown(task.body)}")
+            if not self._has_told_way_back:
+                self._has_told_way_back = True
+                say(" [*] When the cause is fixed, emitter_of_tasks.py --retry-dead-letters moves dead letters back.")
 
     def handed_back(self, task: Task, is_interrupted: bool) -> None:
         """Tell that a task goes back to the queue, unfinished."""

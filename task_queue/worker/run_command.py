@@ -12,6 +12,7 @@ from typing import Any
 
 from task_queue.exceptions import SettingsError, WorkerError
 from task_queue.process import signals
+from task_queue.terminal.printing import complain
 from task_queue.terminal.text import printable
 from task_queue.threads import WINDOWS, DaemonThread
 from task_queue.worker.task import Task
@@ -19,6 +20,8 @@ from task_queue.worker.work import CommandFailed, Perform
 
 LONG_ARGUMENT = 8 * 1024  # bytes; every system allows arguments of this length, unless the environment is large
 LOOK_AT_COMMAND_EVERY = 0.2  # seconds between two checks whether a command has ended, on Windows
+OF_A_SHELL = (">", "<", "|", "&&", ";")  # words that mean something to a shell only
+SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "fish", "cmd", "powershell", "pwsh")
 COMMAND_GRACE = 5.0  # seconds from SIGTERM to SIGKILL for a command that Ctrl+C ends
 
 
@@ -64,6 +67,10 @@ def words_of(command: str) -> list[str]:
 
     if not words or (program := shutil.which(words[0])) is None:
         raise SettingsError(f"--run: there is no command {printable(''.join(words[:1]))} here that may be executed.")
+    is_shell = os.path.basename(program).lower().removesuffix(".exe") in SHELLS
+    shell_words = [word for word in words[1:] if word in OF_A_SHELL or word.startswith((">", "2>"))]
+    if shell_words and not is_shell:
+        complain(f" [*] --run has no shell: {printable(shell_words[0])} is passed to {printable(words[0])} as it is.")
     if WINDOWS:
         words[0] = program  # Windows would look for .exe only, and in other folders
         if program.lower().endswith((".bat", ".cmd")) and any("{}" in word for word in words):

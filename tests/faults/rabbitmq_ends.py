@@ -306,7 +306,7 @@ def vhost_closed(stage: Stage) -> None:
                 assert "secret" not in run.err
             emitter.send(signal.SIGINT)
             emitter.ends(130)
-            assert re.search(r"[\d,]+ tasks confirmed. Go on from line \d+ of standard input.", emitter.err)
+            assert re.search(r"[\d,]+ tasks confirmed. Go on with:  --from-line \d+", emitter.err)
         worker.send(signal.SIGTERM)
         worker.ends()
         stage.drain(all_are_sent=False)

@@ -106,7 +106,7 @@ def emitter_interrupted(stage: Stage) -> None:
 
     def named_line(emitter: Run) -> int:
         emitter.ends(130)
-        named = re.search(r"tasks? confirmed. Go on from line (\d+) of", emitter.err)
+        named = re.search(r"tasks? confirmed. Go on with:  --from-line (\d+)", emitter.err)
         assert named, emitter.err
         return int(named[1])
 

@@ -18,7 +18,7 @@ if __name__ == "__main__":
 
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl+C during the imports must not show a traceback
-    gc.disable()  # until run(): it finds nothing during the imports, and takes an eighth of a short run
+    gc.disable()  # until run(): collections find nothing during the imports, and take an eighth of a short run
 
 import argparse
 import contextlib

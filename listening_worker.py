@@ -8,6 +8,8 @@ has finished it, or when it has failed too often. If you stop a worker in the mi
     listening_worker.py --run './resize {}'  work is a command; {} becomes the task's text
 
 From Python: `from listening_worker import listen`, then `listen(perform)` with a function `perform(task)`.
+
+Exit status: 0 stopped normally, also by Ctrl+C or SIGTERM; 1 RabbitMQ can't be used, or the command; 2 wrong usage.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ if __name__ == "__main__":
 
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl+C during the imports must not show a traceback
-    gc.disable()  # until run(): it finds nothing during the imports, and takes an eighth of a short run
+    gc.disable()  # until run(): collections find nothing during the imports, and take an eighth of a short run
 
 import argparse
 import contextlib

@@ -35,7 +35,8 @@ class ConnectionSettings(NamedTuple):
         nodes: where RabbitMQ is; the nodes of a cluster are tried in turn.
         queue: the work queue's name.
         name: the connection's and the worker's name, in the admin panel and in the log.
-        patience: seconds to go on trying after a refusal, if it worked before; what is no refusal is tried for ever.
+        patience: seconds to go on trying when RabbitMQ refuses us, though it worked before. At the start a refusal ends
+            the program at once; after a lost connection we try for ever.
         is_passive: only check that the queue exists (a passive declaration).
         is_from_environment: AMQP_URL has said where RabbitMQ is.
     """

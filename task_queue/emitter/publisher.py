@@ -24,10 +24,8 @@ from task_queue.terminal.printing import complain_in_background, do_in_backgroun
 WINDOW = 1000  # messages; a larger window is hardly faster, and more must be sent again after a lost connection
 REFILL = 250  # confirms until a full window gets new messages; with 500, RabbitMQ would be idle
 WINDOW_BYTES = 16 * 1024 * 1024  # so that large messages do not fill the memory
-SILENCE = (
-    10.0  # seconds without a confirm until we say that we wait; a queue without a majority of its nodes confirms none
-)
-SLOW_REPORT = 2.0  # seconds to wait, at the end, for the background thread to report
+SILENCE = 10.0  # seconds without a confirm until we say that we wait: a queue may have lost most of its nodes
+SLOW_REPORT = 2.0  # seconds to wait while the background thread reports
 FULL_PAUSE = 1.0  # seconds until we send again what a full queue has refused
 FULL_PAUSES = 5  # such pauses until we reconnect
 
@@ -146,9 +144,7 @@ class Publisher:
         self._send()
 
     def _on_confirm(self, frame: pika.frame.Method[pika.spec.Basic.Ack | pika.spec.Basic.Nack]) -> None:
-        if (
-            self.connection.channel is None
-        ):  # we reconnect; RabbitMQ confirms a returned message, too, and that must not count
+        if self.connection.channel is None:  # a message was returned; RabbitMQ confirms it, too, which must not count
             return
         unconfirmed, last = self._window.unconfirmed, frame.method.delivery_tag or 0
         tags = [last]

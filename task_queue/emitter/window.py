@@ -1,4 +1,4 @@
-"""The window: the messages that were given to the publisher, and whose result is not known yet."""
+"""The window: the messages that were given to the publisher, and whose result has not been reported yet."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Window:
         self.unconfirmed: dict[int, Message] = {}  # by delivery tag, in the order of publishing
         self.settled: deque[Settled] = deque()
         self.next_tag = 1
-        # Each counter is changed by one thread only, so they need no lock.
+        # In: counted by the main thread. Out: by whoever reports, under the publisher's reporting lock.
         self.messages_in = self.messages_out = self.bytes_in = self.bytes_out = 0
 
     def add(self, message: Message) -> None:

@@ -25,9 +25,7 @@ from task_queue.terminal.printing import complain_of
 from task_queue.terminal.output import drop_when, interrupt_write
 from task_queue.threads import WINDOWS
 
-ONE_BURST = (
-    0.2  # seconds in which the same signal counts once: a supervisor may forward one that has reached us already
-)
+ONE_BURST = 0.2  # seconds in which the same signal counts once: a supervisor may forward one that we have already
 
 
 class State(enum.Enum):
@@ -88,7 +86,7 @@ class Signals:
 
     @property
     def has_interrupted(self) -> bool:
-        """Whether a KeyboardInterrupt that was caught came from a signal, and not from the task itself."""
+        """Whether a KeyboardInterrupt that was caught came from a signal, and was not raised by the task itself."""
         return self._state == State.INTERRUPT or self.handlers.is_replaced(signal.SIGINT)
 
     @contextlib.contextmanager

@@ -19,7 +19,7 @@ CANCELLED = (
     "RabbitMQ cancelled this worker's subscription: its queue was deleted, or its task took longer than --ack-timeout."
 )
 
-# A pattern for the innermost exception, our message, and whether it is final: then a retry can't help.
+# A pattern for the innermost exception, our message, and whether it is final: a refusal that only a person can mend.
 WORDS: list[tuple[str, str, bool]] = [
     ("^gaierror|^Unicode", "No machine named {host} is known: check the host in --url or AMQP_URL.{origin}", False),
     ("Address family", "No IPv6 here, so {at} can't be reached ({why}): write 127.0.0.1, or the like, as host.", False),

@@ -76,6 +76,8 @@ def emitter_ends(stage: Stage, number: signal.Signals, next_line: Callable[[Run]
         eventually(lambda: stage.confirmed(emitter) > goal, "it goes on")  # noqa: B023
         emitter.send(number)
         emitter.process.wait(SOON)
+        with stage.log.open("ab") as log:
+            log.write(b"\n")  # else half a line of a killed one would spoil the next one's first record
         if emitter.process.returncode == 0:  # it had sent the last one before the signal came
             assert stage.confirmed(emitter) == len(lines) - first
             first = len(lines)

@@ -9,7 +9,6 @@ from datetime import datetime, timezone
 from task_queue.exceptions import SettingsError
 from task_queue.terminal.printing import complain
 from task_queue.terminal.text import printable, text_of
-from task_queue.threads import WINDOWS
 
 
 class EventLog:
@@ -38,11 +37,8 @@ class EventLog:
 
         self._encode = json.JSONEncoder(default=str).encode
         try:
-            # O_NONBLOCK is for open() only: then a named pipe without a reader is an error, and no endless wait.
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
             self.descriptor = os.open(path, flags, 0o666)
-            if not WINDOWS:
-                os.set_blocking(self.descriptor, True)
         except OSError as error:
             raise SettingsError(f"The log file {printable(str(path))} can't be opened: {error.strerror}.") from None
 

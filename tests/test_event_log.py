@@ -5,17 +5,13 @@ import os
 import re
 import signal
 import socket
-from pathlib import Path
 from typing import Any
 
-import pytest
 from harness import Scripts, eventually
 from in_process import put, said_by, work
 from relay import Relay
 from scripted_server import Server, takes_up_to
 
-from task_queue import SettingsError
-from task_queue.event_log import EventLog
 from task_queue.worker.task import Task
 
 # Each event's fields and their types, all of them: others read these records.
@@ -77,12 +73,6 @@ def test_a_task_is_logged_as_received_before_the_work_begins(at_server: Scripts,
     then: list[str] = []
     work(at_server, lambda _: then.extend(record["event"] for record in at_server.events()), max_tasks=1)
     assert then == ["received"]
-
-
-def test_a_log_that_is_a_pipe_without_a_reader_is_an_error(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "log")
-    with pytest.raises(SettingsError, match="can't be opened"):
-        EventLog(str(tmp_path / "log"), "worker")
 
 
 def test_a_log_that_is_a_pipe_gets_every_record_though_its_reader_is_late(at_server: Scripts, server: Server) -> None:

@@ -2,31 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 
 import pytest
 from harness import Scripts, start_own
 from scripted_server import Server
 
 SCRIPTS = ["emitter_of_tasks.py", "listening_worker.py"]
-
-
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-@pytest.mark.parametrize("program", ["emitter", "worker", "own"])
-def test_what_is_printed_does_not_go_into_a_socket_that_has_the_number_of_standard_output(
-    at_server: Scripts, server: Server, program: str, closed: str
-) -> None:
-    own = "listen(lambda task: [os.write(number, b'noise') for number in (1, 2)], max_tasks=1)"
-    noisy = "sh -c 'echo noise && echo noise >&2'"
-    command, does = {
-        "emitter": (at_server.command("emitter_of_tasks.py", "task"), "Basic.Publish"),
-        "worker": (at_server.command("listening_worker.py", "--max-tasks", 1, "--run", noisy), "Basic.Ack"),
-        "own": ([sys.executable, "-c", f"import os; from listening_worker import listen; {own}"], "Basic.Ack"),
-    }[program]
-    server.put(b"task")
-    at_server.start_command(["bash", "-c", f'exec {closed}; exec "$@"', "-", *command]).ends()
-    assert len(server.got(does)) == 1
-    assert server.errors == []
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

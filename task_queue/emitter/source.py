@@ -34,16 +34,16 @@ def typed_tasks(connection: Connection) -> Iterator[Message]:
 
     Raises:
         EOFError: the input has ended.
+        InputError: what is typed is not text in the terminal's encoding.
     """
     say(f" [*] Sending tasks to {connection.where}. To exit press CTRL+C")
     prompt = Prompt("Enter new task: ", has_history=True)
-    while True:
-        try:
+    try:
+        while True:
             if (text := prompt.ask()).strip():
                 yield new_message(text)
-        except UnicodeError:
-            prompt.edit_no_more()
-            complain(" [!] That is not text in this terminal's encoding. Please type it again.")
+    except UnicodeError:
+        raise InputError("That is not text in this terminal's encoding.") from None
 
 
 class Source:

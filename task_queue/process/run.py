@@ -61,13 +61,7 @@ def _keep_status() -> None:
 
 
 def open_standard_streams() -> None:
-    """Make sure that a task can print: any character, and also if standard output or standard error is closed."""
-    for descriptor in (0, 1, 2):  # else a socket could get descriptor 1, and output would go into it
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free
+    """Make sure that a task can print any character, and that there is a standard error."""
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115  # input() fails if it is None
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         # Else a task that prints 日本 into a file on Windows fails.

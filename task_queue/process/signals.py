@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from task_queue.exceptions import Failure, WorkerError
 from task_queue.process.signal_handlers import FINISHING_SIGNALS, SignalHandlers
 from task_queue.terminal.printing import complain_of
-from task_queue.terminal.output import drop_when, interrupt_write
+from task_queue.terminal.output import drop_when
 from task_queue.threads import WINDOWS
 
 ONE_BURST = 0.2  # seconds in which the same signal counts once: a supervisor may forward one that we have already
@@ -138,7 +138,6 @@ class Signals:
             self._is_due = not finishes
         if may_raise:
             self._interrupt_if_due()
-            interrupt_write()
 
     def _interrupt_if_due(self) -> None:
         if self.is_interrupt_due and not self._held:

@@ -27,7 +27,6 @@ class Blocked(Exception):
 
 
 class _ThisThread(threading.local):
-    writes_to: TextIO | None = None
     has_dropped = False  # the last text was dropped, so the next one is not waited for
     is_ending: Callable[[], bool] = staticmethod(lambda: False)
 
@@ -41,25 +40,12 @@ def drop_when(is_ending: Callable[[], bool]) -> None:
     _here.has_dropped = False
 
 
-def interrupt_write() -> None:
-    """Drop what the main thread is writing, if the stream is blocked. Called by the signal handler.
-
-    Raises:
-        Blocked: write() catches it.
-    """
-    stream, _here.writes_to = _here.writes_to, None
-    if stream is not None and not takes_more(stream):
-        _here.has_dropped = True
-        raise Blocked
-
-
 def write(text: str, stream: TextIO) -> None:
     """Write text at once, with escapes for what the stream can't encode. Drop it if the stream is blocked or closed.
 
     Raises:
         OSError: it can't be written for another reason, such as a full disk.
     """
-    _here.writes_to = stream
     try:
         wait_until_writable(stream)
         encoding = getattr(stream, "encoding", None) or "utf-8"  # a replacement of sys.stdout may have none
@@ -81,8 +67,6 @@ def write(text: str, stream: TextIO) -> None:
         if error.errno not in GONE:
             raise
         _send_nowhere(stream)  # else each print() of a task would fail
-    finally:
-        _here.writes_to = None
 
 
 def wait_until_writable(stream: TextIO) -> None:

@@ -50,10 +50,6 @@ class Prompt:
             raise EOFError
         return typed
 
-    def edit_no_more(self) -> None:
-        """Switch line editing off: readline would add bytes that are not text to the next answer."""
-        self._readline = None
-
     def _input(self) -> str:
         if is_notebook():
             return input(self._text)

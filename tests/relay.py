@@ -24,6 +24,7 @@ class Relay:
         self.sockets: list[socket.socket] = []  # one to each side
         self.delay = 0.0  # seconds by which each piece from the broker comes late
         self.piece = 65536  # bytes that are passed on at a time
+        self.pause = 0.0  # seconds after each piece to the broker, as on a slow link
         self.heartbeats = 0  # that the scripts have sent
         self.last_sent = b""  # by a script
         self._requests_pass, self._answers_pass = threading.Event(), threading.Event()
@@ -85,6 +86,7 @@ class Relay:
                 else:
                     self.heartbeats += data.count(HEARTBEAT)
                     self.last_sent = data
+                    time.sleep(self.pause)
                 passes.wait()
                 if self._breaks_frames:
                     self._breaks_frames = False

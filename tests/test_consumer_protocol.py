@@ -10,7 +10,11 @@ from collections.abc import Callable
 import pytest
 from harness import Scripts
 from in_process import work
+from pika import spec
 from scripted_server import Got, Server, Session, nothing
+
+from task_queue.rabbitmq.connection import CLOSE_WITHIN
+from task_queue.rabbitmq.error_messages import CANCELLED
 
 
 @pytest.mark.parametrize(
@@ -72,3 +76,19 @@ def test_the_last_task_is_not_told_as_done_if_rabbitmq_has_not_answered(
     server.put(b"task")
     work(at_server, lambda _: None, burst=False, max_tasks=1)
     assert [record["event"] for record in at_server.events()] == ["received", event]
+
+
+def test_a_connection_that_waits_for_an_answer_is_closed_in_time_all_the_same(
+    at_server: Scripts, server: Server
+) -> None:
+    """Where pika would ask RabbitMQ to close only when it has that answer."""
+
+    def answer(session: Session, got: Got) -> None:
+        if session.consumer is None:
+            session.answer(got)
+        else:  # it looks whether the queue is empty
+            session.send(spec.Basic.Cancel(session.consumer))
+
+    server.on("Queue.Declare", answer, connection=0)
+    assert " [!] " + CANCELLED in work(at_server, lambda _: None)
+    assert server.session(1).began - server.session(0).began < CLOSE_WITHIN + 2

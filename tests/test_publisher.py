@@ -17,7 +17,6 @@ from scripted_server import Got, Server, Session, nothing, refuse
 from task_queue import QueueError
 from task_queue.emitter.message import Message
 
-WAITS = "RabbitMQ has confirmed nothing for 0 s. Waiting ...\n"
 IS_FULL = "The queue takes no tasks for now: is it full? Trying again ...\n"
 
 
@@ -123,25 +122,6 @@ def test_what_was_refused_is_published_again_in_order_before_anything_newer(
     server.session(0).send(spec.Basic.Ack(8, multiple=True))
     emitter.settle()
     assert len(server.got("Basic.Publish")) == 8
-
-
-def test_an_emitter_says_that_it_waits_when_nothing_is_confirmed_for_long(
-    server: Server, emitter: Emitter, said: Callable[[], str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As when a queue has lost most of its nodes. Said once, and not where RabbitMQ has said why on this connection."""
-    monkeypatch.setattr(task_queue.emitter.publisher, "SILENCE", 0.1)
-    server.on("Basic.Publish", nothing)
-    emitter.send("task")
-    server.gets("Basic.Publish")
-    server.session(0).send(spec.Connection.Blocked("low on memory"))
-    says(said, "low on memory")
-    emitter.wait_for_confirms(seconds=0.5)
-    assert WAITS not in said()
-    server.session(0).hang_up()
-    server.gets("Basic.Publish", times=2)
-    emitter.wait_for_confirms(seconds=0.5)
-    says(said, WAITS)
-    assert said().count(WAITS) == 1
 
 
 def test_no_task_is_taken_in_when_the_connection_is_lost_for_good(

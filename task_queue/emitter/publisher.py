@@ -12,6 +12,7 @@ from pika.channel import Channel
 
 from task_queue.emitter.frames import Encoder
 from task_queue.emitter.message import Message
+from task_queue.emitter.silent_node import SilentNode
 from task_queue.emitter.window import Settled, Window
 from task_queue.exceptions import QueueError
 from task_queue.rabbitmq.connection import Connection
@@ -24,7 +25,6 @@ from task_queue.terminal.printing import complain_in_background, do_in_backgroun
 WINDOW = 1000  # messages; a larger window is hardly faster, and more must be sent again after a lost connection
 REFILL = 250  # confirms until a full window gets new messages; with 500, RabbitMQ would be idle
 WINDOW_BYTES = 16 * 1024 * 1024  # so that large messages do not fill the memory
-SILENCE = 10.0  # seconds without a confirm until we say that we wait: a queue may have lost most of its nodes
 SLOW_REPORT = 2.0  # seconds to wait while the background thread reports
 FULL_PAUSE = 1.0  # seconds until we send again what a full queue has refused
 FULL_PAUSES = 5  # such pauses until we reconnect
@@ -44,7 +44,6 @@ class Publisher:
     _encoder: Encoder  # for the current channel
 
     def __init__(self, settings: ConnectionSettings, tell: Callable[[list[Settled]], None]) -> None:
-        self.connection = Connection(settings, self._on_ready, self._on_lost, self._tell_in_background)
         self.next_line: int | None = None
         self._window = Window()
         self._tell = tell
@@ -52,6 +51,8 @@ class Publisher:
         self._largest = float("inf")  # bytes that RabbitMQ takes in one message, known after the first refusal
         self._is_paused = False  # because the queue is full
         self._pauses = 0  # in a row, since the last confirm
+        self.connection = Connection(settings, self._on_ready, self._on_lost, self._tell_in_background)
+        self._silent_node = SilentNode(self.connection, len(settings.nodes), self._expects_confirms)
 
     def publish(self, message: Message) -> None:
         """Send a message. Waits for confirms only when the window is full.
@@ -79,13 +80,10 @@ class Publisher:
         def has_news() -> bool:
             return bool(window.settled) or signals.is_interrupt_due or not window.exceeds(messages, size)
 
-        deadline, has_complained = time.monotonic() + seconds, False
+        deadline = time.monotonic() + seconds
         while window.exceeds(messages, size) and (left := deadline - time.monotonic()) > 0:
             with self.connection.loop:
-                self.connection.wait(has_news, min(left, SILENCE))
-                if left > SILENCE and not has_news() and not has_complained and self._waits_for_confirms():
-                    has_complained = True
-                    complain_in_background(f" [*] RabbitMQ has confirmed nothing for {SILENCE:.0f} s. Waiting ...")
+                self.connection.wait(has_news, left)
             self.tell_settled()
 
     def pending(self) -> list[Message]:
@@ -96,10 +94,6 @@ class Publisher:
         """Report the messages that were settled since the last call."""
         with self.connection.loop.signals.held():  # else Ctrl+C could leave the reporting lock taken
             self._tell_settled(SLOW_REPORT)  # the background thread may be at it
-
-    def _waits_for_confirms(self) -> bool:
-        is_connected = self.connection.channel is not None and not self.connection.is_blocked
-        return is_connected and bool(self._window.unconfirmed) and not self._is_paused
 
     def _tell_in_background(self) -> None:
         if self._window.settled:
@@ -141,7 +135,11 @@ class Publisher:
         self._encoder = Encoder(self.connection.queue, channel.channel_number, channel.connection.params.frame_max)
         self._window.reset_for_new_channel()
         self._is_paused = False
+        self._silent_node.watch(channel)
         self._send()
+
+    def _expects_confirms(self) -> bool:
+        return bool(self._window.unconfirmed) and not (self._is_paused or self.connection.is_blocked)
 
     def _on_confirm(self, frame: pika.frame.Method[pika.spec.Basic.Ack | pika.spec.Basic.Nack]) -> None:
         if self.connection.channel is None:  # a message was returned; RabbitMQ confirms it, too, which must not count
@@ -151,6 +149,8 @@ class Publisher:
         if frame.method.multiple:
             tags = list(itertools.takewhile(lambda tag: tag <= last, unconfirmed))
         messages = [unconfirmed.pop(tag) for tag in tags if tag in unconfirmed]
+        if messages:
+            self._silent_node.confirmed(messages[-1])
         if isinstance(frame.method, pika.spec.Basic.Nack):
             self._pause_publishing(messages)
         else:

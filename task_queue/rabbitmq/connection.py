@@ -55,15 +55,15 @@ class Connection:
         self.rules = Rules(declared_by_us=not settings.is_passive)
         self.is_blocked = False
         self.reconnecting = Reconnecting(settings.patience, len(settings.nodes))
-        try:
-            self.loop = Loop(self._flush, self._on_error, after_keeping)
-        except OSError as error:  # no descriptor is left
-            raise QueueError(f"No connection can be made ({error}): is a limit of this machine reached?") from None
         self._on_ready, self._on_lost = on_ready, on_lost
         self._nodes = deque(settings.nodes)  # rotated: the current one is at the end
         self._pika: PikaConnection | None = None
         self._why: BaseException | None = None  # why we closed the connection; pika says only that we did
         self._failure: QueueError | None = None  # for the main thread to raise
+        try:
+            self.loop = Loop(self._flush, self._on_error, after_keeping)
+        except (OSError, RuntimeError) as error:  # no descriptor is left, or no thread
+            raise QueueError(f"No connection can be made ({error}): is a limit of this machine reached?") from None
 
     @property
     def where(self) -> str:
@@ -76,10 +76,6 @@ class Connection:
         Raises:
             QueueError: no node accepted us.
         """
-        try:
-            self.loop.keeper.start()
-        except RuntimeError as error:
-            raise QueueError(f"No thread can be started ({error}): is a limit of this machine reached?") from None
         with self.loop:
             self._connect()
             self.wait(lambda: self.channel or self.loop.signals.is_ending)
@@ -112,11 +108,15 @@ class Connection:
             raise self._failure
 
     def drop(self, why: BaseException) -> None:
-        """Close this connection, for a reason, and reconnect. Call it only inside a callback."""
+        """Close this connection, for a reason, and reconnect. Call it only inside a callback.
+
+        pika closes it only when RabbitMQ has answered what we asked before, so it may have to be cut off.
+        """
         self.channel = None
         if self._pika is not None and self._pika.is_open:
             self._why = why
             self._pika.close()
+            self.loop.ioloop.call_later(CLOSE_WITHIN, self._pika.abort)
 
     def close(self, within: float = CLOSE_WITHIN) -> None:
         """Send what is left, such as the last acknowledgement, and close. Take at most `within` seconds."""

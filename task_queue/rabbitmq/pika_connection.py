@@ -8,6 +8,7 @@ of 2026-11.
 from __future__ import annotations
 
 import contextlib
+import sys
 from concurrent.futures import Future
 from typing import Any
 
@@ -19,6 +20,10 @@ from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapte
 from pika.exceptions import ChannelWrongStateError
 
 from task_queue.threads import DaemonThread
+
+if sys.platform == "linux":
+    import fcntl
+    import termios
 
 GATHERED_BYTES = 64 * 1024  # at most: after each partial write, pika copies the rest
 
@@ -90,3 +95,14 @@ def send_frames(channel: pika.channel.Channel, frames: list[bytes]) -> None:
     if not channel.is_open:
         raise ChannelWrongStateError("Channel is not open.")
     channel.connection._output_marshaled_frames(frames)  # type: ignore[attr-defined]
+
+
+def unsent_bytes(channel: pika.channel.Channel) -> int:
+    """Return how many bytes wait for RabbitMQ's machine to take them: in pika, and on Linux also in the system."""
+    transport: Any = channel.connection._transport  # type: ignore[attr-defined]
+    unsent: int = transport.get_write_buffer_size()
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            waiting = fcntl.ioctl(transport._sock.fileno(), termios.TIOCOUTQ, bytes(4))
+            unsent += int.from_bytes(waiting, sys.byteorder)
+    return unsent

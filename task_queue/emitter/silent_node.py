@@ -1,0 +1,64 @@
+"""A node of RabbitMQ that confirms nothing any more, as when it is cut off from the others of its cluster."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from pika.channel import Channel
+
+from task_queue.emitter.message import Message
+from task_queue.exceptions import QueueError
+from task_queue.rabbitmq.connection import Connection
+from task_queue.rabbitmq.pika_connection import unsent_bytes
+from task_queue.terminal.printing import complain_in_background
+
+# Seconds without a confirm until we go on at the next node: twice as long each time that this does not help, or where
+# confirms are that slow.
+SILENCE, LONGEST_SILENCE = 10.0, 120.0
+WATCH_EVERY = 1.0  # seconds
+
+
+class SilentNode:
+    """Watches whether confirms come; if not, says so once, and goes on at the next node, if there are several.
+
+    A node that is cut off from the others goes on living, and sends heartbeats. Only confirms need the other nodes.
+
+    Args:
+        connection: its channel is watched.
+        nodes: how many nodes there are.
+        expects_confirms: tells whether RabbitMQ owes us one.
+    """
+
+    def __init__(self, connection: Connection, nodes: int, expects_confirms: Callable[[], bool]) -> None:
+        self._connection, self._nodes, self._expects_confirms = connection, nodes, expects_confirms
+        self._silence = SILENCE
+        self._moved_at = 0.0  # on the monotonic clock
+        self._is_told = False
+
+    def confirmed(self, message: Message) -> None:
+        """Note that RabbitMQ has confirmed a message."""
+        age = time.time() - message.timestamp  # a slow queue confirms as slowly at the next node
+        self._silence = min(max(SILENCE, 2 * age), LONGEST_SILENCE)
+        self._moved_at, self._is_told = time.monotonic(), False
+
+    def watch(self, channel: Channel, before: int | None = None) -> None:
+        """Watch a new channel, every second from now on. `before` is how much was unsent a second ago."""
+        if channel is not self._connection.channel:
+            return
+        unsent = unsent_bytes(channel)
+        # On a slow link, a large message needs longer than SILENCE; but less and less of it is unsent.
+        if before is None or unsent < before or not self._expects_confirms():
+            self._moved_at = time.monotonic()
+        elif time.monotonic() - self._moved_at > self._silence:
+            self._on_silence()
+        self._connection.loop.ioloop.call_later(WATCH_EVERY, lambda: self.watch(channel, unsent))
+
+    def _on_silence(self) -> None:
+        if not self._is_told:
+            self._is_told = True
+            what = "Going on at the next node" if self._nodes > 1 else "Waiting"
+            complain_in_background(f" [*] RabbitMQ has confirmed nothing for {self._silence:.0f} s. {what} ...")
+        self._silence = min(2 * self._silence, LONGEST_SILENCE)
+        if self._nodes > 1:
+            self._connection.drop(QueueError(""))

@@ -18,7 +18,7 @@ if __name__ == "__main__":
 
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl+C during the imports must not show a traceback
-    gc.disable()  # until run(): collections find nothing during the imports, and take an eighth of a short run
+    gc.disable()  # until run(): it frees nothing during the imports, and takes an eighth of a short run
 
 import argparse
 import contextlib
@@ -113,7 +113,7 @@ def main() -> int:
 
 
 def preceded_by(offer: Callable[[], object], tasks: Iterator[Message]) -> Iterator[Message]:
-    """Offer the admin panel, then yield the tasks. As a generator, it begins when send() has connected."""
+    """Offer the admin panel when send() has connected and asks for the first task; then yield the tasks."""
     try:
         offer()
         yield from tasks
@@ -175,7 +175,7 @@ def send(tasks: Iterator[Message], publisher: Publisher, signals: Signals, wait_
 
 
 def retry(letters: DeadLetters, offer: Callable[[], object], signals: Signals) -> int:
-    """Have RabbitMQ move the dead letters back, say how many in any case, and return the exit status."""
+    """Have RabbitMQ move the dead letters back, say how many, also after an error, and return the exit status."""
     status, queue = 0, letters.connection.queue
     try:
         with contextlib.closing(letters.connection), signals.interruptible():

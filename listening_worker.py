@@ -20,7 +20,7 @@ if __name__ == "__main__":
 
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl+C during the imports must not show a traceback
-    gc.disable()  # until run(): collections find nothing during the imports, and take an eighth of a short run
+    gc.disable()  # until run(): it frees nothing during the imports, and takes an eighth of a short run
 
 import argparse
 import contextlib
@@ -103,7 +103,7 @@ def handle(task: Task, perform: Perform, consumer: Consumer, report: Report, sig
     report.received(task)
     try:
         perform_here(task, perform, signals)
-    except BaseException as error:  # whatever it is, the task has failed; but for Ctrl+C, and what is not its fault
+    except BaseException as error:  # any exception is a failure of the task, except Ctrl+C and WorkerError
         is_interrupted = isinstance(error, KeyboardInterrupt) and signals.has_interrupted
         if is_interrupted:
             signals.leave()
@@ -124,7 +124,7 @@ def handle(task: Task, perform: Perform, consumer: Consumer, report: Report, sig
 
 
 def perform_here(task: Task, perform: Perform, signals: Signals) -> None:
-    """Perform a task. Ctrl+C may interrupt only here, so that a finished task is always acknowledged."""
+    """Perform a task. Ctrl+C may interrupt only here, and not while the task is acknowledged."""
     pid = os.getpid()
     try:
         with signals.interruptible():

@@ -25,7 +25,7 @@ DEFAULT_QUEUE = "tasks"
 LONGEST_HEARTBEAT = 65535  # seconds; AMQP stores it in 16 bits
 LONGEST_NAME = 242  # bytes of a queue's name; RabbitMQ allows 255, and .dead-letters needs 13 of them
 LEAST_FRAME_MAX = 8192  # bytes; with less, RabbitMQ 4.1 and later close the connection without an error
-PATIENCE = 300.0  # seconds, see ConnectionSettings; of programs that end by themselves. Others never give up
+PATIENCE = 300.0  # seconds, see ConnectionSettings; of runs that end by themselves, as with words, a file or --burst
 
 
 class ConnectionSettings(NamedTuple):
@@ -35,8 +35,8 @@ class ConnectionSettings(NamedTuple):
         nodes: where RabbitMQ is; the nodes of a cluster are tried in turn.
         queue: the work queue's name.
         name: the connection's and the worker's name, in the admin panel and in the log.
-        patience: seconds to go on trying when RabbitMQ refuses us, though it worked before. At the start a refusal ends
-            the program at once; after a lost connection we try for ever.
+        patience: seconds to go on trying when RabbitMQ refuses us (password, rights), though it worked before. At the
+            start a refusal ends the program at once. While RabbitMQ is away, we try for ever.
         is_passive: only check that the queue exists (a passive declaration).
         is_from_environment: AMQP_URL has said where RabbitMQ is.
     """
@@ -121,7 +121,7 @@ def _node_at(url: str) -> pika.URLParameters:
         "@ is %40), or has an option behind ? that pika does not take."
     )
     before, _, query = url.partition("?")
-    # A name that is also in front of the query may be the password.
+    # Not a file whose name is also in front of the ?: it may be the password, and would be printed.
     files = [file for file in re.findall(r":\s*['\"](.+?)['\"]", unquote(query)) if file not in before]
     try:
         if any(_is_encrypted(file) for file in files) and "password" not in query:

@@ -16,7 +16,7 @@ from task_queue.settings import ConnectionSettings
 
 PREFETCH = 20  # unacknowledged letters at a time; more are not faster, and need memory
 LOOK_AFTER = 0.2  # seconds between two checks of the queue
-# Empty checks before we stop; more after a lost connection, because requeuing takes a while.
+# Checks in a row that must find the queue empty before we stop; more after a lost connection: requeuing takes a while.
 LOOKS, LOOKS_AFTER_LOSS = 2, 10
 
 
@@ -25,14 +25,15 @@ class DeadLetters:
 
     Attributes:
         total: how many there were at the start; None before they were counted.
-        moved: how many we have refused, so that they are on their way back.
+        moved: how many we have refused, so that they are on their way back. When RabbitMQ has surely processed our
+            answers, they are `_answered`, too.
     """
 
     def __init__(self, settings: ConnectionSettings) -> None:
         # Passive, because an existing work queue may have other arguments: letters come back to that, too.
         self.connection = Connection(settings._replace(is_passive=True), self._on_ready, self._on_lost)
         self.total: int | None = None
-        self.moved = self._answered = 0  # _answered: those that RabbitMQ has certainly processed
+        self.moved = self._answered = 0
         self._queue, self._name = dead_letters_of(settings.queue), settings.name
         self._looks = LOOKS
 

@@ -27,6 +27,8 @@ class Encoder:
 
         method frame | header frame: ... SIZE ... ID, TIME, end | body frame: size, a part of the BODY, end | ...
 
+    Properties that are the same in all messages may be added in message.properties().
+
     Args:
         queue: its name. The default exchange "" takes it as the routing key.
         channel: the number of the channel.
@@ -46,7 +48,7 @@ class Encoder:
         self._largest_part = frame_max - FRAME.size - len(END)
 
     def frames(self, message: Message) -> list[bytes]:
-        """Return the frames of a message, in one piece for each body frame; the first has the other two in it."""
+        """Return the frames of a message, a piece for each body frame; the first begins with the other two frames."""
         body, pieces = message.body, []
         size, time = len(body).to_bytes(8, "big"), message.timestamp.to_bytes(8, "big")
         before = b"".join((self._begin, size, self._middle, message.message_id.encode(), time, self._end))

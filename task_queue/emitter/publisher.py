@@ -31,7 +31,9 @@ FULL_PAUSES = 5  # such pauses until we reconnect
 
 
 class Publisher:
-    """Publishes messages, and sends again what was not confirmed when the connection was lost.
+    """Publishes messages, and sends again what was not confirmed when the connection was lost: perhaps a second time.
+
+    The window is changed with the loop's lock, but for what is reported: that is taken out with the reporting lock.
 
     Args:
         settings: where to connect and publish.
@@ -142,7 +144,7 @@ class Publisher:
         return bool(self._window.unconfirmed) and not (self._is_paused or self.connection.is_blocked)
 
     def _on_confirm(self, frame: pika.frame.Method[pika.spec.Basic.Ack | pika.spec.Basic.Nack]) -> None:
-        if self.connection.channel is None:  # a message was returned; RabbitMQ confirms it, too, which must not count
+        if self.connection.channel is None:  # dropped, because a message was returned: this confirms no stored message
             return
         unconfirmed, last = self._window.unconfirmed, frame.method.delivery_tag or 0
         tags = [last]

@@ -13,8 +13,8 @@ from task_queue.rabbitmq.connection import Connection
 from task_queue.rabbitmq.pika_connection import unsent_bytes
 from task_queue.terminal.printing import complain_in_background
 
-# Seconds without a confirm until we go on at the next node: twice as long each time that this does not help, or where
-# confirms are that slow.
+# Seconds without a confirm until we go on at the next node. Doubled when that has not helped. If confirms are slow
+# anyway, twice the time that the last one took.
 SILENCE, LONGEST_SILENCE = 10.0, 120.0
 WATCH_EVERY = 1.0  # seconds
 
@@ -33,14 +33,14 @@ class SilentNode:
     def __init__(self, connection: Connection, nodes: int, expects_confirms: Callable[[], bool]) -> None:
         self._connection, self._nodes, self._expects_confirms = connection, nodes, expects_confirms
         self._silence = SILENCE
-        self._moved_at = 0.0  # on the monotonic clock
+        self._progress_at = 0.0  # on the monotonic clock
         self._is_told = False
 
     def confirmed(self, message: Message) -> None:
         """Note that RabbitMQ has confirmed a message."""
         age = time.time() - message.timestamp  # a slow queue confirms as slowly at the next node
         self._silence = min(max(SILENCE, 2 * age), LONGEST_SILENCE)
-        self._moved_at, self._is_told = time.monotonic(), False
+        self._progress_at, self._is_told = time.monotonic(), False
 
     def watch(self, channel: Channel, before: int | None = None) -> None:
         """Watch a new channel, every second from now on. `before` is how much was unsent a second ago."""
@@ -49,8 +49,8 @@ class SilentNode:
         unsent = unsent_bytes(channel)
         # On a slow link, a large message needs longer than SILENCE; but less and less of it is unsent.
         if before is None or unsent < before or not self._expects_confirms():
-            self._moved_at = time.monotonic()
-        elif time.monotonic() - self._moved_at > self._silence:
+            self._progress_at = time.monotonic()
+        elif time.monotonic() - self._progress_at > self._silence:
             self._on_silence()
         self._connection.loop.ioloop.call_later(WATCH_EVERY, lambda: self.watch(channel, unsent))
 

@@ -119,7 +119,7 @@ class Source:
             raise InputError(f"Line {self._begin} of {self.name} is too long for the memory here.") from None
 
     def ends_before(self, line: int | None) -> bool:
-        """Tell whether it is a file that has no such line, and was read to its end."""
+        """Tell whether it is a file that was read to its end, and `line` comes behind the last one."""
         return 0 < self.size <= self.bytes_read and line == self._number + 1
 
     def _rows(self) -> Iterator[bytes]:

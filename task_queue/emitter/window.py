@@ -22,7 +22,8 @@ class Window:
         self.unconfirmed: dict[int, Message] = {}  # by delivery tag, in the order of publishing
         self.settled: deque[Settled] = deque()
         self.next_tag = 1
-        # In: counted by the main thread. Out: by whoever reports, under the publisher's reporting lock.
+        # In: counted by the main thread. Out: by whoever reports, under the publisher's reporting lock. As each has one
+        # writer, exceeds() needs no lock.
         self.messages_in = self.messages_out = self.bytes_in = self.bytes_out = 0
 
     def add(self, message: Message) -> None:

@@ -84,9 +84,9 @@ def is_forking(frame: FrameType | None) -> bool:
 
 
 if not WINDOWS:  # which can't fork
-    # Around a fork signals are blocked: Python would forget one that reaches the child before its handlers are back.
-    # In these functions a handler must not raise an exception: Python would print and drop it. is_forking() knows them
-    # by the beginning of their names.
+    # Signals are blocked before a fork, and unblocked after it: in the child when the earlier handlers are back, else
+    # Python would forget one that comes before. In these functions a handler must not raise an exception: Python would
+    # print and drop it. is_forking() knows them by the beginning of their names.
     _blocked = threading.local()  # the signals that were blocked before the fork
 
     def _around_fork_before() -> None:
@@ -97,6 +97,7 @@ if not WINDOWS:  # which can't fork
 
     def _in_child() -> None:
         for number in ENDING_SIGNALS:
+            # More than one level, if a task has started a worker of its own.
             while isinstance(ours := getattr(signal.getsignal(number), "__self__", None), SignalHandlers):
                 signal.set_wakeup_fd(-1)
                 signal.signal(number, ours.found[number])

@@ -25,7 +25,7 @@ from task_queue.terminal.printing import complain_of
 from task_queue.terminal.output import drop_when
 from task_queue.threads import WINDOWS
 
-ONE_BURST = 0.2  # seconds in which the same signal counts once: a supervisor may forward one that we have already
+ONE_BURST = 0.2  # seconds in which the same signal counts once: a terminal and a supervisor may both send it
 
 
 class State(enum.Enum):
@@ -51,7 +51,7 @@ class Signals:
         self._is_worker = is_worker
         self._state = State.RUN
         self._may_interrupt = False
-        self._is_due = False  # a KeyboardInterrupt is pending
+        self._is_pending = False  # a KeyboardInterrupt, until we are in interruptible() and in no held()
         self._held = 0
         self._last = (0, float("-inf"))  # the signal that counted last, and when it came
 
@@ -68,7 +68,7 @@ class Signals:
         # Only after the restore: later signals go to the earlier handlers.
         if self._is_worker and (error is None or isinstance(error, Failure)):
             if self._state != State.RUN and isinstance(error, WorkerError):
-                complain_of(error)
+                complain_of(error)  # it does not come out, because we raise something else
             if self._state == State.INTERRUPT:
                 raise KeyboardInterrupt from None
             if self._state == State.FINISH:
@@ -82,7 +82,7 @@ class Signals:
     @property
     def is_interrupt_due(self) -> bool:
         """Whether a KeyboardInterrupt is raised when the held() blocks have ended."""
-        return self._is_due and self._may_interrupt
+        return self._is_pending and self._may_interrupt
 
     @property
     def has_interrupted(self) -> bool:
@@ -115,16 +115,19 @@ class Signals:
     def release(self) -> None:
         """Undo hold(), and raise the KeyboardInterrupt that was delayed."""
         self._held -= 1
-        if self._is_due:
+        if self._is_pending:
             self._interrupt_if_due()
 
     def leave(self) -> None:
         """Note that the program was interrupted, and ends now: no further signal interrupts it."""
         self._state = State.INTERRUPT
-        self._is_due = self._may_interrupt = False
+        self._is_pending = self._may_interrupt = False
 
     def send_again(self) -> None:
-        """Send the main thread a signal that came while it forked a process, where nothing can be raised."""
+        """Send the main thread a signal once more that came while it forked: nothing could be raised there.
+
+        Called by the keeper.
+        """
         main = threading.main_thread().ident
         if self.is_interrupt_due and not self._held and not WINDOWS and main is not None:
             signal.pthread_kill(main, self._last[0])
@@ -135,13 +138,13 @@ class Signals:
             self._last = number, time.monotonic()
             finishes = self._is_worker and number in FINISHING_SIGNALS and self._state == State.RUN
             self._state = State.FINISH if finishes else State.INTERRUPT
-            self._is_due = not finishes
+            self._is_pending = not finishes
         if may_raise:
             self._interrupt_if_due()
 
     def _interrupt_if_due(self) -> None:
         if self.is_interrupt_due and not self._held:
-            self._is_due = False
+            self._is_pending = False
             raise KeyboardInterrupt
 
 

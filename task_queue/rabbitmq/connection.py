@@ -71,11 +71,7 @@ class Connection:
         return f"queue {self.queue}{place(self._nodes[-1])}"
 
     def open(self) -> None:
-        """Connect to the first node that accepts us. Returns early after a signal.
-
-        Raises:
-            QueueError: no node accepted us.
-        """
+        """Connect to the first node that accepts us. Returns early after a signal. Raises QueueError if none does."""
         with self.loop:
             self._connect()
             self.wait(lambda: self.channel or self.loop.signals.is_ending)
@@ -98,8 +94,8 @@ class Connection:
         if channel is not None:  # RabbitMQ answers after it has processed all that we sent before
             channel.queue_declare(queue, passive=True, callback=lambda frame: answers.append(frame.method))
             self.wait(lambda: answers or self.loop.signals.is_ending or self.channel is not channel)
-        # If RabbitMQ counts no consumer, though we are one, these are no real numbers: the queue's leader has not
-        # answered it within 0.25 s.
+        # We are a consumer. If RabbitMQ counts none, the queue's leader has not answered within 0.25 s, and no message is
+        # counted, either.
         return not answers[0].message_count and bool(answers[0].consumer_count) if answers else None
 
     def check(self) -> None:
@@ -110,7 +106,7 @@ class Connection:
     def drop(self, why: BaseException) -> None:
         """Close this connection, for a reason, and reconnect. Call it only inside a callback.
 
-        pika closes it only when RabbitMQ has answered what we asked before, so it may have to be cut off.
+        pika waits for open answers first, which may never come: then we cut the connection.
         """
         self.channel = None
         if self._pika is not None and self._pika.is_open:
@@ -130,7 +126,8 @@ class Connection:
                 self._pika.abort()
         self.loop.close()
 
-    # From here on: called by pika, in the thread that drives the loop.
+    # From here on: called by pika, in the thread that drives the loop. A lost connection goes through all of it:
+    # _on_closed, _reconnect, a pause, _connect, _on_open, _on_channel, _on_declared, on_ready.
 
     def _connect(self) -> None:
         self._nodes.rotate(-1)

@@ -20,6 +20,7 @@ CANCELLED = (
 )
 
 # A pattern for the innermost exception, our message, and whether it is final: a refusal that only a person can mend.
+# The first pattern that fits counts.
 WORDS: list[tuple[str, str, bool]] = [
     ("^gaierror|^Unicode", "No machine named {host} is known: check the host in --url or AMQP_URL.{origin}", False),
     ("Address family", "No IPv6 here, so {at} can't be reached ({why}): write 127.0.0.1, or the like, as host.", False),

@@ -34,8 +34,8 @@ class Loop:
 
     Args:
         before_step: called before each step, with the lock.
-        on_error: called with the exception that a step raised, with the lock. It returns a function, which is called
-            when the I/O loop has been replaced.
+        on_error: called with the exception that a step raised, with the lock. It drops the broken connection, and
+            returns a function that reconnects, which is called when there is a new I/O loop.
         after_keeping: called by the keeper, without the lock, after each step it drove.
 
     Raises:
@@ -127,11 +127,12 @@ class Loop:
         ioloop.activate_poller()
         ioloop.add_handler(self._bell[0].fileno(), self._silence_bell, IOLoop.READ)
         if self.signals.stop is not None:
-            self._look_at_stop(ioloop)
+            self._end_steps_early(ioloop)
         return ioloop
 
-    def _look_at_stop(self, ioloop: IOLoop) -> None:
-        ioloop.call_later(STOP_SEEN_WITHIN, lambda: self._look_at_stop(ioloop))
+    def _end_steps_early(self, ioloop: IOLoop) -> None:
+        # Whoever drives looks whether `stop` is set after each step, and a timer ends a step.
+        ioloop.call_later(STOP_SEEN_WITHIN, lambda: self._end_steps_early(ioloop))
 
     def _silence_bell(self, *_: object) -> None:
         self._bell[0].recv(4096)
@@ -144,6 +145,7 @@ class Loop:
         away = 0.0  # seconds since the main thread has driven
         while not self.closing.wait(max(0.0, KEEPER_DELAY - away)):
             with self._lock:
+                # If main waits for the lock, give it back, and sleep: a thread that takes it at once would win again.
                 away = 0.0 if self._main_knocks else time.monotonic() - self._main_drove_at
                 if away >= KEEPER_DELAY and not self.closing.is_set():
                     # Whatever on_error() raises, go on: without a keeper no heartbeat goes out.

@@ -1,8 +1,8 @@
 """Our pika connection: it gathers what is written, and accepts headers that pika can't decode.
 
 This is the only file that uses what is private to pika. If a later pika ignores an override, it works, only slower, or
-without odd headers; but send_frames() needs the method that it calls. Tested with pika 1.3.2, 1.4.4 and its main branch
-of 2026-11.
+without odd headers. What send_frames() and unsent_bytes() use must be there. Tested with pika 1.3.2, 1.4.4 and its main
+branch of 2026-11.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class IOServices(SelectorIOServicesAdapter):
     """What pika needs of an I/O loop; but a look-up of a host that hangs does not block the end of the process."""
 
     def getaddrinfo(self, *arguments: Any, **named: Any) -> Any:
-        """Begin a look-up. pika's thread for it inherits that it is a daemon, so we start it from one."""
+        """Begin a look-up, from a daemon thread: the thread that pika starts for it is a daemon then, too."""
         begun: Future[Any] = Future()
 
         def begin() -> None:

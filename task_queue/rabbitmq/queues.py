@@ -11,7 +11,7 @@ from pika.channel import Channel
 DELIVERY_LIMIT = 20  # failed tries; one more makes a dead letter. RabbitMQ 4 has this default, 3.x has none
 # Not -1: that means "no limit" to RabbitMQ 4 only. RabbitMQ 3.x would drop each message that is requeued.
 NO_DELIVERY_LIMIT = 1_000_000_000
-LONGEST_TASK = 86_400_000  # milliseconds until RabbitMQ takes a task back: 24 hours. On 4.3, --ack-timeout overrides it
+LONGEST_TASK = 86_400_000  # milliseconds until RabbitMQ takes a task back: 24 hours. On 4.3 --ack-timeout overrides it
 RETRY_STEP, LONGEST_RETRY = 1_000, 30_000  # milliseconds
 
 

@@ -41,9 +41,10 @@ class Reconnecting:
         self._is_told_of_return = False
 
     def why_give_up(self, why: str, is_final: bool) -> str | None:
-        """Note an error. Return why all nodes refuse us, if we must give up; else None.
+        """Note an error. Return None to try again; to give up, each node's refusal.
 
-        Before the first connection, each node is tried once.
+        Before the first connection, each node is tried once. Later, an error that may pass is no reason to give up. A
+        final one is, as soon as all nodes have refused us; after the first success, only when the patience is over.
         """
         if not is_final and self.had_connection:
             self._refusals.clear()

@@ -1,6 +1,6 @@
 """Printing lines for the person at the terminal: at once, or in a background thread for callers that must not block.
 
-pika's callbacks and the keeper must not block, because heartbeats depend on them.
+pika's callbacks and the keeper thread (rabbitmq/loop.py) must not block, because heartbeats depend on them.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def complain_in_background(text: str) -> None:
 
 
 def do_in_background(action: Callable[[], object]) -> None:
-    """Have the background thread call a function. If that is waiting already, it is called only once."""
+    """Have the background thread call a function, unless that is waiting for it already."""
     with contextlib.suppress(queue.Full, RuntimeError):  # no thread can be started: the next call tries again
         if action not in _actions.queue:
             _actions.put_nowait(action)

@@ -44,7 +44,7 @@ class Consumer:
         self._retries_until = 0.0  # until then, tasks that failed here may come back
         self._delivered: deque[Task] = deque()  # not in hand yet; at most one, if RabbitMQ respects the prefetch
         self._wants_task = False  # if so, it is subscribed, or will be when it is connected
-        self._is_subscribed = False
+        self._is_subscribed = False  # from basic.consume until RabbitMQ has answered basic.cancel
 
     def next(self) -> Task | None:
         """Wait for a task and return it; None after a signal or at the end of a burst."""
@@ -82,7 +82,8 @@ class Consumer:
 
         def answer(task: Task) -> None:
             if self.connection.rules.has_prefetch_bug or self._slow_down.seconds:
-                self._unsubscribe()  # else we may get two tasks at once; next() subscribes again
+                # Else we may get two tasks at once; or one that would lie here while we wait. next() subscribes again.
+                self._unsubscribe()
             task.channel.basic_reject(task.delivery_tag, requeue=True)
 
         self._expect_again(self.in_hand)
@@ -115,7 +116,7 @@ class Consumer:
                 self._unsubscribe()  # first: the answer makes RabbitMQ deliver the next task
             answer(task)
             loop.step()  # sends it now: RabbitMQ works while we report the result
-            if is_last:  # a frozen RabbitMQ does not apply what comes behind a basic.cancel
+            if is_last:  # without an answer to basic.cancel, RabbitMQ has not processed what came behind it, either
                 loop.drive(lambda: not self._is_subscribed or task.channel is not self.connection.channel, LAST_ANSWER)
             if task.channel is not self.connection.channel or (is_last and self._is_subscribed):
                 return False

@@ -94,8 +94,8 @@ class Connection:
         if channel is not None:  # RabbitMQ answers after it has processed all that we sent before
             channel.queue_declare(queue, passive=True, callback=lambda frame: answers.append(frame.method))
             self.wait(lambda: answers or self.loop.signals.is_ending or self.channel is not channel)
-        # We are a consumer. If RabbitMQ counts none, the queue's leader has not answered within 0.25 s, and no message is
-        # counted, either.
+        # We are a consumer. If RabbitMQ counts none, the queue's leader has not answered within 0.25 s, and messages
+        # are not counted, either.
         return not answers[0].message_count and bool(answers[0].consumer_count) if answers else None
 
     def check(self) -> None:

@@ -158,7 +158,7 @@ def test_a_worker_goes_on_when_its_connection_ends_in_odd_ways_around_a_task(
     lines = work(at_server, perform, url=server.url + QUICK)
     assert f" [!] The connection to RabbitMQ at {server.at} was lost (" in "\n".join(lines)
     assert f" [!] RabbitMQ at {server.at} closed the connection (CONNECTION_FORCED - shutdown)." in lines
-    lost = " [!] Done, but RabbitMQ could not be told: it will hand this task out again."
+    lost = " [!] Done, but its acknowledgement is lost: RabbitMQ will hand this task out again."
     assert [lines.count(lost), lines.count(" [x] Done.")] == [len(FEW_ENDS), 1]
 
 

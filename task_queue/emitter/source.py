@@ -64,8 +64,8 @@ class Source:
     """
 
     def __init__(self, name: str | None, log: int | None, separator: str | None = None, from_line: int = 1) -> None:
-        # Standard input is /dev/null, as under cron: there is none. (Windows can't tell this from a pipe.)
-        if name is None and not WINDOWS and os.path.samestat(os.fstat(0), os.stat(os.devnull)):
+        # Standard input is closed, or /dev/null, as under cron. (Windows can't tell this from a pipe.)
+        if name is None and (sys.stdin is None or (not WINDOWS and os.path.samestat(os.fstat(0), os.stat(os.devnull)))):
             raise SettingsError(NO_INPUT)
         name = name or "-"
         self.name = "standard input" if name == "-" else printable(name)

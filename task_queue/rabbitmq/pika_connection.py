@@ -19,9 +19,9 @@ from pika.adapters.select_connection import IOLoop
 from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapter
 from pika.exceptions import ChannelWrongStateError
 
-from task_queue.threads import DaemonThread
+from task_queue.threads import WINDOWS, DaemonThread
 
-if sys.platform == "linux":
+if not WINDOWS:
     import fcntl
     import termios
 
@@ -101,8 +101,8 @@ def unsent_bytes(channel: pika.channel.Channel) -> int:
     """Return how many bytes wait for RabbitMQ's machine to take them: in pika, and on Linux also in the system."""
     transport: Any = channel.connection._transport  # type: ignore[attr-defined]
     unsent: int = transport.get_write_buffer_size()
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):
+    if not WINDOWS:
+        with contextlib.suppress(OSError):  # other systems than Linux tell nothing of a socket
             waiting = fcntl.ioctl(transport._sock.fileno(), termios.TIOCOUTQ, bytes(4))
             unsent += int.from_bytes(waiting, sys.byteorder)
     return unsent

@@ -32,7 +32,7 @@ class Report:
     def ack_lost(self, task: Task) -> None:
         """Tell that a task is done, and that RabbitMQ does not know."""
         self._record("ack-lost", task, seconds=task.seconds())
-        complain(" [!] Done, but RabbitMQ could not be told: it will hand this task out again.")
+        complain(" [!] Done, but its acknowledgement is lost: RabbitMQ will hand this task out again.")
 
     def failed(self, task: Task, why: str, is_rejected: bool, again: float) -> None:
         """Tell why a task failed, and in how many seconds it is tried again; 0 if it does not wait."""

@@ -350,7 +350,7 @@ def ack_timeout(stage: Stage) -> None:
         worker = stage.book_worker(*flags, seconds=5 if flags else 3)
         worker.shows("longer than --ack-timeout" if flags else "RabbitMQ waits no longer for an acknowledgement")
         stage.faults += 1
-    worker.shows("Done, but RabbitMQ could not be told: it will hand this task out again.")
+    worker.shows("Done, but its acknowledgement is lost: RabbitMQ will hand this task out again.")
     if flags:
         worker.send(signal.SIGKILL)
         worker = stage.book_worker()

@@ -62,7 +62,7 @@ class Connection:
         self._failure: QueueError | None = None  # for the main thread to raise
         try:
             self.loop = Loop(self._flush, self._on_error, after_keeping)
-        except (OSError, RuntimeError) as error:  # no descriptor is left, or no thread
+        except OSError as error:  # no descriptor is left
             raise QueueError(f"No connection can be made ({error}): is a limit of this machine reached?") from None
 
     @property
@@ -72,6 +72,10 @@ class Connection:
 
     def open(self) -> None:
         """Connect to the first node that accepts us. Returns early after a signal. Raises QueueError if none does."""
+        try:
+            self.loop.keeper.start()
+        except RuntimeError as error:
+            raise QueueError(f"No thread can be started ({error}): is a limit of this machine reached?") from None
         with self.loop:
             self._connect()
             self.wait(lambda: self.channel or self.loop.signals.is_ending)

@@ -40,10 +40,10 @@ class Loop:
 
     Raises:
         OSError: no descriptor is left.
-        RuntimeError: no thread can be started.
 
     Attributes:
         main: the thread that made it.
+        keeper: to be started when before_step() may be called.
         ioloop: pika's; a new one after an error.
         signals: the program's; a signal ends a step early.
         closing: set when closing begins.
@@ -68,8 +68,7 @@ class Loop:
         self._main_drove_at = time.monotonic()
         self._main_knocks = False
         self.closing = threading.Event()
-        self._keeper = DaemonThread(self._keep, "keeper")
-        self._keeper.start()
+        self.keeper = DaemonThread(self._keep, "keeper")
         self.signals.handlers.wake_through(self._bell[1])
 
     def __enter__(self) -> Loop:
@@ -115,8 +114,9 @@ class Loop:
     def close(self) -> None:
         """End the keeper, and close everything."""
         self.closing.set()
-        self._ring()
-        self._keeper.join()
+        if self.keeper.is_alive():
+            self._ring()
+            self.keeper.join()
         self.signals.handlers.wake_through(None)
         self.ioloop.close()
         for end in self._bell:

@@ -90,10 +90,7 @@ class Connection:
         self.check()
 
     def finds_empty(self, queue: str) -> bool | None:
-        """Tell whether a queue that we consume is empty; None if the connection is lost, or the program ends.
-
-        Call it only inside `with loop`.
-        """
+        """Tell whether a queue that we consume is empty; None after a loss or a signal. Only inside `with loop`."""
         channel, answers = self.channel, list[pika.spec.Queue.DeclareOk]()
         if channel is not None:  # RabbitMQ answers after it has processed all that we sent before
             channel.queue_declare(queue, passive=True, callback=lambda frame: answers.append(frame.method))

@@ -16,6 +16,7 @@ from urllib.parse import quote
 import installation
 import pytest
 import trustme
+import yaml
 from harness import PROJECT, Broker, Scripts, eventually, new_queue_name
 from take_screenshots import SCENES
 
@@ -216,25 +217,62 @@ def test_the_three_terminals_show_what_is_printed(scripts: Scripts) -> None:
         worker.ends(-signal.SIGKILL)
 
 
-def test_the_user_of_the_documents_may_do_what_the_scripts_do(broker: Broker, tmp_path: Path) -> None:
-    add_user, allow = (shlex.split(line)[1:] for line in commands(OPERATIONS) if line.startswith("rabbitmqctl"))
-    user, password = add_user[1], "se cret"
-    add = installation.command("rabbitmqctl", *add_user)
-    subprocess.run(add, env=broker.node.environment(), input=f"{password}\n", text=True, check=True)
-    try:
-        broker.node.ctl(*allow)
-        scripts = Scripts(broker, f"tasks-{new_queue_name()}", tmp_path)
+def test_the_users_of_the_documents_may_do_what_the_scripts_do(broker: Broker, tmp_path: Path) -> None:
+    scripts, password, users = Scripts(broker, f"tasks-{new_queue_name()}", tmp_path), "se cret", []
+
+    def become(user: str) -> None:
         scripts.environment["AMQP_URL"] = broker.url.replace("guest:guest", f"{user}:{quote(password)}")
+
+    try:
+        for line in re.findall("^rabbitmqctl ((?:add_user|set_permissions) .*)", OPERATIONS, re.MULTILINE):
+            words = shlex.split(line.replace("tasks", scripts.queue))
+            users += words[1:] if words[0] == "add_user" else []
+            asked = installation.command("rabbitmqctl", *words)
+            subprocess.run(asked, env=broker.node.environment(), input=f"{password}\n", text=True, check=True)
+        worker, sender, taker = users
+        become(worker)
         broker.set_policy(scripts.queue)
         scripts.emit("task")
         assert "is a dead letter now: task" in scripts.work("--run", "false").out
         scripts.emit("--retry-dead-letters")
         eventually(lambda: broker.counts(scripts.queue)[0] == 1, "it is back")
         elsewhere = scripts.emit("task", "--queue", new_queue_name(), status=1)
-        assert f"User {user} may not do this" in elsewhere.err
+        assert f"User {worker} may not do this" in elsewhere.err
+        become(sender)
+        scripts.emit("another", "--passive")
+        scripts.start("listening_worker.py", "--passive", "--burst").ends(1)
+        become(taker)
+        assert "Received another" in scripts.work("--passive").out
+        scripts.emit("a third", "--passive", status=1)
         broker.drop(scripts.queue, scripts.dead_letters)
     finally:
-        broker.api("DELETE", f"users/{user}")
+        for user in users:
+            broker.api("DELETE", f"users/{user}")
+
+
+def test_the_queues_are_shown_emptied_and_deleted(scripts: Scripts) -> None:
+    scripts.emit("task")
+    ctl = scripts.broker.node.ctl
+    eventually(lambda: f"{scripts.queue}\t1\n" in ctl("list_queues"), "RabbitMQ has counted the task")
+    found = re.findall(r"ctl ((?:list|purge|delete)_\w+(?: [a-z_]+)*)", ALL)
+    told = {re.sub("worker$", "guest", re.sub("(plain_)?tasks", scripts.queue, command)) for command in found}
+    for command in sorted(told, reverse=True):  # purge, list, delete
+        ctl(*command.split())
+        assert scripts.broker.counts(scripts.queue) == (0, 0)
+    assert f"{scripts.queue}\t" not in ctl("list_queues")
+
+
+def test_the_compose_file_waits_for_rabbitmq_and_lets_workers_finish(broker: Broker) -> None:
+    (text,) = blocks(OPERATIONS, "yaml")
+    rabbitmq, worker = (yaml.safe_load(text)["services"][name] for name in ("rabbitmq", "worker"))
+    assert worker["depends_on"] == {"rabbitmq": {"condition": "service_healthy"}}
+    assert (worker["deploy"]["replicas"], worker["stop_grace_period"], worker["init"]) == (2, "1h", True)
+    (node,) = nodes_in(worker["environment"]["AMQP_URL"].replace("${PASSWORD}", "secret"))
+    assert (node.host, node.connection_attempts, node.retry_delay) == ("rabbitmq", 30, 2)
+    health = installation.command(*rabbitmq["healthcheck"]["test"].split())
+    subprocess.run(health, env=broker.node.environment(), check=True)
+    copied = " ".join(re.findall("COPY (.*) .*", worker["build"]["dockerfile_inline"])).split()
+    assert copied == [*SCRIPTS, "task_queue"]
 
 
 def test_the_addresses_of_the_documents_are_those_of_a_cluster_and_one_with_a_certificate(

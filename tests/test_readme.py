@@ -271,8 +271,7 @@ def test_the_compose_file_waits_for_rabbitmq_and_lets_workers_finish(broker: Bro
     assert (node.host, node.connection_attempts, node.retry_delay) == ("rabbitmq", 30, 2)
     health = installation.command(*rabbitmq["healthcheck"]["test"].split())
     subprocess.run(health, env=broker.node.environment(), check=True)
-    copied = " ".join(re.findall("COPY (.*) .*", worker["build"]["dockerfile_inline"])).split()
-    assert copied == [*SCRIPTS, "task_queue"]
+    assert re.findall("COPY (.*) .*", worker["build"]["dockerfile_inline"]) == [" ".join(SCRIPTS), "task_queue"]
 
 
 def test_the_addresses_of_the_documents_are_those_of_a_cluster_and_one_with_a_certificate(

@@ -1,28 +1,28 @@
 """What the README says you will see, and why: each answer that no other test gives."""
 
-import contextlib
+import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pexpect
-import pika
 import pytest
 from harness import PROJECT, Broker, Run, Scripts, eventually, new_queue_name
 
 Lesson = Callable[[int, int], None]
 
-TEN_TASKS = b"".join(b"task %d.\n" % number for number in range(1, 11))
 LONG_TASK = "A long task" + 60 * "."
-TAKES_ALL_AND_FORGETS = """
-import os, time, pika
-channel = pika.BlockingConnection(pika.URLParameters(os.environ["AMQP_URL"])).channel()
-def callback(ch, method, properties, body):
-    print("Received", body.decode(), flush=True)
-    time.sleep(60)
-channel.basic_consume(os.environ["TASK_QUEUE"], callback, auto_ack=True)
-channel.start_consuming()
-"""
+README = (PROJECT / "README.md").read_text()
+# What the README has its reader change in the plain scripts
+AUTOMATIC = {
+    'channel.basic_consume("plain_tasks", perform)': 'channel.basic_consume("plain_tasks", perform, auto_ack=True)',
+    "    channel.basic_ack(method.delivery_tag)\n": "",
+}
+NOT_PERSISTENT = {"DeliveryMode.Persistent": "DeliveryMode.Transient"}
+NOT_DURABLE = {"durable=True": "durable=False"}
+CONFIRMED = {"channel = connection.channel()\n": "channel = connection.channel()\nchannel.confirm_delivery()\n"}
 
 
 @pytest.fixture
@@ -31,57 +31,62 @@ def lesson(record_property: Callable[[str, object], None]) -> Lesson:
     return lambda lost, kept: record_property("lesson", f"{lost:2} tasks lost, {kept:2} not lost")
 
 
-def left_by(worker: Run, scripts: Scripts) -> int:
-    """Kill a worker in the first of ten tasks, and return how many RabbitMQ still has."""
-    worker.shows("Received task 1.")
+def plain(scripts: Scripts, script: str, changes: dict[str, str], *words: str) -> Run:
+    """Start a script of docs/plain_pika on the test's queue, changed as the README says."""
+    text = (PROJECT / "docs/plain_pika" / script).read_text()
+    for old, new in changes.items():
+        assert f"`{new.replace(old, '').strip()}`" in README or not new
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    (scripts.folder / script).write_text(text.replace("plain_tasks", scripts.queue))
+    return scripts.start_command([sys.executable, script, *words])
+
+
+def send_three(scripts: Scripts, changes: dict[str, str]) -> None:
+    for _ in range(3):
+        plain(scripts, "send.py", changes, "A", "task.....").ends()
+
+
+@pytest.mark.parametrize(("changes", "left"), [({}, 3), (AUTOMATIC, 0)], ids=["by hand", "automatic"])
+def test_a_killed_worker_leaves_what_it_has_not_acknowledged(
+    scripts: Scripts, lesson: Lesson, changes: dict[str, str], left: int
+) -> None:
+    send_three(scripts, {})
+    worker = plain(scripts, "worker.py", changes)
+    worker.shows("Received")
     worker.send(signal.SIGKILL)
     worker.ends(-signal.SIGKILL)
-    eventually(lambda: scripts.broker.counts(scripts.queue)[1] == 0, "RabbitMQ notices")
-    return scripts.broker.counts(scripts.queue)[0]
+    eventually(lambda: scripts.broker.counts(scripts.queue) == (left, 0), "RabbitMQ notices")
+    lesson(3 - left, left)
 
 
-def test_automatic_acknowledgement_loses_what_a_killed_worker_has_taken(scripts: Scripts, lesson: Lesson) -> None:
-    scripts.emit(stdin=TEN_TASKS)
-    left = left_by(scripts.start_program(TAKES_ALL_AND_FORGETS), scripts)
-    assert left == 0
-    lesson(10 - left, left)
-
-
-def test_acknowledgement_by_hand_loses_none_of_them(scripts: Scripts, lesson: Lesson) -> None:
-    scripts.emit(stdin=TEN_TASKS)
-    left_by(scripts.worker("--seconds-per-dot", "60"), scripts)
-    eventually(lambda: scripts.broker.counts(scripts.queue) == (10, 0), "all are there again")
-    lesson(0, 10)
-
-
-def test_a_restart_takes_what_is_not_durable_and_not_persistent(own_broker: Broker, lesson: Lesson) -> None:
-    transient, durable = new_queue_name(), new_queue_name()
-    with contextlib.closing(pika.BlockingConnection(pika.URLParameters(own_broker.url))) as connection:
-        channel = connection.channel()
-        channel.confirm_delivery()
-        for queue in (transient, durable):  # classic ones: a quorum queue takes each message for persistent
-            channel.queue_declare(queue, durable=queue == durable)
-            for mode in pika.DeliveryMode:
-                properties = pika.BasicProperties(delivery_mode=mode.value)
-                channel.basic_publish("", queue, mode.name.encode(), properties, mandatory=True)
+def test_a_restart_takes_what_is_not_durable_and_not_persistent(
+    own_broker: Broker, tmp_path: Path, lesson: Lesson
+) -> None:
+    changes = ({}, NOT_PERSISTENT, NOT_DURABLE)
+    found = [Scripts(own_broker, new_queue_name(), tmp_path) for _ in changes]
+    for scripts, change in zip(found, changes):
+        send_three(scripts, change)
     own_broker.node.stop()
     own_broker.node.start()
-    assert transient not in [queue["name"] for queue in own_broker.api("GET", "queues/%2F")]
-    assert own_broker.bodies(durable) == ["Persistent"]
-    own_broker.drop(durable)
-    lesson(3, 1)
+    assert [own_broker.counts(scripts.queue)[0] for scripts in found] == [3, 0, 0]
+    there = [queue["name"] for queue in own_broker.api("GET", "queues/%2F")]
+    assert [scripts.queue in there for scripts in found] == [True, True, False]
+    own_broker.drop(found[0].queue, found[1].queue)
+    lesson(6, 3)
 
 
-def test_without_confirms_nobody_hears_that_a_task_is_not_taken(broker: Broker, lesson: Lesson) -> None:
-    queue = new_queue_name()
-    broker.declare(queue, **{"x-max-length": 1, "x-overflow": "reject-publish"})
-    with contextlib.closing(pika.BlockingConnection(pika.URLParameters(broker.url))) as connection:
-        channel = connection.channel()
-        for number in range(5):
-            channel.basic_publish("", queue, b"task %d" % number, mandatory=True)
-    eventually(lambda: broker.bodies(queue) == ["task 0"], "one is there")
-    broker.drop(queue)
-    lesson(4, 1)
+def test_without_confirms_nobody_hears_that_a_task_is_not_taken(scripts: Scripts, lesson: Lesson) -> None:
+    ctl, name = scripts.broker.node.ctl, scripts.queue
+    (policy,) = re.findall(r"ctl set_policy one (.*?}\')", README)
+    ctl("set_policy", "--priority", "1", name, *shlex.split(policy.replace("plain_tasks", name)))
+    send_three(scripts, {})
+    assert scripts.broker.bodies(name) == ["A task....."]
+    confirmed = plain(scripts, "send.py", CONFIRMED, "A", "task.....")
+    assert confirmed.process.wait(30) == 1
+    assert "NackError" in confirmed.err.splitlines()[-1]
+    ctl("clear_policy", name)
+    lesson(2, 1)
 
 
 def test_a_worker_that_ctrl_z_pauses_keeps_its_task_until_heartbeats_are_missing(
@@ -120,12 +125,10 @@ def test_the_plain_worker_ends_in_a_traceback_after(
     scripts: Scripts, lesson: Lesson, body: bytes, query: str, interrupted: bool, error: str
 ) -> None:
     """What the README's table says of the lines of the tutorial alone: the task comes again."""
-    text = (PROJECT / "docs/plain_pika/worker.py").read_text()
     scripts.broker.declare(scripts.queue)
     scripts.broker.publish(scripts.queue, body)
-    (scripts.folder / "plain.py").write_text(text.replace("plain_tasks", scripts.queue))
-    command = [sys.executable, "plain.py"]
-    worker = scripts.start_command(command, {"AMQP_URL": f"{scripts.broker.url}{query}"})
+    scripts.environment["AMQP_URL"] += query
+    worker = plain(scripts, "worker.py", {})
     if interrupted:
         worker.shows("Received")
         worker.send(signal.SIGINT)

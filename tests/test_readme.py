@@ -16,6 +16,7 @@ from urllib.parse import quote
 import installation
 import pytest
 import trustme
+import yaml
 from harness import PROJECT, Broker, Scripts, eventually, new_queue_name
 from take_screenshots import SCENES
 
@@ -38,7 +39,7 @@ NOT_RUN = (  # by the test that runs all commands
     r"(py -m venv|\.venv\\Scripts\\python) .*|.* \.\.\.",  # for Windows, and its shells
     r"(sudo|brew|docker|systemctl|journalctl) .*",  # changes the machine
     r"python3? tools/.*|python3 (tests/faults|tests/benchmarks|screenshots)/.*",  # these have tests of their own
-    r"python docs/plain_pika/.*|python my_worker\.py|kill .*|rabbitmqctl .*|export .*",  # tested below
+    r"python docs/plain_pika/.*|python my_worker\.py|pgrep .*|rabbitmqctl .*|export .*",  # tested below
 )
 Session = list[tuple[str, list[str]]]
 
@@ -67,7 +68,7 @@ def commands(text: str) -> list[str]:
     """Return each command of a document: in a block for the shell, typed in a session, or within a sentence."""
     lines = "".join(blocks(text, "sh", "powershell")).splitlines()
     lines += [command for session in sessions(text) for command, _ in session]
-    inline = re.findall(r"`((?:python3?|sudo|docker|brew|kill|printf|seq|systemctl) [^`]+)`", prose(text))
+    inline = re.findall(r"`((?:python3?|sudo|docker|brew|pgrep|printf|seq|systemctl) [^`]+)`", prose(text))
     return list(dict.fromkeys([*lines, *(re.sub(r"\s+", " ", command.replace("\n> ", " ")) for command in inline)]))
 
 
@@ -159,8 +160,7 @@ def comparable(line: str, scripts: Scripts) -> str:
     """Return a line of a session without what differs from run to run, and from one RabbitMQ to the next."""
     line = re.sub(r"in \d+\.\d s \([\d,]+/s\)", "in some time", line).replace(scripts.queue, "tasks")
     line = line.replace(f" at localhost:{scripts.broker.node.amqp_port}", "")  # the usual port is not told
-    if scripts.broker.version < (4, 3):
-        line = re.sub("; again in about [0-9]+ s$", "", line)
+    line = re.sub("; again in about [0-9]+ s$", "", line)  # from RabbitMQ 4.3 on
     if line.startswith("{"):
         record = json.loads(line)
         return f"{record['event']}: {', '.join(record)}"
@@ -210,30 +210,68 @@ def test_the_three_terminals_show_what_is_printed(scripts: Scripts) -> None:
         if prompt:
             emitter.sendline(answer)
     emitter.expect_exact("Enter new task: ")
-    (kill,) = (command for command in commands(README) if command.startswith("kill -9 $"))
-    subprocess.run(["sh"], input=kill.replace("anna", anna), text=True, check=True)
-    worker.ends(-signal.SIGKILL)
+    (kill,) = (command for command in commands(README) if command.startswith("pgrep"))
+    for _ in range(2):  # the second time there is nobody to kill, and nothing to say
+        said = subprocess.run(["sh"], input=kill.replace("anna", anna), text=True, check=True, capture_output=True)
+        assert (said.stdout, said.stderr) == ("", "")
+        worker.ends(-signal.SIGKILL)
 
 
-def test_the_user_of_the_documents_may_do_what_the_scripts_do(broker: Broker, tmp_path: Path) -> None:
-    add_user, allow = (shlex.split(line)[1:] for line in commands(OPERATIONS) if line.startswith("rabbitmqctl"))
-    user, password = add_user[1], "se cret"
-    add = installation.command("rabbitmqctl", *add_user)
-    subprocess.run(add, env=broker.node.environment(), input=f"{password}\n", text=True, check=True)
-    try:
-        broker.node.ctl(*allow)
-        scripts = Scripts(broker, f"tasks-{new_queue_name()}", tmp_path)
+def test_the_users_of_the_documents_may_do_what_the_scripts_do(broker: Broker, tmp_path: Path) -> None:
+    scripts, password, users = Scripts(broker, f"tasks-{new_queue_name()}", tmp_path), "se cret", []
+
+    def become(user: str) -> None:
         scripts.environment["AMQP_URL"] = broker.url.replace("guest:guest", f"{user}:{quote(password)}")
+
+    try:
+        for line in re.findall("^rabbitmqctl ((?:add_user|set_permissions) .*)", OPERATIONS, re.MULTILINE):
+            words = shlex.split(line.replace("tasks", scripts.queue))
+            users += words[1:] if words[0] == "add_user" else []
+            asked = installation.command("rabbitmqctl", *words)
+            subprocess.run(asked, env=broker.node.environment(), input=f"{password}\n", text=True, check=True)
+        worker, sender, taker = users
+        become(worker)
         broker.set_policy(scripts.queue)
         scripts.emit("task")
         assert "is a dead letter now: task" in scripts.work("--run", "false").out
         scripts.emit("--retry-dead-letters")
         eventually(lambda: broker.counts(scripts.queue)[0] == 1, "it is back")
         elsewhere = scripts.emit("task", "--queue", new_queue_name(), status=1)
-        assert f"User {user} may not do this" in elsewhere.err
+        assert f"User {worker} may not do this" in elsewhere.err
+        become(sender)
+        scripts.emit("another", "--passive")
+        scripts.start("listening_worker.py", "--passive", "--burst").ends(1)
+        become(taker)
+        assert "Received another" in scripts.work("--passive").out
+        scripts.emit("a third", "--passive", status=1)
         broker.drop(scripts.queue, scripts.dead_letters)
     finally:
-        broker.api("DELETE", f"users/{user}")
+        for user in users:
+            broker.api("DELETE", f"users/{user}")
+
+
+def test_the_queues_are_shown_emptied_and_deleted(scripts: Scripts) -> None:
+    scripts.emit("task")
+    ctl = scripts.broker.node.ctl
+    eventually(lambda: f"{scripts.queue}\t1\n" in ctl("list_queues"), "RabbitMQ has counted the task")
+    found = re.findall(r"ctl ((?:list|purge|delete)_\w+(?: [a-z_]+)*)", ALL)
+    told = {re.sub("worker$", "guest", re.sub("(plain_)?tasks", scripts.queue, command)) for command in found}
+    for command in sorted(told, reverse=True):  # purge, list, delete
+        ctl(*command.split())
+        assert scripts.broker.counts(scripts.queue) == (0, 0)
+    assert f"{scripts.queue}\t" not in ctl("list_queues")
+
+
+def test_the_compose_file_waits_for_rabbitmq_and_lets_workers_finish(broker: Broker) -> None:
+    (text,) = blocks(OPERATIONS, "yaml")
+    rabbitmq, worker = (yaml.safe_load(text)["services"][name] for name in ("rabbitmq", "worker"))
+    assert worker["depends_on"] == {"rabbitmq": {"condition": "service_healthy"}}
+    assert (worker["deploy"]["replicas"], worker["stop_grace_period"], worker["init"]) == (2, "1h", True)
+    (node,) = nodes_in(worker["environment"]["AMQP_URL"].replace("${PASSWORD}", "secret"))
+    assert (node.host, node.connection_attempts, node.retry_delay) == ("rabbitmq", 30, 2)
+    health = installation.command(*rabbitmq["healthcheck"]["test"].split())
+    subprocess.run(health, env=broker.node.environment(), check=True)
+    assert re.findall("COPY (.*) .*", worker["build"]["dockerfile_inline"]) == [" ".join(SCRIPTS), "task_queue"]
 
 
 def test_the_addresses_of_the_documents_are_those_of_a_cluster_and_one_with_a_certificate(
@@ -319,11 +357,11 @@ def test_the_idea_in_plain_pika_works(scripts: Scripts) -> None:
     send, work = (shlex.split(command) for command in commands(README) if "plain_pika" in command)
     environment = {**stage(scripts), "PYTHONPATH": str(PROJECT / "task_queue" / "none")}  # it needs nothing of ours
     sent = scripts.start_command(send, environment, cwd=PROJECT).ends()
-    assert (sent.out, sent.err) == (" [x] Sent A task...\n", "")
+    assert (sent.out, sent.err) == (" [x] Sent A task.....\n", "")
     assert scripts.broker.counts("plain_tasks") == (1, 0)
     worker = scripts.start_command(work, environment, cwd=PROJECT)
     worker.shows("Done.")
-    assert worker.lines == [" [x] Received A task...", " [x] Done."]
+    assert worker.lines == [" [x] Received A task.....", " [x] Done."]
     queue = "queues/%2F/plain_tasks"
     eventually(lambda: scripts.broker.api("GET", queue).get("messages") == 0, "the task is acknowledged")
     scripts.broker.drop("plain_tasks")

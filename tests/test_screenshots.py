@@ -17,7 +17,7 @@ def test_each_picture_is_there_and_not_too_large_for_a_page() -> None:
 
 
 def test_the_uneven_tasks_of_the_picture_are_those_of_the_readme() -> None:
-    told = f"have {', '.join(map(str, UNEVEN[:-1]))} and {UNEVEN[-1]} dots of 0.25 s. "
-    told += f"Two workers need {sum(UNEVEN) / 8:.1f} s for these {sum(UNEVEN)} dots at best. In turn, anna gets"
-    told += f" {sum(UNEVEN[::2])} of them, which take {sum(UNEVEN[::2]) / 4:.1f} s."
+    in_turn = sum(UNEVEN[::2])
+    told = f"with {', '.join(map(str, UNEVEN[:-1]))} and {UNEVEN[-1]} dots of 0.25 s then take {in_turn / 4:.1f} s"
+    told += f" in place of {sum(UNEVEN) / 8:.1f} s, because one of two workers gets {in_turn} of the {sum(UNEVEN)} dots"
     assert told in " ".join((PROJECT / "README.md").read_text().split())

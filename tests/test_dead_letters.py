@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from harness import Scripts, counts_on, eventually
 from in_process import said_by, work
-from odd_headers import FIELDS, IN_MILLISECONDS, NESTED, channel_to, field, send_with_table
+from odd_headers import IN_MILLISECONDS, NESTED, channel_to, field, send_with_table
 from pika import spec
 from relay import Relay
 from scripted_server import Got, Server, Session, nothing
@@ -47,7 +47,12 @@ def fill(scripts: Scripts, number: int, size: int = 0) -> list[str]:
 
 def test_a_task_that_always_fails_is_a_dead_letter_with_the_reason_and_goes_back_to_the_queue(scripts: Scripts) -> None:
     scripts.emit("--log-file", scripts.log, stdin=b"good\nbad\nugly\n")
-    scripts.work("--run", "grep -q good")
+    said = scripts.work("--run", "grep -q good").out
+    for number in range(1, 22):
+        assert said.count(f" [!] Failed (try {number} of at most 21): grep ended with exit status 1") == 2
+    assert said.count(" [!] It failed too often, and is a dead letter now") == 2
+    way_back = " [*] When the cause is fixed, emitter_of_tasks.py --retry-dead-letters moves dead letters back.\n"
+    assert said.count(way_back) == 1
     assert scripts.broker.bodies(scripts.queue) == []
     for _ in range(22):  # however often somebody looks at them
         letters = scripts.broker.messages(scripts.dead_letters)
@@ -174,39 +179,16 @@ def test_dead_letters_on_their_way_back_when_the_connection_is_lost_are_not_lost
     assert scripts.broker.counts(scripts.dead_letters)[0] == 0
 
 
-# ---- Bytes, properties and headers as other clients write them
-
-
-def test_a_dead_letter_keeps_any_bytes_and_its_properties(scripts: Scripts, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With headers of every type, byte for byte; and they stop no other letter."""
-    work(scripts, print)
-    fields = [field(b"%d" % number, value) for number, value in enumerate(FIELDS)]
-    send_with_table(scripts, scripts.dead_letters, b"\xff\x00\xfe", b"".join(fields))
-    fill(scripts, 2)
-    assert moved(scripts) == f" [x] Moved 3 dead letters back to queue {scripts.queue}.\n"
-    tables: list[bytes] = []
-
-    def decode(encoded: bytes, offset: int) -> tuple[dict[str, object], int]:
-        end = offset + 4 + int.from_bytes(encoded[offset : offset + 4], "big")
-        tables.append(encoded[offset + 4 : end])
-        return {}, end
-
-    with channel_to(scripts) as channel:
-        monkeypatch.setattr("pika.data.decode_table", decode)
-        found = eventually(lambda: (got := channel.basic_get(scripts.queue, auto_ack=True))[0] and got, "it is back")
-    _, properties, body = found
-    assert body == b"\xff\x00\xfe"
-    assert (properties.message_id, properties.content_type) == ("an id", "text/odd")
-    assert (properties.priority, properties.user_id) == (9, "guest")
-    assert [entry for entry in fields if entry not in tables[-1]] == []
-
-
 @pytest.mark.parametrize("pika_version", ["newest", "1.3.2"])
 def test_a_task_whose_headers_pika_can_not_read_is_done_and_stops_no_other(scripts: Scripts) -> None:
+    """Nor does a dead letter."""
     work(scripts, print)
     for body, value in ((b"odd", IN_MILLISECONDS), (b"odd too", NESTED)):
-        send_with_table(scripts, scripts.queue, body, field(b"at", value))
+        for queue in (scripts.queue, scripts.dead_letters):
+            send_with_table(scripts, queue, body, field(b"at", value))
     scripts.emit("ordinary")
     assert scripts.work("--log-file", scripts.log).err == ""
     assert [event["task"] for event in scripts.events("done")] == ["odd", "odd too", "ordinary"]
     assert [event["message_id"] for event in scripts.events("done")][:2] == ["an id", "an id"]
+    assert scripts.emit("--retry-dead-letters").out.startswith(" [x] Moved 2 dead letters")
+    eventually(lambda: scripts.broker.counts(scripts.queue)[0] == 2, "they are back")

@@ -11,7 +11,6 @@ import task_queue.emitter.publisher
 from harness import Scripts, eventually, waits_in
 from in_process import Emitter
 from pika import spec
-from relay import Relay
 from scripted_server import Got, Server, Session, nothing, refuse
 
 from task_queue import QueueError
@@ -84,28 +83,6 @@ def test_what_was_not_confirmed_is_published_again_in_order_before_anything_newe
     assert sorted(map(int, texts(emitter.told))) == [*range(1, 16)]
     ids = {(got.body, got.properties.message_id) for got in server.got("Basic.Publish")}
     assert len(ids) == len(dict(ids)) == len({each for _, each in ids}) == 15
-
-
-def test_just_what_was_not_confirmed_is_sent_again_in_order_with_the_same_ids_before_anything_newer(
-    scripts: Scripts, relay: Relay, said: Callable[[], str]
-) -> None:
-    emitter = Emitter(relay.url, scripts.queue)
-    with contextlib.closing(emitter.connection):
-        emitter.send(*range(300))
-        emitter.settle()
-        relay.freeze_answers()
-        emitter.send(*range(300, 800))
-        eventually(lambda: scripts.broker.counts(scripts.queue)[0] == 800, "these are there, which it can't know")
-        relay.cut()
-        says(said, "Reconnecting")
-        emitter.send(*range(800, 1000))
-        relay.thaw()
-        emitter.settle()
-    found = [(int(m["body"]), m["properties"]["message_id"]) for m in scripts.broker.messages(scripts.queue)]
-    assert [number for number, _ in found] == [*range(300), *range(300, 800), *range(300, 800), *range(800, 1000)]
-    assert found[300:800] == found[800:1300]
-    assert len({message_id for _, message_id in found}) == 1000
-    assert [(int(message.body), message.message_id) for message in emitter.told] == [*found[:800], *found[1300:]]
 
 
 @pytest.mark.parametrize("refusals", [[(3, True)], [(1, False), (2, False), (3, False)]])

@@ -56,7 +56,7 @@ FINAL = [  # one after the other, and what is said then; the last one stays
     ("PUT", "queues/NAME/NAME", CLASSIC, ["Queue NAME has other settings", "--passive"]),
     ("PUT", "permissions/NAME/NAME", NO_RIGHTS, ["User NAME may not do this", OPERATIONS]),
     ("DELETE", "permissions/NAME/NAME", None, ["let user NAME into virtual host NAME (NOT_ALLOWED - ", OPERATIONS]),
-    ("DELETE", "vhosts/NAME", None, ["has no virtual host NAME", "rabbitmqctl add_vhost "]),
+    ("DELETE", "vhosts/NAME", None, ["has no virtual host NAME.\nIn a URL, / is written /%2F.", "ctl add_vhost "]),
     ("PUT", "users/NAME", ANOTHER, ["refused user NAME with this password", "rabbitmqctl change_password USER"]),
 ]
 
@@ -90,6 +90,7 @@ def test_what_rabbitmq_refuses_is_final(
 
 NOT_FINAL = {
     "No machine named no-such-host.invalid is known": "amqp://no-such-host.invalid",
+    "No machine named rabbit..example is known": "amqp://rabbit..example",
     "Nothing listens at localhost:1: is RabbitMQ running there? (The address is that of AMQP_URL.)\n": "amqp://localhost:1",
     "If an authority of your own has signed it": "amqps://localhost:{of_a_stranger}",
     "certificate is not valid for 'localhost'": "amqps://localhost:{for_another_host}",

@@ -36,7 +36,6 @@ def put_programs(monkeypatch: pytest.MonkeyPatch, folder: Path, search_path: str
     [
         (False, {}, "runs out of a Debian root, and that needs root: run this with sudo."),
         (True, {}, "a mount namespace, which an ordinary container has not (docker run --privileged gives it one)."),
-        (True, {"unshare": "true"}, "there is no apt here that knows a mirror of Debian."),
         (True, {"unshare": "true", "apt_get": MIRRORS}, "there is no apt here that knows a mirror of Debian."),
     ],
 )

@@ -139,23 +139,6 @@ def test_a_second_ctrl_c_cuts_no_confirm_off(scripts: Scripts, relay: Relay, aga
     assert len(scripts.events("confirmed")) == confirmed
 
 
-def test_a_queue_that_is_full_holds_the_emitter_up_until_there_is_room(scripts: Scripts) -> None:
-    scripts.emit("first")
-    scripts.broker.set_policy(scripts.queue, **{"max-length": 1})
-    try:
-        eventually(lambda: scripts.broker.api("GET", f"queues/%2F/{scripts.queue}").get("policy"), "the policy holds")
-        scripts.emit("second")  # RabbitMQ refuses what comes when there are too many already
-        emitter = scripts.emitter("--file", "-", stdin=subprocess.PIPE)
-        feed(emitter, b"task\n" * 20, is_last=True)
-        emitter.shows(" [*] The queue takes no tasks for now")
-        worker = scripts.worker("--seconds-per-dot", 0)
-        assert "Sent 20 tasks" in emitter.ends().out
-        assert "Reconnecting" not in emitter.err
-        worker.shows("Done.", times=22)
-    finally:
-        scripts.broker.api("DELETE", f"policies/%2F/{scripts.queue}")
-
-
 def test_a_queue_deleted_under_the_emitter_is_declared_again(scripts: Scripts) -> None:
     emitter = scripts.emitter("--verbose", stdin=subprocess.PIPE)
     for word in ("one", "two"):

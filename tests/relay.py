@@ -25,7 +25,6 @@ class Relay:
         self.delay = 0.0  # seconds by which each piece from the broker comes late
         self.piece = 65536  # bytes that are passed on at a time
         self.heartbeats = 0  # that the scripts have sent
-        self.last_sent = b""  # by a script
         self._requests_pass, self._answers_pass = threading.Event(), threading.Event()
         self.thaw()
         self._breaks_frames = False
@@ -84,7 +83,6 @@ class Relay:
                     time.sleep(self.delay)
                 else:
                     self.heartbeats += data.count(HEARTBEAT)
-                    self.last_sent = data
                 passes.wait()
                 if self._breaks_frames:
                     self._breaks_frames = False

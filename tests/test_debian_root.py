@@ -12,28 +12,23 @@ from private_node import Node, NodeError
 
 needs_root = pytest.mark.skipif(not machine.is_root(), reason="a Debian root is root's")
 NO_NAMESPACE = 'while case "$1" in --*) true;; *) false;; esac; do shift; done; exec "$@"'
-MIRRORS = "printf 'Somebody http://else/\\nDebian-Security http://security/\\n{}'"  # as apt-get tells them
 MAKES = 'mkdir -p "$4/usr" && echo "$@" > "$4/arguments"'
-
-
-def put_programs(monkeypatch: pytest.MonkeyPatch, folder: Path, search_path: str, **programs: str) -> None:
-    """Put programs before those of the system, and roots where there are none."""
-    (folder / "bin").mkdir()
-    for name, text in programs.items():
-        file = folder / "bin" / name.replace("_", "-")
-        file.write_text(f"#!/bin/sh\n{text}\n")
-        file.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder / 'bin'}:{search_path}")
-    monkeypatch.setattr(debian_root, "FOLDER", folder / "roots")
 
 
 @needs_root
 def test_a_root_is_made_once_and_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    programs = {"debootstrap": f"{MAKES}; echo 'E: it has no room' >&2; exit 1"}
+    programs = {
+        "apt-get": "printf 'Somebody http://else/\\nDebian-Security http://security/\\nDebian http://debian/\\n'",
+        "debootstrap": f"{MAKES}; echo 'E: it has no room' >&2; exit 1",
+    }
     if not debian_root.may_mount():
         programs["unshare"] = NO_NAMESPACE
-    known = MIRRORS.format("Debian http://debian/\\n")
-    put_programs(monkeypatch, tmp_path, os.environ["PATH"], apt_get=known, **programs)
+    (tmp_path / "bin").mkdir()
+    for name, text in programs.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setattr(debian_root, "FOLDER", tmp_path / "roots")
     with pytest.raises(machine.SetupError, match="E: it has no room"):
         debian_root.ensure_root("4.3")
     assert list((tmp_path / "roots").iterdir()) == [], "it is not whole"

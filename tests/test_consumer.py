@@ -70,14 +70,6 @@ def test_a_worker_is_known_by_its_name_and_says_how_long_a_task_may_take(at_serv
     assert [record["name"] for record in at_server.events("done")] == ["anna", by_default]
 
 
-def test_max_tasks_ends_after_so_many_and_disturbs_no_other(scripts: Scripts) -> None:
-    put(scripts, b"one", b"two", b"three")
-    assert work(scripts, lambda _: None, burst=False, max_tasks=2).count(" [x] Done.") == 2
-    (message,) = scripts.broker.messages(scripts.queue)
-    assert message["body"] == b"three"
-    assert not message["redelivered"]
-
-
 @pytest.mark.parametrize(("perform", "max_tasks"), [(lambda _: 1 / 0, 1), (lambda _: asyncio.sleep(0), 2)])
 def test_a_worker_that_ends_with_a_failed_task_takes_no_other_one(
     at_server: Scripts, server: Server, perform: Callable[[object], object], max_tasks: int
@@ -167,23 +159,16 @@ def test_burst_ends_with_the_queue(scripts: Scripts) -> None:
 def test_a_burst_waits_for_the_next_try_of_what_failed_in_it(at_server: Scripts, server: Server, ends_by: str) -> None:
     """RabbitMQ 4.3 counts it nowhere meanwhile, and also takes a lost connection for a failure."""
 
-    def give_back() -> None:
-        with server.lock:
-            server.tasks.append((b"task", True))
-            server.hand_out()
-
-    def keep(session: Session, _got: Got) -> None:
+    def keep(session: Session, _got: Got | None = None) -> None:
         session.in_hand.clear()
-        threading.Timer(1, give_back).start()
+        threading.Timer(1, lambda: server.put(b"again")).start()
 
     def perform(task: Any) -> None:
-        if ends_by == "failure":
-            fails_once(task)
-        elif not task.redelivered:
-            server.session(0).in_hand.clear()
+        if task.text == "task":
+            assert ends_by == "lost connection"
+            keep(server.session(0))
             server.session(0).hang_up()
             server.gets("Queue.Declare", times=3)  # it is connected again
-            threading.Timer(1, give_back).start()
 
     server.on("Basic.Reject", keep)
     server.put(b"task")

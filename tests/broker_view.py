@@ -54,7 +54,6 @@ class Broker:
     def __init__(self, node: Node) -> None:
         self.node = node
         self.url = node.url
-        self._connection: pika.BlockingConnection | None = None
         self._channel: BlockingChannel | None = None
 
     def api(self, method: str, path: str, body: object = None) -> Any:
@@ -146,7 +145,7 @@ class Broker:
 
     def _on_channel(self, do: Callable[[BlockingChannel], Any]) -> Any:
         """Do something on the connection, and again on a new one if that was closed, or its node, meanwhile."""
-        is_new = self._connection is None
+        is_new = self._channel is None
         try:
             return do(self._own_channel())
         except pika.exceptions.AMQPError as error:
@@ -158,20 +157,20 @@ class Broker:
         return do(self._own_channel())
 
     def _own_channel(self) -> BlockingChannel:
-        if self._connection is None:
+        if self._channel is None:
             parameters = pika.URLParameters(self.url)
             parameters.heartbeat = 0  # nobody drives the connection between two looks
-            self._connection = pika.BlockingConnection(parameters)
-        if self._channel is None or self._channel.is_closed:
-            self._channel = self._connection.channel()
+            self._channel = pika.BlockingConnection(parameters).channel()
+        elif self._channel.is_closed:
+            self._channel = self._channel.connection.channel()
         return self._channel
 
     def close(self) -> None:
         """Close the connection, if there is one; the next look makes another."""
-        if self._connection is not None:
+        if self._channel is not None:
             with contextlib.suppress(pika.exceptions.AMQPError):
-                self._connection.close()
-        self._connection = self._channel = None
+                self._channel.connection.close()
+        self._channel = None
 
 
 def leader_of(queue: str) -> str:

@@ -22,31 +22,22 @@ from relay import Relay
 from scripted_server import Server
 from shared_node import new_keeper, shared_node
 
-FOLDER, KEEPER = pytest.StashKey[Path](), pytest.StashKey[subprocess.Popen[bytes]]()
+KEEPER = pytest.StashKey[subprocess.Popen[bytes]]()
 
 
 @pytest.hookimpl(trylast=True)  # when there is a folder for temporary files
 def pytest_configure(config: pytest.Config) -> None:
-    """Let all processes of this run of the suite have one folder in common."""
-    if hasattr(config, "workerinput"):  # one of those of pytest-xdist
-        config.stash[FOLDER] = Path(config.workerinput["folder"])
-    else:
-        config.stash[FOLDER] = config._tmp_path_factory.mktemp("suite")  # type: ignore[attr-defined]
-        config.stash[KEEPER] = new_keeper(config.stash[FOLDER])
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_configure_node(node: Any) -> None:
-    node.workerinput["folder"] = str(node.config.stash[FOLDER])
+    if not hasattr(config, "workerinput"):  # which the processes of pytest-xdist have
+        config.stash[KEEPER] = new_keeper(in_turn.folder_of(config))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> in_turn.Scheduler:
-    return in_turn.Scheduler(config, log, config.stash[FOLDER])
+    return in_turn.Scheduler(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    in_turn.tell(items, config.stash[FOLDER])
+    in_turn.tell(config, items)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -56,14 +47,9 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """With -v, tell what each lesson has lost: the property `lesson` of its report."""
-    told = {}
-    for report in (report for found in terminalreporter.stats.values() for report in found):
-        if lesson := dict(getattr(report, "user_properties", ())).get("lesson"):
-            told[report.nodeid.rpartition("::test_")[2].replace("_", " ")] = lesson
-    if told and config.get_verbosity() > 0:
-        terminalreporter.section("lessons")
-        for lesson, result in told.items():
-            terminalreporter.line(f"{result}: {lesson}")
+    for report in terminalreporter.stats.get("passed", ()) if config.get_verbosity() > 0 else ():
+        if lesson := dict(report.user_properties).get("lesson"):
+            terminalreporter.line(f"{lesson}: {report.nodeid.rpartition('::test_')[2].replace('_', ' ')}")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -75,7 +61,7 @@ def _signals() -> None:
 @pytest.fixture(scope="session")
 def broker(pytestconfig: pytest.Config) -> Iterator[Broker]:
     """The suite's RabbitMQ, for every test that does nothing to others there: all processes of a run share it."""
-    with contextlib.closing(Broker(shared_node(pytestconfig.stash[FOLDER]))) as broker:
+    with contextlib.closing(Broker(shared_node(in_turn.folder_of(pytestconfig)))) as broker:
         yield broker
 
 

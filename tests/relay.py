@@ -26,7 +26,6 @@ class Relay:
         self.piece = 65536  # bytes that are passed on at a time
         self.pause = 0.0  # seconds after each piece to the broker, as on a slow link
         self.heartbeats = 0  # that the scripts have sent
-        self.last_sent = b""  # by a script
         self._requests_pass, self._answers_pass = threading.Event(), threading.Event()
         self.thaw()
         self._breaks_frames = False
@@ -85,7 +84,6 @@ class Relay:
                     time.sleep(self.delay)
                 else:
                     self.heartbeats += data.count(HEARTBEAT)
-                    self.last_sent = data
                     time.sleep(self.pause)
                 passes.wait()
                 if self._breaks_frames:

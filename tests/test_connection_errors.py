@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
-import urllib.error
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -56,14 +54,13 @@ FINAL = [  # one after the other, and what is said then; the last one stays
     ("PUT", "queues/NAME/NAME", CLASSIC, ["Queue NAME has other settings", "--passive"]),
     ("PUT", "permissions/NAME/NAME", NO_RIGHTS, ["User NAME may not do this", OPERATIONS]),
     ("DELETE", "permissions/NAME/NAME", None, ["let user NAME into virtual host NAME (NOT_ALLOWED - ", OPERATIONS]),
-    ("DELETE", "vhosts/NAME", None, ["has no virtual host NAME", "rabbitmqctl add_vhost "]),
+    ("DELETE", "vhosts/NAME", None, ["has no virtual host NAME.\nIn a URL, / is written /%2F.", "ctl add_vhost "]),
     ("PUT", "users/NAME", ANOTHER, ["refused user NAME with this password", "rabbitmqctl change_password USER"]),
 ]
 
 
-@pytest.fixture
-def change(scripts: Scripts) -> Iterator[Callable[..., None]]:
-    """Changes what RabbitMQ has of the scripts' user, who has a virtual host; both are named like the queue."""
+def test_what_rabbitmq_refuses_is_final(scripts: Scripts, refused: Callable[..., None]) -> None:
+    """Of a user who has a virtual host; both are named like the queue."""
 
     def change(method: str, path: str, body: object = None) -> None:
         scripts.broker.api(method, path.replace("NAME", scripts.queue), body)
@@ -73,23 +70,18 @@ def change(scripts: Scripts) -> Iterator[Callable[..., None]]:
     change("PUT", "permissions/NAME/NAME", {"configure": ".*", "write": ".*", "read": ".*"})
     url = scripts.broker.url.replace("guest:guest", f"{scripts.queue}:secret")
     scripts.environment["AMQP_URL"] = url.replace("%2F", scripts.queue)
-    yield change
-    for path in ("users/NAME", "vhosts/NAME"):
-        with contextlib.suppress(urllib.error.HTTPError):
-            change("DELETE", path)
-
-
-def test_what_rabbitmq_refuses_is_final(
-    scripts: Scripts, change: Callable[..., None], refused: Callable[..., None]
-) -> None:
-    for method, path, body, words in FINAL:
-        change(method, path, body)
-        if words:
-            refused(scripts, [each.replace("NAME", scripts.queue) for each in words], is_final=True)
+    try:
+        for method, path, body, words in FINAL:
+            change(method, path, body)
+            if words:
+                refused(scripts, [each.replace("NAME", scripts.queue) for each in words], is_final=True)
+    finally:
+        change("DELETE", "users/NAME")
 
 
 NOT_FINAL = {
     "No machine named no-such-host.invalid is known": "amqp://no-such-host.invalid",
+    "No machine named rabbit..example is known": "amqp://rabbit..example",
     "Nothing listens at localhost:1: is RabbitMQ running there? (The address is that of AMQP_URL.)\n": "amqp://localhost:1",
     "If an authority of your own has signed it": "amqps://localhost:{of_a_stranger}",
     "certificate is not valid for 'localhost'": "amqps://localhost:{for_another_host}",
@@ -99,30 +91,21 @@ NOT_FINAL = {
 }
 
 
-@pytest.fixture
-def ports(scripts: Scripts, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
-    """Those of the servers in NOT_FINAL."""
+def test_what_may_be_otherwise_in_a_minute_is_not_final(
+    scripts: Scripts, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., None]
+) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(scripts.folder / "authority.pem"))
     monkeypatch.setenv("SSL_CERT_FILE", str(scripts.folder / "authority.pem"))
     with (
-        socket.create_server(("127.0.0.1", 0)) as silent,
+        socket.create_server(("127.0.0.1", 0)) as listener,
         tls_server(trustme.CA().issue_cert("localhost")) as of_a_stranger,
         tls_server(authority.issue_cert("elsewhere.invalid")) as for_another_host,
     ):
-        yield {
-            "amqp": scripts.broker.node.amqp_port,
-            "silent": silent.getsockname()[1],
-            "of_a_stranger": of_a_stranger,
-            "for_another_host": for_another_host,
-        }
-
-
-def test_what_may_be_otherwise_in_a_minute_is_not_final(
-    scripts: Scripts, ports: dict[str, int], refused: Callable[..., None]
-) -> None:
-    for words, url in NOT_FINAL.items():
-        refused(scripts, [words], is_final=False, AMQP_URL=url.format(**ports))
+        amqp, silent = scripts.broker.node.amqp_port, listener.getsockname()[1]
+        ports = {"of_a_stranger": of_a_stranger, "for_another_host": for_another_host, "amqp": amqp, "silent": silent}
+        for words, url in NOT_FINAL.items():
+            refused(scripts, [words], is_final=False, AMQP_URL=url.format(**ports))
 
 
 def test_of_a_host_with_several_addresses_the_last_error_is_said() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pika.channel
 import pytest
 from harness import DEADLINE, Scripts, eventually, leader_of
-from in_process import put, work, working
+from in_process import put, said_by, work, working
 from pika.adapters.select_connection import IOLoop
 from scripted_server import Got, Server, Session
 
@@ -53,34 +53,21 @@ def test_equal_tasks_are_taken_in_turn_and_a_worker_holds_one(scripts: Scripts, 
     assert sorted(tasks_of(scripts, "done").values()) == done
 
 
-def test_a_worker_is_known_by_its_name_and_says_how_long_a_task_may_take(scripts: Scripts) -> None:
-    anna = f"anna of {scripts.queue}"  # a name that no other test's worker has
+def test_a_worker_is_known_by_its_name_and_says_how_long_a_task_may_take(at_server: Scripts, server: Server) -> None:
+    server.put(b"one")
+    flags = ("--name", "anna", "--ack-timeout", "0.5", "--log-file", at_server.log)
+    said_by(at_server, "listening_worker.py", "--max-tasks", 1, *flags)
+    server.put(b"two")
+    work(at_server, lambda _: None, max_tasks=1)
     by_default = f"worker-{socket.gethostname()}-{os.getpid()}"
-    scripts.worker("--name", anna, "--ack-timeout", "0.5", "--log-file", scripts.log)
-    expected = {anna: {"x-consumer-timeout": 1_800_000}, by_default: {"x-consumer-timeout": 86_400_000}}
-
-    def consumers() -> dict[str, Any]:
-        every = scripts.broker.api("GET", "consumers")
-        return {each["consumer_tag"]: each["arguments"] for each in every if each["queue"]["name"] == scripts.queue}
-
-    def connections() -> set[str]:
-        every = scripts.broker.api("GET", "connections")
-        return {each.get("client_properties", {}).get("connection_name") for each in every}
-
-    with working(scripts, lambda _: None):
-        eventually(lambda: consumers() == expected, "the panel shows the consumers' names")
-        eventually(lambda: connections() >= {*expected}, "the panel shows the connections' names")
-        put(scripts, b"one", b"two")  # one for each
-        eventually(lambda: len(scripts.events("done")) == 2, "both are done")
-    assert {record["name"] for record in scripts.events()} == {*expected}
-
-
-def test_max_tasks_ends_after_so_many_and_disturbs_no_other(scripts: Scripts) -> None:
-    put(scripts, b"one", b"two", b"three")
-    assert work(scripts, lambda _: None, burst=False, max_tasks=2).count(" [x] Done.") == 2
-    (message,) = scripts.broker.messages(scripts.queue)
-    assert message["body"] == b"three"
-    assert not message["redelivered"]
+    subscribed = [(got.method.consumer_tag, got.method.arguments) for got in server.got("Basic.Consume")]
+    assert subscribed == [
+        ("anna", {"x-consumer-timeout": 1_800_000}),
+        (by_default, {"x-consumer-timeout": 86_400_000}),
+    ]
+    properties = [got.method.client_properties for got in server.got("Connection.StartOk")]
+    assert [each["connection_name"] for each in properties] == ["anna", by_default]
+    assert [record["name"] for record in at_server.events("done")] == ["anna", by_default]
 
 
 @pytest.mark.parametrize(("perform", "max_tasks"), [(lambda _: 1 / 0, 1), (lambda _: asyncio.sleep(0), 2)])
@@ -125,14 +112,6 @@ def test_a_failed_task_costs_a_subscription_only_where_rabbitmq_needs_it(
         assert len(server.got("Basic.Reject")) == 1
         assert len(server.got("Basic.Cancel")) == cancels
         assert len(server.got("Basic.Consume")) == 1 + cancels
-
-
-def test_a_message_id_that_is_no_text_is_logged_all_the_same(at_server: Scripts, server: Server) -> None:
-    with working(at_server, lambda _: None):
-        server.gets("Basic.Consume")
-        server.session(0).deliver(b"task", message_id=b"\xff\x00")
-        server.gets("Basic.Ack")
-    assert at_server.events("done")[0]["message_id"] == "\\xff\x00"
 
 
 @pytest.mark.parametrize(("owner", "name"), [(pika.channel.Channel, "_on_deliver"), (IOLoop, "process_timeouts")])
@@ -180,23 +159,16 @@ def test_burst_ends_with_the_queue(scripts: Scripts) -> None:
 def test_a_burst_waits_for_the_next_try_of_what_failed_in_it(at_server: Scripts, server: Server, ends_by: str) -> None:
     """RabbitMQ 4.3 counts it nowhere meanwhile, and also takes a lost connection for a failure."""
 
-    def give_back() -> None:
-        with server.lock:
-            server.tasks.append((b"task", True))
-            server.hand_out()
-
-    def keep(session: Session, _got: Got) -> None:
+    def keep(session: Session, _got: Got | None = None) -> None:
         session.in_hand.clear()
-        threading.Timer(1, give_back).start()
+        threading.Timer(1, lambda: server.put(b"again")).start()
 
     def perform(task: Any) -> None:
-        if ends_by == "failure":
-            fails_once(task)
-        elif not task.redelivered:
-            server.session(0).in_hand.clear()
+        if task.text == "task":
+            assert ends_by == "lost connection"
+            keep(server.session(0))
             server.session(0).hang_up()
             server.gets("Queue.Declare", times=3)  # it is connected again
-            threading.Timer(1, give_back).start()
 
     server.on("Basic.Reject", keep)
     server.put(b"task")

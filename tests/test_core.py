@@ -25,7 +25,9 @@ def test_words_and_lines_are_tasks_and_a_failed_one_is_tried_again(scripts: Scri
         " [*] Stopped.",
     ]
     assert worker.err == ""
-    assert scripts.broker.bodies(scripts.queue) == ["one", "two", "three"]
+    left = scripts.broker.messages(scripts.queue)
+    assert [each["body"] for each in left] == [b"one", b"two", b"three"]
+    assert not any(each["redelivered"] for each in left)
     failing = f"sh -c 'test $1 != two -o -e {scripts.folder}/flag || ! touch {scripts.folder}/flag' sh {{}}"
     worker = scripts.work("--run", failing, "--log-file", scripts.log)
     assert "sh ended with exit status 1" in worker.out

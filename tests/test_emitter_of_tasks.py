@@ -1,7 +1,6 @@
 """What emitter_of_tasks.py promises: its ways in, its exit status, and that nothing is lost however it ends."""
 
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -15,7 +14,6 @@ import pytest
 from harness import DEADLINE, PROJECT, Scripts, eventually, feed, waits_in
 from in_process import said_by
 from pika import spec
-from relay import Relay
 from scripted_server import Got, Server, Session, nothing, takes_up_to
 
 from task_queue import InputError
@@ -115,54 +113,29 @@ def test_the_exit_status_tells_whether_something_was_not_sent(
     assert ("Not confirmed: good" in capsys.readouterr().err) == (brings == "Ctrl+C")
 
 
-@pytest.mark.parametrize(("is_gone", "number"), [(False, signal.SIGINT), (True, signal.SIGTERM)])
-def test_the_line_to_go_on_from_loses_nothing(
-    scripts: Scripts, relay: Relay, is_gone: bool, number: signal.Signals
-) -> None:
-    """Interrupted, or left by RabbitMQ for good: the file from that line on, and what is confirmed, are everything."""
-    file = scripts.folder / "many.txt"
-    file.write_text("task\n" * 200_000)
-    emitter = scripts.emitter("--file", file, "--log-file", scripts.log, "--url", relay.url)
-    eventually(lambda: scripts.log.exists() and scripts.log.stat().st_size > 200_000, "some are sent")
-    if is_gone:
-        relay.close()
-        emitter.shows("Reconnecting")
-    for _ in range(3):
-        emitter.send(number)
-    emitter.ends(130)
-    found = re.search(r"([\d,]+) tasks confirmed. Go on with:  --from-line (\d+)", emitter.err)
-    assert found is not None
-    count, line = int(found[1].replace(",", "")), int(found[2])
-    confirmed = {event["line"] for event in scripts.events("confirmed")}
-    assert len(confirmed) == count < 200_000
-    assert confirmed >= set(range(1, line))
-    assert line not in confirmed
-    assert is_gone or count == line - 1
-
-
 @pytest.mark.parametrize(
     ("again", "confirmed"), [("waits for confirms", 21), ("closes", 21), ("waits for what never comes", 1)]
 )
-def test_a_second_ctrl_c_cuts_no_confirm_off(scripts: Scripts, relay: Relay, again: str, confirmed: int) -> None:
-    emitter = scripts.emitter("--url", relay.url, "--log-file", scripts.log, stdin=subprocess.PIPE)
-    feed(emitter, b"first\n")
-    eventually(lambda: scripts.events("confirmed"), "the first is confirmed")
-    relay.freeze_answers()
-    feed(emitter, b"another\n" * 20)
-    eventually(lambda: scripts.broker.counts(scripts.queue)[0] == 21, "all are sent")
+def test_a_second_ctrl_c_cuts_no_confirm_off(at_server: Scripts, server: Server, again: str, confirmed: int) -> None:
+    server.on("Basic.Publish", nothing)
+    server.on("Channel.Close", nothing)
+    emitter = at_server.emitter("--log-file", at_server.log, stdin=subprocess.PIPE)
+    feed(emitter, b"task\n" * 21)
+    server.gets("Basic.Publish", times=21)
+    server.session(0).send(spec.Basic.Ack(1))
+    eventually(lambda: at_server.events("confirmed"), "the first is confirmed")
     emitter.send(signal.SIGINT)
     if again == "closes":
-        close = [method.INDEX.to_bytes(4, "big") for method in (spec.Channel.Close, spec.Connection.Close)]
-        eventually(lambda: any(method in relay.last_sent for method in close), "it closes its connection")
+        server.gets("Channel.Close")
     else:
         eventually(lambda: "pipe" not in waits_in(emitter.process.pid), "it reads no more")
     emitter.send(signal.SIGTERM)  # which counts at once; the same signal would after 0.2 s
     if confirmed == 21:
-        relay.thaw()
+        server.session(0).send(spec.Basic.Ack(21, multiple=True))
     emitter.ends(130)
     feed(emitter, b"", is_last=True)
-    assert f" confirmed. Go on with:  --from-line {confirmed + 1}" in emitter.err
-    assert len(scripts.events("confirmed")) == confirmed
+    assert f" confirmed. Go on with:  --from-line {confirmed + 1}\n" in emitter.err
+    assert len(at_server.events("confirmed")) == confirmed
 
 
 def test_a_queue_that_is_full_holds_the_emitter_up_until_there_is_room(scripts: Scripts) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import graphlib
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -52,10 +51,6 @@ def floor_of(room: str) -> int:
     return next(number for number, names in enumerate(FLOORS) if room.partition(".")[0] in names)
 
 
-def functions() -> Iterator[tuple[str, ast.FunctionDef]]:
-    return ((room, node) for room in FILES for node in ast.walk(tree(room)) if isinstance(node, ast.FunctionDef))
-
-
 def code_lines(function: ast.FunctionDef) -> int:
     """Return how many lines of code there are below the signature and the docstring."""
     body = function.body[1:] if ast.get_docstring(function) is not None else function.body
@@ -88,7 +83,8 @@ def test_a_room_is_small_and_says_what_it_owns(file: Path) -> None:
 
 
 def test_a_function_does_one_thing() -> None:
-    assert [(room, node.name) for room, node in functions() if code_lines(node) > 30] == []
+    functions = [(room, node) for room in FILES for node in ast.walk(tree(room)) if isinstance(node, ast.FunctionDef)]
+    assert [(room, node.name) for room, node in functions if code_lines(node) > 30] == []
 
 
 def test_an_object_has_few_attributes() -> None:

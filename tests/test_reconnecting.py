@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 import threading
 import time
 
 import pytest
 from harness import Scripts
-from in_process import Emitter, said_by, work
+from in_process import said_by, work
 from scripted_server import Got, Server, Session, refuse
 
 from task_queue import QueueError
@@ -90,6 +89,14 @@ def test_a_final_error_is_counted_from_the_last_time_that_it_worked(clock: list[
         lost.success()
 
 
+def test_what_is_not_final_is_tried_again_though_the_other_node_refuses_for_good() -> None:
+    lost = reconnecting.Reconnecting(PATIENCE, nodes=2)
+    lost.had_connection = True
+    for _ in range(3):
+        assert lost.why_give_up("refused", is_final=True) is None
+        assert lost.why_give_up("nothing listens", is_final=False) is None
+
+
 def lose_for_good(server: Server, until: int = 6) -> None:
     """Hang up, and refuse the next connections with an error that trying again should not mend."""
     for connection in range(1, until):
@@ -144,19 +151,3 @@ def test_an_emitter_of_a_pipe_gives_up_after_five_minutes_and_says_what_is_left(
     assert REFUSED in err
     assert "1 task confirmed. Go on with:  --from-line 2" in err.replace(f"{at_server.folder}/", "")
     assert server.sessions[-1].began - server.session(1).began > 0.25, "it tries for some time"
-
-
-def test_what_is_not_final_is_tried_again_though_the_other_node_refuses_for_good(
-    server: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reconnecting, "FIRST_PAUSE", 0.02)
-    for connection in (1, 2):
-        server.on("Connection.StartOk", refuse, connection)
-    emitter = Emitter(f"{server.url},amqp://localhost:1", "tasks")
-    with contextlib.closing(emitter.connection):
-        server.session(0).hang_up()
-        server.session(3)
-        emitter.send("task")
-        emitter.settle()
-    err = capsys.readouterr().err
-    assert err.count(REFUSED) == err.count("Nothing listens at localhost:1") == 1

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Puts the scripts through every fault at full load, and closes with a table of what became of the tasks.
 
-    python3 tests/faults/run.py                                   all scenarios, about 18 minutes
+    python3 tests/faults/run.py                                   all scenarios, about 25 minutes
     python3 tests/faults/run.py --scenario broker_killed --seed 7 one of them, with the dice of an earlier run
     python3 tests/faults/run.py --minutes 120                     one after another at random until the time is up
     python3 tests/faults/run.py --rabbitmq 4.3                    on another RabbitMQ than the installed one

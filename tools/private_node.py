@@ -199,8 +199,8 @@ def ports_of(data: Path) -> tuple[int, int]:
     return 0, 0
 
 
-def start_epmd(port: int) -> subprocess.Popen[bytes]:
-    """Start Erlang's port mapper, by which nodes find each other, for this machine only."""
-    command = installation.epmd_command("-address", "127.0.0.1", "-port", str(port))
+def start_epmd(port: int, address: str = "127.0.0.1") -> subprocess.Popen[bytes]:
+    """Start Erlang's port mapper, by which nodes find each other: for this machine only, if no address is given."""
+    command = installation.epmd_command("-address", address, "-port", str(port))
     none = subprocess.DEVNULL
     return subprocess.Popen(command, start_new_session=True, stdin=none, stdout=none, stderr=none)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from urllib.error import URLError
 
 from harness import Broker, eventually
 from ports import free_port
@@ -17,24 +17,27 @@ NAMES = ("one", "two", "three")
 
 
 class Cluster:
-    """Three nodes that keep each message on two of them at least."""
+    """Three nodes that keep each message on two of them at least.
 
-    def __init__(self, stage: Stage) -> None:
-        epmd_port = free_port()
-        self._epmd: subprocess.Popen[bytes] = start_epmd(epmd_port)
-        stage.on_end(self._end_epmd)
+    Args:
+        stage: where they are needed.
+        nodes: not started yet; None for three that share this machine's network.
+    """
+
+    def __init__(self, stage: Stage, nodes: Sequence[Node] | None = None) -> None:
+        self.nodes = nodes or beside_each_other(stage)
         config = "cluster_formation.peer_discovery_backend = classic_config\n" + "".join(
-            f"cluster_formation.classic_config.nodes.{number} = {name}@localhost\n"
-            for number, name in enumerate(NAMES, 1)
+            f"cluster_formation.classic_config.nodes.{number} = {node.name}\n"
+            for number, node in enumerate(self.nodes, 1)
         )
-        self.nodes = [stage.node(name, config, epmd_port) for name in NAMES]
         for node in self.nodes:
+            node.config += config
             node.data.mkdir()
             cookie = node.data / ".erlang.cookie"
             cookie.write_text("the same for all three")
             cookie.chmod(0o400)
         with ThreadPoolExecutor() as pool:
-            list(pool.map(Node.start, self.nodes))
+            list(pool.map(lambda node: node.start(), self.nodes))
         eventually(lambda: len(self._ask("nodes")) == len(NAMES), "the nodes find each other", RECOVERY)
 
     def leader(self, queue: str) -> Node:
@@ -58,15 +61,24 @@ class Cluster:
             lambda: len(self._ask(f"queues/%2F/{queue}").get("online", [])) == len(NAMES), "all are back", RECOVERY
         )
 
-    def _end_epmd(self) -> None:
-        self._epmd.kill()
-        self._epmd.wait()
-
     def _named(self, name: str) -> Node:
         named = [node for node in self.nodes if node.name == name]
         return named[0]
 
     def _ask(self, path: str) -> Any:
-        with contextlib.suppress(URLError):
+        with contextlib.suppress(OSError):  # it may wait for a node that is cut off
             return Broker(next(node for node in self.nodes if not node.has_ended())).api("GET", path)
         return {}
+
+
+def beside_each_other(stage: Stage) -> list[Node]:
+    """Return three nodes that find each other by an epmd that runs until the scenario ends."""
+    port = free_port()
+    end_with(stage, start_epmd(port))
+    return [stage.node(name, epmd_port=port) for name in NAMES]
+
+
+def end_with(stage: Stage, process: subprocess.Popen[bytes]) -> None:
+    """Have a process end with the scenario."""
+    stage.on_end(process.wait)  # the last one that is named is called first
+    stage.on_end(process.kill)

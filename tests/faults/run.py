@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Puts the scripts through every fault at full load, and closes with a table of what became of the tasks.
 
-    python3 tests/faults/run.py                                   all scenarios, about 18 minutes
+    python3 tests/faults/run.py                                   all scenarios, about 25 minutes
     python3 tests/faults/run.py --scenario broker_killed --seed 7 one of them, with the dice of an earlier run
     python3 tests/faults/run.py --minutes 120                     one after another at random until the time is up
     python3 tests/faults/run.py --rabbitmq 4.3                    on another RabbitMQ than the installed one
@@ -35,7 +35,7 @@ class Line:
         self.tasks = self.faults = self.lost = self.twice = 0
         self.seconds = 0.0
         self.version = ""  # of RabbitMQ
-        self.has_failed = False
+        self.has_failed = self.is_skipped = False
 
     def __str__(self) -> str:
         return f"{self.tasks:>7,} | {self.faults:>6,} | {self.lost:>4,} | {self.twice:>5,} | {self.seconds:>7.0f}"
@@ -45,7 +45,7 @@ def play(name: str, seed: int, line: Line) -> None:
     """Run a scenario on a RabbitMQ of its own, and add what came of it to its line of the table."""
     # Only here, because they need what is installed by then.
     from harness import Broker, TlsNode
-    from stage import Stage
+    from stage import Skipped, Stage
     from scenarios import SCENARIOS
 
     machine.let_children_hear_signals()
@@ -61,6 +61,9 @@ def play(name: str, seed: int, line: Line) -> None:
         line.version = node.version
         SCENARIOS[name](stage)
         print("holds", flush=True)
+    except Skipped as why:
+        line.is_skipped = True
+        print(f"skipped: {why}", flush=True)
     except Exception:
         line.has_failed = has_failed = True
         print(f"FAILED\n{traceback.format_exc()}Its files: {folder}", flush=True)
@@ -82,7 +85,8 @@ def show(lines: dict[str, Line]) -> None:
     print(f"\n{'RabbitMQ ' + version:19} |   tasks | faults | lost | twice | seconds")
     print("------------------- | ------: | -----: | ---: | ----: | ------:")
     for name, line in lines.items():
-        print(f"{name:19} | {line}{'  FAILED' if line.has_failed else ''}")
+        end = "  FAILED" if line.has_failed else "  skipped" if line.is_skipped else ""
+        print(f"{name:19} | {line}{end}")
 
 
 def main() -> int:

@@ -4,10 +4,11 @@ A scenario asserts what is its own; Stage.settle() asserts for all that nothing 
 that was never sent, and that no worker reports as done what did not write so itself.
 """
 
+import partitions
 import rabbitmq_ends
 import scripts_end
 import surroundings
-from stage import OF_THE_NODE, SCENARIOS, Scenario
+from stage import LONG, OF_THE_NODE, SCENARIOS, Scenario
 
-__all__ = ["OF_THE_NODE", "SCENARIOS", "Scenario"]  # of all three files
-PARTS = (scripts_end, rabbitmq_ends, surroundings)
+__all__ = ["LONG", "OF_THE_NODE", "SCENARIOS", "Scenario"]  # of all four files
+PARTS = (scripts_end, rabbitmq_ends, surroundings, partitions)

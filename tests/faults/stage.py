@@ -107,7 +107,7 @@ class Stage(Scripts):
         """Return a relay to the broker, which ends with the scenario."""
         return self._ends.enter_context(contextlib.closing(Relay(self.broker.node.amqp_port)))
 
-    def node(self, name: str, config: str, epmd_port: int = 0) -> Node:
+    def node(self, name: str, config: str = "", epmd_port: int = 0) -> Node:
         """Return a further RabbitMQ, not started yet, which ends with the scenario."""
         node = Node(self.folder / name, name=name, config=CONFIG + config, epmd_port=epmd_port)
         self._ends.callback(node.kill)
@@ -228,6 +228,11 @@ class Crew:
 Scenario = Callable[[Stage], None]
 SCENARIOS: dict[str, Scenario] = {}
 OF_THE_NODE: set[str] = set()  # the names of those that do to RabbitMQ what others would notice who use it
+LONG: set[str] = set()  # the names of those that are in the full run only, because they have no short form
+
+
+class Skipped(Exception):
+    """This machine, or this RabbitMQ, can't play the scenario; the text says why."""
 
 
 def scenario(function: Scenario) -> Scenario:
@@ -239,6 +244,12 @@ def scenario(function: Scenario) -> Scenario:
 def scenario_of_the_node(function: Scenario) -> Scenario:
     """Add a scenario that needs a RabbitMQ for itself."""
     OF_THE_NODE.add(function.__name__)
+    return scenario(function)
+
+
+def long_scenario(function: Scenario) -> Scenario:
+    """Add a scenario that is for the full run alone."""
+    LONG.add(function.__name__)
     return scenario(function)
 
 

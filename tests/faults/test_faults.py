@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from checker import Record, settle
 from harness import Broker
-from scenarios import OF_THE_NODE, SCENARIOS, Scenario
-from stage import Stage
+from scenarios import LONG, OF_THE_NODE, SCENARIOS, Scenario
+from stage import Skipped, Stage
 
 
 def check(broker: Broker, folder: Path, name: str) -> None:
@@ -25,7 +25,7 @@ def check(broker: Broker, folder: Path, name: str) -> None:
     assert stage.faults > 0
 
 
-@pytest.mark.parametrize("name", [name for name in SCENARIOS if name not in OF_THE_NODE])
+@pytest.mark.parametrize("name", [name for name in SCENARIOS if name not in OF_THE_NODE | LONG])
 def test_nothing_confirmed_is_lost(broker: Broker, tmp_path: Path, name: str) -> None:
     check(broker, tmp_path, name)
 
@@ -73,6 +73,24 @@ def test_the_full_run_closes_with_a_table(
     *_, titles, _, row = lines
     assert re.fullmatch(r"RabbitMQ \d+\.\d+\.\d+ +\|   tasks \| faults \| lost \| twice \| seconds", titles)
     assert re.fullmatch(rf"{scenario.__name__} +\| +3 \| +{1 - status} \| +{status} \| +0 \| +\d+{end}", row)
+
+
+def a_privilege(stage: Stage) -> None:
+    """One that can't be played everywhere."""
+    raise Skipped("it needs another machine")
+
+
+def test_the_full_run_says_what_it_skips(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    lent_node: None,
+    run_here: Callable[..., int],
+) -> None:
+    monkeypatch.setitem(SCENARIOS, "a_privilege", a_privilege)
+    assert run_here("tests/faults/run.py", "--scenario", "a_privilege", "--seed", "7") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "a_privilege --seed 7 ... skipped: it needs another machine"
+    assert re.fullmatch(r"a_privilege +\| +0 \| +0 \| +0 \| +0 \| +\d+  skipped", lines[-1])
 
 
 def test_the_full_run_goes_on_at_random_until_its_time_is_up(

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
-import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from harness import PROJECT, Scripts
-from jupyter_client import KernelManager
-from jupyter_client.kernelspec import KernelSpec
+from harness import DEADLINE, PROJECT, Scripts
+from jupyter_client.manager import start_new_kernel
 from scripted_server import Server, bodies
-from waiting import eventually
 
 QUESTION, PROMPT = "Would you like to monitor RabbitMQ queues? y or n: ", "Enter new task: "
 SLEEP = "print('sleeping', flush=True); import time; time.sleep(1000)"
@@ -23,43 +20,32 @@ class Notebook:
     """Runs cells in a kernel, one after the other."""
 
     def __init__(self, scripts: Scripts) -> None:
-        self._manager = KernelManager()
-        command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        self._manager._kernel_spec = KernelSpec(argv=command, display_name="Python", language="python")
-        self._manager.start_kernel(cwd=str(PROJECT), env={**os.environ, **scripts.environment})
-        self._client = self._manager.client()
-        self._client.start_channels()
-        self._client.wait_for_ready(timeout=60)
+        environment = {**os.environ, **scripts.environment}
+        self._manager, self._client = start_new_kernel(cwd=str(PROJECT), env=environment)
 
     def run(self, cell: str, *answers: str, interrupt_at: str = "") -> str:
         """Run a cell, answer its questions, interrupt it at some output or at a question without an answer."""
-        self.said, self._answers, self._interrupt_at = "", [*answers], interrupt_at
-        self._cell = self._client.execute(cell, allow_stdin=True)
-        eventually(self._is_done, f"the cell ends: {cell}")
-        return self.said
+        said, left, places = "", [*answers], [interrupt_at] * bool(interrupt_at)
 
-    def _is_done(self) -> bool:
-        with contextlib.suppress(queue.Empty):
-            self.said += self._client.get_stdin_msg(timeout=0.01)["content"]["prompt"]
-            if self._answers:
-                self._client.input(self._answers.pop(0))
-            else:
+        def on_question(message: dict[str, Any]) -> None:
+            nonlocal said
+            said += message["content"]["prompt"]
+            self._client.input(left.pop(0)) if left else self._manager.interrupt_kernel()
+
+        def on_output(message: dict[str, Any]) -> None:
+            nonlocal said
+            said += message["content"].get("text", "") + message["content"].get("ename", "")
+            if places and places[0] in said:
+                places.clear()
                 self._manager.interrupt_kernel()
-        with contextlib.suppress(queue.Empty):
-            message = self._client.get_iopub_msg(timeout=0.01)
-            content = message["content"]
-            self.said += content.get("text", "") + content.get("ename", "")
-            if self._interrupt_at and self._interrupt_at in self.said:
-                self._interrupt_at = ""
-                self._manager.interrupt_kernel()
-            is_of_cell = message["parent_header"].get("msg_id") == self._cell
-            return is_of_cell and content.get("execution_state") == "idle"
-        return False
+
+        hooks = {"stdin_hook": on_question, "output_hook": on_output}
+        self._client.execute_interactive(cell, allow_stdin=True, timeout=DEADLINE, **hooks)
+        return said
 
     def close(self) -> None:
         self._client.stop_channels()
         self._manager.shutdown_kernel(now=True)
-        self._manager.cleanup_resources()
 
 
 @pytest.fixture

@@ -83,7 +83,10 @@ NASTY = [*TRICKS.split("\n")[1:-1], " leading and trailing ", "\u202egnp.exe"]
 @pytest.mark.parametrize(
     ("command", "told"),
     [
-        (r"""sh -c 'printf "%s\n" "$@" . >> done.txt' sh -- {} x{}y""", lambda body: ["--", body, f"x{body}y", "."]),
+        (
+            r"""sh -c 'printf "%s\n" "$@" "$(cat)" >> done.txt' sh -- {} 'x{}="{}' "an'other'" """,
+            lambda body: ["--", body, f'x{body}="{body}', "an'other'", body],
+        ),
         (r"""sh -c "printf \"%s\n\" \"$1\" >> done.txt" sh {}""", lambda body: [body]),  # as the README shows it
     ],
 )

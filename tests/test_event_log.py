@@ -54,6 +54,7 @@ def test_the_events_of_an_emitter_have_exactly_their_fields(at_server: Scripts, 
 
 def test_the_events_of_a_worker_have_exactly_their_fields(scripts: Scripts, relay: Relay) -> None:
     def perform(task: Task) -> None:
+        assert scripts.events()[-1]["event"] == "received", "before the work begins"
         if task.text == "bad" and not task.redelivered:
             raise ValueError("no good")
         if task.text == "cut" and not task.redelivered:
@@ -71,13 +72,6 @@ def test_the_events_of_a_worker_have_exactly_their_fields(scripts: Scripts, rela
         assert fields_of(record) == FIELDS[record["event"]]
         assert record["name"] == "anna"
     assert re.fullmatch(r"ValueError: no good \(test_event_log.py, line \d+\)", scripts.events("failed")[0]["error"])
-
-
-def test_a_task_is_logged_as_received_before_the_work_begins(at_server: Scripts, server: Server) -> None:
-    server.put(b"task")
-    then: list[str] = []
-    work(at_server, lambda _: then.extend(record["event"] for record in at_server.events()), max_tasks=1)
-    assert then == ["received"]
 
 
 def test_a_log_that_is_a_pipe_gets_every_record_though_its_reader_is_late(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from task_queue.rabbitmq.error_messages import CANCELLED
 from task_queue.rabbitmq.queues import arguments_of
 
 DAY = 86_400_000  # milliseconds
+STOPPED = " [*] Stopped."
 EMITTER, WORKER = "emitter_of_tasks.py", "listening_worker.py"
 
 
@@ -43,14 +44,18 @@ def waiting(scripts: Scripts) -> Scripts:
 
 
 def test_what_ctrl_c_hands_back_is_no_failed_try_from_4_3_on(scripts: Scripts) -> None:
-    scripts.emit("task...")
-    worker = scripts.start(WORKER)
-    worker.shows("Received")
-    worker.send(signal.SIGINT)
-    worker.ends()
+    """And another worker gets it at once."""
+    scripts.emit("task.........")
+    first = scripts.worker("--log-file", scripts.log)
+    first.shows("1 of 9")
+    first.send(signal.SIGINT)
     tries: list[int] = []
-    work(scripts, lambda task: tries.append(task.delivery_count))
+    second = work(scripts, lambda task: tries.append(task.delivery_count), log_file=None, burst=False, max_tasks=1)
+    assert " [x] Received task......... (redelivered)" in second
     assert tries == [0 if scripts.broker.version >= (4, 3) else 1]
+    assert first.ends().lines[-2:] == [" [*] Not finished, so it goes back to the queue: task.........", STOPPED]
+    (requeued,) = scripts.events("requeued")
+    assert 1 <= requeued["seconds"] < 9
 
 
 def test_a_dead_letter_that_went_back_has_all_its_tries_again_or_one_more(scripts: Scripts) -> None:

@@ -52,32 +52,6 @@ def test_a_signal_ends_an_idle_worker_at_once(
     assert worker.err == ""
 
 
-def test_ctrl_c_hands_the_task_back_at_once(scripts: Scripts) -> None:
-    scripts.emit("task.........")
-    first = scripts.worker("--name", "first", "--log-file", scripts.log)
-    first.shows("1 of 9")
-    first.send(signal.SIGINT)
-    second = work(scripts, lambda _: None, name="second", burst=False, max_tasks=1)
-    assert " [x] Received task......... (redelivered)" in second
-    first.ends()
-    assert first.lines[-2:] == [" [*] Not finished, so it goes back to the queue: task.........", STOPPED]
-    assert first.err == ""
-    (requeued,) = scripts.events("requeued")
-    assert requeued["task"] == "task........."
-    assert 1 <= requeued["seconds"] < 9
-
-
-def test_sigterm_lets_the_task_finish_and_takes_no_other(at_server: Scripts, server: Server) -> None:
-    server.put(b"first..", b"second..")
-    worker = at_server.start("listening_worker.py", "--seconds-per-dot", "0.5", "--log-file", at_server.log)
-    worker.shows("1 of 2")
-    worker.send(signal.SIGTERM)
-    worker.ends()
-    assert worker.lines[1:] == [" [x] Received first..", "     . 1 of 2", "     . 2 of 2", " [x] Done.", STOPPED]
-    assert [event["event"] for event in at_server.events()] == ["received", "done"]
-    assert list(server.tasks) == [(b"second..", False)]
-
-
 def test_ctrl_c_counts_that_comes_before_the_work_has_begun(
     at_server: Scripts, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,11 +130,12 @@ def test_after_sigterm_in_a_task(
                 raise each
             time.sleep(each) if isinstance(each, float) else os.kill(os.getpid(), each)
 
-    server.put(b"task")
+    server.put(b"task", b"another")
     with pytest.raises(raised) as end:
         work(at_server, perform)
     assert raised is KeyboardInterrupt or end.value.code == 0
     assert [record["event"] for record in at_server.events()] == ["received", event]
+    assert list(server.tasks) == [(b"task", True)] * (event == "requeued") + [(b"another", False)]
 
 
 # ---- Ignored or blocked where it was started
@@ -184,20 +159,13 @@ def test_a_signal_that_was_ignored_at_the_start_stays_ignored(scripts: Scripts) 
     assert worker.ends().lines.count(" [x] Done.") == 2
 
 
-@pytest.mark.parametrize(
-    ("perform", "why"),
-    [
-        ("running('false')", "false ended with exit status 1"),
-        ("lambda task: subprocess.run(['false'], check=True)", "CalledProcessError"),
-    ],
-)
 def test_a_command_that_fails_is_no_success_where_nobody_can_wait_for_children(
-    at_server: Scripts, server: Server, perform: str, why: str
+    at_server: Scripts, server: Server
 ) -> None:
     server.put(b"task")
     with bequeathed(ignored=[signal.SIGCHLD]):
-        run = start_own(at_server, f"listen({perform}, max_tasks=1)")
-    assert f" [!] Failed (try 1 of at most 21): {why}" in run.ends().out
+        run = at_server.start("listening_worker.py", "--max-tasks", 1, "--run", "false")
+    assert " [!] Failed (try 1 of at most 21): false ended with exit status 1" in run.ends().out
     assert server.got("Basic.Ack") == []
 
 

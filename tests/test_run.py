@@ -41,38 +41,26 @@ def test_a_script_collects_garbage_once_it_has_begun(at_server: Scripts, server:
     assert run.lines[-1] == "collects: True"
 
 
-def test_a_program_that_a_task_runs_again_by_mistake_takes_no_tasks(at_server: Scripts, server: Server) -> None:
-    """Without `if __name__ == "__main__":` each process that multiprocessing starts would be a worker."""
+@pytest.mark.parametrize("is_guarded", [True, False])
+def test_a_program_that_multiprocessing_runs_again_by_mistake_takes_no_tasks(
+    at_server: Scripts, server: Server, is_guarded: bool
+) -> None:
+    """Without `if __name__ == "__main__":` each process that it starts would be a worker; with it, one may be."""
     server.put(b"one", b"two")
-    program = """
+    program = f"""
         import multiprocessing
         def work(task):
-            child = multiprocessing.get_context("spawn").Process(target=print)
+            child = multiprocessing.get_context("spawn").Process(target=listen, args=[print], kwargs={{"max_tasks": 1}})
             child.start()
             child.join()
-        listen(work, max_tasks=1)
+        if {is_guarded} <= (__name__ == "__main__"):
+            listen(work, max_tasks=1)
     """
     run = start_own(at_server, program)
     run.process.wait(20)
-    assert 'Put listen() under  if __name__ == "__main__":' in run.err
-    assert len(server.sessions) == 1
-    assert list(server.tasks) == [(b"two", False)]
-
-
-def test_a_worker_may_run_in_a_process_of_its_own(at_server: Scripts, server: Server) -> None:
-    server.put(b"one", b"two", b"three")
-    program = """
-        import multiprocessing
-        if __name__ == "__main__":
-            for method in ("fork", "spawn", "forkserver"):
-                context = multiprocessing.get_context(method)
-                child = context.Process(target=listen, args=[print], kwargs={"max_tasks": 1})
-                child.start()
-                child.join()
-                print("exit code", child.exitcode)
-    """
-    assert start_own(at_server, program).ends().lines.count("exit code 0") == 3
-    assert len(server.got("Basic.Ack")) == 3
+    assert ('Put listen() under  if __name__ == "__main__":' in run.err) != is_guarded
+    assert len(server.sessions) == 1 + is_guarded
+    assert list(server.tasks) == [(b"two", False)] * (not is_guarded)
 
 
 def test_what_is_run_at_once_and_not_given_to_run_is_said() -> None:

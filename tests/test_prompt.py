@@ -170,20 +170,3 @@ def test_a_message_does_not_change_what_is_sent(at_server: Scripts, server: Serv
     screen.types("NOT \r")
     screen.shows("it is sent", lambda lines: lines[-1:] == [PROMPT] and "Sent" in "".join(lines))
     assert bodies(server) == ["delete NOT everything, 日本語 and all the rest"]
-
-
-@pytest.mark.parametrize("errors", ["2> errors", "2>&-"])
-def test_a_message_goes_where_standard_error_goes(at_server: Scripts, server: Server, errors: str) -> None:
-    shell = f"exec {' '.join(at_server.command('emitter_of_tasks.py'))} {errors}"
-    where = {"env": at_server.environment, "cwd": str(at_server.folder)}
-    with contextlib.closing(pexpect.spawn("sh", ["-c", shell], encoding="utf-8", **where)) as screen:
-        screen.expect_exact(QUESTION)
-        screen.sendline("n")
-        screen.expect_exact(PROMPT)
-        server.session(0).hang_up()
-        server.gets("Confirm.Select", times=2)
-        if "errors" in errors:
-            eventually(lambda: AGAIN in (at_server.folder / "errors").read_text(), "it is said")
-        screen.sendline("task")
-        screen.expect_exact(" [x] Sent task")
-        assert "Reconnecting" not in screen.before

@@ -40,9 +40,6 @@ def waiting(scripts: Scripts) -> Scripts:
     return scripts
 
 
-# ---- What counts as a try
-
-
 def test_what_ctrl_c_hands_back_is_no_failed_try_from_4_3_on(scripts: Scripts) -> None:
     """And another worker gets it at once."""
     scripts.emit("task.........")
@@ -105,9 +102,6 @@ def test_a_clients_own_header_counts_no_tries(at_server: Scripts, server: Server
     assert "dead letter now" not in worker.out
 
 
-# ---- When the next try comes
-
-
 def test_a_failed_task_waits_before_the_next_try_from_4_3_on(waiting: Scripts) -> None:
     waiting.emit(stdin=b"bad\ngood\n")
     fails_twice = "test $1 = good || test -e try && exit 0; test -e first && touch try; touch first; exit 1"
@@ -147,9 +141,6 @@ def test_a_burst_leaves_what_another_worker_has_failed(waiting: Scripts) -> None
     waiting.start(WORKER, "--passive", "--max-tasks", 1, "--run", "false").ends()
     leaves_it = "Received" not in waiting.work("--passive", "--run", "true").out
     assert leaves_it == (waiting.broker.version >= (4, 3))
-
-
-# ---- Queues that others have declared
 
 
 @pytest.mark.parametrize("kind", ["older", "classic"])
@@ -244,9 +235,6 @@ def test_dead_letters_go_back_to_an_older_queue(scripts: Scripts) -> None:
     eventually(lambda: scripts.broker.counts(scripts.dead_letters)[0] == 1, "it is a dead letter")
     assert "Moved 1 dead letter back" in said_by(scripts, EMITTER, "--retry-dead-letters")[1]
     eventually(lambda: scripts.broker.counts(scripts.queue)[0] == 1, "it is back")
-
-
-# ---- The ack timeout
 
 
 def test_the_queue_gives_a_task_24_hours_where_rabbitmq_knows_that_argument(own_scripts: Scripts) -> None:

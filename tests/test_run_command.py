@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harmful import HARM, SHOWN
@@ -27,9 +28,6 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-# ---- What it gets, and how it ends
 
 
 ENDS = {  # a command, its task, and why that has failed; nothing if it is done
@@ -77,26 +75,18 @@ def test_what_only_a_shell_understands_is_said(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().err == (said if word else "")
 
 
-# ---- Ended by a signal
-
-
 def test_ctrl_c_ends_the_command_with_its_children(at_server: Scripts, server: Server) -> None:
     """Also one that ignores SIGTERM, when its parent has ended."""
     server.put(b"task")
-    stubborn = '(trap "" TERM; echo ready; exec sleep 1000)'
-    command = f"sh -c 'sleep 1000 & echo pid $!; {stubborn} & echo pid $!; echo pid $$; wait'"
+    stubborn = '(trap "" TERM; echo ready; exec sleep 60)'
+    command = f"sh -c 'sleep 60 & echo pid $!; {stubborn} & echo pid $!; echo pid $$; wait'"
     worker = at_server.start("listening_worker.py", "--run", command)
     worker.shows("pid ", times=3)
     worker.shows("ready")
+    worker.send(signal.SIGINT)
+    worker.ends()
     pids = [int(pid) for pid in re.findall(r"pid (\d+)\n", worker.out)]
-    try:
-        worker.send(signal.SIGINT)
-        worker.ends()
-        eventually(lambda: not any(map(is_alive, pids)), "all are gone")
-    finally:
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not any(map(is_alive, pids)), "all are gone")
     assert list(server.tasks) == [(b"task", True)]
 
 
@@ -138,22 +128,19 @@ def test_a_command_that_does_not_end_is_killed_after_five_seconds_or_a_second_ct
 def test_ctrl_c_while_a_command_starts_ends_it_too(
     at_server: Scripts, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    execute, pids = subprocess.Popen._execute_child, []
+    start, pids = subprocess.Popen.__init__, list[int]()
 
-    def execute_and_interrupt(self: subprocess.Popen[bytes], *arguments: object) -> None:
-        execute(self, *arguments)
+    def start_and_interrupt(self: subprocess.Popen[bytes], *arguments: Any, **named: Any) -> None:
+        start(self, *arguments, **named)
         pids.append(self.pid)
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(subprocess.Popen, "_execute_child", execute_and_interrupt)
+    monkeypatch.setattr(subprocess.Popen, "__init__", start_and_interrupt)
     server.put(b"task")
     with pytest.raises(KeyboardInterrupt):
         work(at_server, running("sleep 1000"), max_tasks=1)
     assert not is_alive(pids[0])
     assert list(server.tasks) == [(b"task", True)]
-
-
-# ---- Where the worker, and not the task, lacks something: the task goes back, and the worker ends
 
 
 @pytest.fixture

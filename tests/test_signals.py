@@ -33,9 +33,6 @@ def bequeathed(ignored: Iterable[int] = (), blocked: Iterable[int] = ()) -> Iter
         yield
 
 
-# ---- One signal
-
-
 @pytest.mark.parametrize("blocked", [[], range(1, 32)], ids=["", "blocked at the start"])
 @pytest.mark.parametrize("numbers", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGHUP] * 2], ids=str)
 def test_a_signal_ends_an_idle_worker_at_once(
@@ -89,9 +86,6 @@ def test_a_broker_that_is_frozen_does_not_keep_a_worker_from_ending(
         eventually(lambda: scripts.broker.bodies(scripts.queue) == ["task.."], "it is not lost")
 
 
-# ---- Several
-
-
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
 def test_signals_one_after_the_other_stop_it_once_and_in_good_order(
     at_server: Scripts, server: Server, first: signal.Signals
@@ -138,9 +132,6 @@ def test_after_sigterm_in_a_task(
     assert list(server.tasks) == [(b"task", True)] * (event == "requeued") + [(b"another", False)]
 
 
-# ---- Ignored or blocked where it was started
-
-
 def test_a_signal_that_was_ignored_at_the_start_stays_ignored(scripts: Scripts) -> None:
     command = "sh -c 'for name in INT TERM HUP; do kill -$name $$; done; echo the command goes on'"
     with bequeathed(ignored=ENDING):
@@ -168,8 +159,6 @@ def test_a_command_that_fails_is_no_success_where_nobody_can_wait_for_children(
     assert " [!] Failed (try 1 of at most 21): false ended with exit status 1" in run.ends().out
     assert server.got("Basic.Ack") == []
 
-
-# ---- Taken by a task
 
 ASYNCIO = """
 import asyncio

@@ -87,9 +87,6 @@ def test_listen_touches_no_handler_from_another_thread(at_server: Scripts, serve
     assert found == [before]
 
 
-# ---- A program that calls listen() again and again
-
-
 AGAIN_AND_AGAIN = """
 def perform(task):
     print("in a call", flush=True)
@@ -123,9 +120,6 @@ def test_the_first_signal_ends_the_program(
     assert ("Done" if number == signal.SIGTERM else "Not finished") in run.out or not is_in_call
     assert ("between" in run.out) != is_in_call
     assert ("Traceback" in run.err) == (status == -signal.SIGINT)
-
-
-# ---- Threads and processes of its own
 
 
 def test_a_program_that_goes_on_after_its_worker_hears_signals(at_server: Scripts, server: Server) -> None:

@@ -111,9 +111,6 @@ def ends(terminal: pexpect.spawn) -> None:
     assert terminal.exitstatus == 0
 
 
-# ---- Tasks come in
-
-
 def test_a_file_or_a_pipe_is_read(windows: Scripts) -> None:
     (windows.folder / "tasks.csv").write_bytes(b"one\r\ntwo\r\n")
     assert "Sent 2 tasks" in windows.emit("--file", "tasks.csv").out
@@ -151,9 +148,6 @@ def test_standard_input_that_is_a_terminal_is_told_with_the_key_that_ends_it(win
     terminal.expect(r"Sent 50 tasks in [\d.]+ s \([\d,]+/s\)\. *\r\n")
     assert "\x1b" not in terminal.before + terminal.after
     ends(terminal)
-
-
-# ---- Work
 
 
 def test_ctrl_c_ends_a_worker_that_waits(windows: Scripts) -> None:
@@ -215,9 +209,6 @@ def test_a_task_that_can_not_be_an_argument_fails_and_not_the_worker(windows: Sc
     assert f"Failed (try 1 of at most 21): {why}" in worker.out
 
 
-# ---- Words
-
-
 def test_what_the_console_can_not_show_is_escaped(windows: Scripts) -> None:
     """Whether it is ours, or a task prints it."""
     windows.emit(stdin="größe 日本\n".encode())
@@ -229,16 +220,13 @@ def test_what_the_console_can_not_show_is_escaped(windows: Scripts) -> None:
 
 
 def test_messages_hold_commands_that_can_be_typed_there(windows: Scripts) -> None:
-    say = "from task_queue.rabbitmq.error_messages import START; print(START)"
-    assert windows.start_command([sys.executable, "-c", say]).ends().lines == [
-        f"{DOCKER}  (the next time: docker start rabbitmq)"
-    ]
     command = [sys.executable, "-S", "-c", "import sitecustomize, task_queue"]  # -S: without pika, and without site
     run = windows.start_command(command).ends(1)
     assert "By hand:\npy -m venv .venv\n.venv/Scripts/python -m pip install -r requirements.txt\n" in run.err
-
-
-# ---- The tools
+    run = windows.start_command(
+        [sys.executable, "-c", "import task_queue.rabbitmq.error_messages as it; print(it.START)"]
+    )
+    assert run.ends().out == f"{DOCKER}  (the next time: docker start rabbitmq)\n"
 
 
 @pytest.fixture

@@ -62,19 +62,6 @@ def test_a_result_that_nobody_awaits_ends_the_worker_and_the_task_failed_once(
     assert [record["event"] for record in at_server.events()] == ["received", "failed"]
 
 
-DONE = {
-    "no truth": "class NoBool:\n    def __bool__(self): raise ValueError\nwork = lambda task: NoBool()",
-    "iterator": "work = lambda task: map(print, [])",
-    "awaited": "async def f(task): pass\n@functools.wraps(f)\ndef work(task):\n    asyncio.run(f(task))",
-}
-
-
-@pytest.mark.parametrize("code", DONE.values(), ids=DONE)
-def test_what_else_a_function_returns_does_not_matter(at_server: Scripts, server: Server, code: str) -> None:
-    server.put(b"task")
-    assert " [x] Done." in work(at_server, made_by(code), max_tasks=1)
-
-
 def test_a_task_that_raises_keyboard_interrupt_itself_has_failed(at_server: Scripts, server: Server) -> None:
     """Handed back uncounted, it would end every worker in turn."""
 

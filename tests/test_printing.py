@@ -1,6 +1,5 @@
 """Output that nobody takes, as at a paused terminal or on a full disk: it costs no heartbeat, no memory, no Ctrl+C."""
 
-import contextlib
 import os
 import resource
 import signal
@@ -35,20 +34,15 @@ def told(scripts: Scripts) -> list[str]:
 def test_an_emitter_that_can_not_tell_takes_in_no_more_than_its_window(
     at_server: Scripts, server: Server, full_pipe: int
 ) -> None:
-    log = ["--log-file", at_server.log]
-    emitter = at_server.emitter("--verbose", *log, stdin=subprocess.PIPE, stdout=full_pipe, bufsize=0)
-
-    def write() -> None:
-        with contextlib.suppress(BrokenPipeError):
-            for _ in range(20_000):
-                feed(emitter, b"x" * 3000 + b"\n")
-
-    feed(emitter, b"first\n")
+    go = at_server.folder / "go"
+    lines = f"echo first; until test -e {go}; do sleep 0.05; done; exec yes {'x' * 3000}"
+    source = subprocess.Popen(["timeout", "60", "sh", "-c", lines], stdout=subprocess.PIPE)
+    emitter = at_server.emitter("--verbose", "--log-file", at_server.log, stdin=source.stdout, stdout=full_pipe)
+    source.stdout.close()  # type: ignore[union-attr]
     server.gets("Basic.Publish")
     others = Path(f"/proc/{emitter.process.pid}/task")
     eventually(lambda: any(map(waits_for_output, sorted(map(int, os.listdir(others)))[1:])), "the printer waits")
-    writer = threading.Thread(target=write, daemon=True)
-    writer.start()
+    go.touch()
     since = time.monotonic()
     eventually(lambda: time.monotonic() > since + 3, "time goes by in which it could take in everything")
     assert len(server.got("Basic.Publish")) <= 1000
@@ -56,8 +50,7 @@ def test_an_emitter_that_can_not_tell_takes_in_no_more_than_its_window(
     assert int(status.split("VmRSS:")[1].split()[0]) < 60_000, "kB"
     emitter.send(signal.SIGINT)
     emitter.ends(130)
-    writer.join()
-    feed(emitter, b"", is_last=True)
+    source.wait()
     assert f" [!] {len(server.got('Basic.Publish')):,} tasks confirmed. Go on with:  --from-line" in emitter.err
     assert len(at_server.events("confirmed")) == len(server.got("Basic.Publish"))
 

@@ -57,19 +57,8 @@ def test_the_address_of_the_admin_panel_holds_no_credentials(at_server: Scripts,
     assert SECRET not in run.err
 
 
-TRICKS = r"""
-; touch pwned
-$(touch pwned)
-`touch pwned`
-'; touch pwned; '
-"; touch pwned; "
-\"$(touch pwned)
-> pwned
---help
-{} {}
-%s %n * ~ $HOME
-"""
-NASTY = [*TRICKS.split("\n")[1:-1], " leading and trailing ", "\u202egnp.exe"]
+NASTY = ["; touch pwned", "$(touch pwned)", "`touch pwned`", "'; touch pwned; '", '"; touch pwned; "', "> pwned"]
+NASTY += [r"\"$(touch pwned)", "--help", "{} {}", "%s %n * ~ $HOME", " leading and trailing ", "\u202egnp.exe"]
 
 
 @pytest.mark.parametrize(

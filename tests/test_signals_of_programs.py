@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import threading
@@ -133,35 +134,47 @@ def test_a_program_that_goes_on_after_its_worker_hears_signals(at_server: Script
     assert run.process.returncode == -signal.SIGTERM
 
 
-DIES = """
-def perform(task):
-    reads, writes = os.pipe()
-    if (pid := os.fork()) == 0:
-        os.write(writes, b"%d" % signal.set_wakeup_fd(-1))  # a signal that comes before, Python itself forgets
-        time.sleep(20)
-        os._exit(0)
-    wakeup = os.read(reads, 9)
-    os.kill(pid, {number})
-    print("died of", os.WTERMSIG(os.waitpid(pid, 0)[1]), "with", int(wakeup))
+FORKS = """
+def wait():
+    os.write(writes, b"%d" % signal.set_wakeup_fd(-1))  # a signal that comes before, Python itself forgets
+    time.sleep(20)
 
-{call}
+ends = {"1": wait, "15": wait, "error": lambda: 1 / 0, "status": lambda: sys.exit(3), "text": lambda: sys.exit("why")}
+reads, writes = os.pipe()
+
+def perform(task):
+    if (pid := os.fork()) == 0:
+        print("in the child", end=" ")
+        return ends.get(task.text, int)()
+    if task.text.isdigit():
+        print("wakeup", os.read(reads, 9))
+        os.kill(pid, int(task.text))
+    print(task.text, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
 """
 CALLS = {
-    "a worker": "listen(perform, max_tasks=2)",
-    "a worker within a worker": "listen(lambda _: listen(perform, max_tasks=1), max_tasks=1)",
+    "a worker": "listen(perform, max_tasks=6)",
+    "a worker within a worker": "listen(lambda _: listen(perform, max_tasks=6), max_tasks=1)",
 }
 
 
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
-def test_a_process_that_a_task_forks_dies_of_a_signal_and_the_worker_goes_on(
-    at_server: Scripts, server: Server, number: signal.Signals, call: str
+@pytest.mark.parametrize("call", CALLS)
+def test_a_process_that_a_task_forks_dies_of_a_signal_says_why_it_fails_and_settles_nothing(
+    at_server: Scripts, server: Server, call: str
 ) -> None:
-    server.put(b"one", b"two")
-    run = start_own(at_server, DIES.format(number=number.value, call=call)).ends()
-    assert run.lines.count(f"died of {number.value} with -1") == (1 if "lambda" in call else 2)
-    assert len(server.got("Basic.Ack")) == 2
-    assert run.err == ""
+    server.put(*[b"outer"] * (call != "a worker"), b"1", b"15", b"error", b"status", b"text", b"end")
+    run = start_own(at_server, FORKS + CALLS[call])
+    assert run.process.wait(20) == 0
+    ends = [line for line in run.lines if re.fullmatch(r"[\w ]+ -?\d+", line)]
+    by_itself = [f"in the child {end}" for end in ("error 1", "status 3", "text 1", "end 0")]
+    assert ends == ["1 -1", "15 -15", *by_itself]
+    assert run.lines.count("wakeup b'-1'") == 2
+    assert run.err.count("Traceback") == 1
+    assert "ZeroDivisionError" in run.err
+    assert run.err.endswith("why\n")
+    assert len(server.got("Basic.Ack")) == 6 + (call != "a worker")
+    assert server.got("Basic.Reject") == server.got("Basic.Nack") == []
+    assert len(server.sessions) == 1 + (call != "a worker")
 
 
 DIES_AT_ONCE = """
@@ -201,30 +214,3 @@ def test_a_signal_counts_while_a_task_forks(at_server: Scripts, server: Server, 
     worker.ends(130, within=5)
     assert "Not finished, so it goes back to the queue: task" in worker.out
     assert worker.err == ""
-
-
-FAILS_IN_A_CHILD = """
-ends = {"error": lambda: 1 / 0, "status": lambda: sys.exit(3), "text": lambda: sys.exit("why"), "end": int}
-
-def perform(task):
-    if (pid := os.fork()) == 0:
-        print("in the child", end=" ")
-        return ends[task.text]()
-    print(task.text, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-
-listen(perform, burst=True)
-"""
-
-
-def test_a_forked_process_that_fails_says_so_and_settles_nothing(at_server: Scripts, server: Server) -> None:
-    server.put(b"error", b"status", b"text", b"end")
-    run = start_own(at_server, FAILS_IN_A_CHILD)
-    assert run.process.wait(20) == 0
-    ends = [line for line in run.lines if "in the child" in line]
-    assert ends == [f"in the child {end}" for end in ("error 1", "status 3", "text 1", "end 0")]
-    assert run.err.count("Traceback") == 1
-    assert "ZeroDivisionError" in run.err
-    assert run.err.endswith("why\n")
-    assert len(server.got("Basic.Ack")) == 4
-    assert server.got("Basic.Reject") == server.got("Basic.Nack") == []
-    assert len(server.sessions) == 1

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import shlex
 import signal
 from pathlib import Path
 from urllib.parse import quote
@@ -15,7 +14,6 @@ from in_process import printed, said_by
 from pika import spec
 from scripted_server import Got, Server, Session, nothing, takes_up_to
 
-from task_queue.worker.run_command import running
 from task_queue.worker.task import Task
 
 # A family joined by U+200D, a space that does not break, a soft hyphen, a private character: odd, and no harm.
@@ -23,15 +21,10 @@ UNUSUAL = "👨\u200d👩\u200d👧 \xa0 \xad \ue000 \ufeff"
 
 
 def test_what_a_worker_says_is_shown_harmless(at_server: Scripts, server: Server) -> None:
-    command = at_server.folder / HARM
-    command.write_text('#!/bin/sh\ntest -e "$0.flag" && exit 3; touch "$0.flag"; kill -9 $$\n')
-    command.chmod(0o755)
-    run = running(shlex.quote(str(command)))
-
     def fail(_task: Task) -> None:
         raise ValueError(HARM)
 
-    steps = iter([print, run, run, fail, lambda _: os.kill(os.getpid(), signal.SIGINT)])
+    steps = iter([print, print, fail, fail, lambda _: os.kill(os.getpid(), signal.SIGINT)])
 
     def hand_out(session: Session, got: Got) -> None:
         session.answer(got)
@@ -52,11 +45,8 @@ def test_what_a_worker_says_is_shown_harmless(at_server: Scripts, server: Server
     assert f"CONNECTION_FORCED - because of {SHOWN}" in said
     assert f" [x] Received {HARMFUL.encode('unicode_escape').decode()}\\xed\\xa0\\x80\n" in said
     assert f" [x] Received Größe 日本 e\u0301 👍 {UNUSUAL}\n" in said
-    failed = r" \[!\] Failed.*: "
-    assert re.search(f"{failed}.*/{re.escape(SHOWN)} was killed by SIGKILL[;\n]", said)
-    assert re.search(f"{failed}.*/{re.escape(SHOWN)} ended with exit status 3[;\n]", said)
     assert f"dead letter now: {SHOWN}\n" in said
-    assert re.search(rf"{failed}ValueError: {re.escape(SHOWN)} \(test_text.py, line \d+\)", said)
+    assert re.search(rf" \[!\] Failed.*: ValueError: {re.escape(SHOWN)} \(test_text.py, line \d+\)", said)
     assert f"goes back to the queue: stopped {SHOWN}\n" in said
 
 
@@ -76,7 +66,6 @@ def test_what_an_emitter_says_is_shown_harmless(at_server: Scripts, server: Serv
     shown = re.escape(f"{at_server.folder}/{SHOWN}")
     Path(f"{name}.txt").write_bytes(f"{HARM} good\n{HARM} large{'x' * 1000}\n".encode() + b"\xff\n")
     Path(f"{name}.csv").write_text('"')
-    Path(name).symlink_to("/proc/self/mem")  # which can be opened, and its first byte can't be read
     server.on("Basic.Publish", takes_up_to(500))
     server.on("Confirm.Select", block, connection=0)
 
@@ -89,8 +78,6 @@ def test_what_an_emitter_says_is_shown_harmless(at_server: Scripts, server: Serv
     assert "Go on with:  --from-line 3" in said
     said = said_of(at_server, 1, "emitter_of_tasks.py", "--file", f"{name}.csv")
     assert re.search(f"Line 1 of {shown}.csv is not CSV", said)
-    said = said_of(at_server, 1, "emitter_of_tasks.py", "--file", name)
-    assert re.search(f"Line 1 of {shown} can't be read: Input/output error.", said)
     server.on("Basic.Publish", lambda *_: os.kill(os.getpid(), signal.SIGINT))
     assert f" [!] Not confirmed: task {SHOWN}\n" in said_of(at_server, 130, "emitter_of_tasks.py", f"task {HARM}")
 

@@ -68,6 +68,16 @@ def test_ctrl_c_within_a_report_tells_of_no_task_twice(
     assert said_by(at_server, EMITTER, "the task")[1].count("Sent the task") == 1
 
 
+def test_ctrl_c_counts_that_comes_before_the_work_has_begun(
+    at_server: Scripts, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as while a paused terminal holds up the line that tells of the task."""
+    interrupt(monkeypatch, "task_queue.worker.report.say", b"Received")
+    server.put(b"task")
+    assert said_by(at_server, WORKER, "--log-file", at_server.log)[0] == 0
+    assert [record["event"] for record in at_server.events()] == ["received", "requeued"]
+
+
 def test_tasks_that_come_every_few_milliseconds_are_sent_before_the_window_is_full(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
 from harness import DEADLINE, PROJECT, Scripts
 from jupyter_client.manager import start_new_kernel
 from scripted_server import Server, bodies
@@ -48,27 +46,22 @@ class Notebook:
         self._manager.shutdown_kernel(now=True)
 
 
-@pytest.fixture
-def notebook(at_server: Scripts) -> Iterator[Notebook]:
-    with contextlib.closing(Notebook(at_server)) as it:
-        yield it
-
-
-def test_both_scripts_run_in_cells_and_can_be_interrupted_again_and_again(notebook: Notebook, server: Server) -> None:
-    server.put(b"a long task" + b"." * 1000)
-    for number in range(2):
-        said = notebook.run("%run emitter_of_tasks.py", "n", f"task {number}")
-        assert " [*] Sending tasks to queue tasks at " in said
-        assert (said.count(QUESTION), said.count(PROMPT)) == (1, 2)
-        assert f" [x] Sent task {number}\n" in said
-        said = notebook.run("%run listening_worker.py", interrupt_at="1 of 1000")
-        assert said.endswith(" [*] Stopped.\n")
-        assert "Not finished, so it goes back to the queue: a long task" in said
-        assert "KeyboardInterrupt" in notebook.run(SLEEP, interrupt_at="sleeping")
-    assert bodies(server) == ["task 0", "task 1"]
-    cell = "from listening_worker import listen\nlisten(lambda task: print('did', task.text))"
-    said = notebook.run(cell, interrupt_at="Done.")
-    assert "did a long task" in said
-    assert said.endswith(" [*] Stopped.\nKeyboardInterrupt")
-    handlers = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
-    assert "True" in notebook.run(handlers)
+def test_both_scripts_run_in_cells_and_can_be_interrupted_again_and_again(at_server: Scripts, server: Server) -> None:
+    with contextlib.closing(Notebook(at_server)) as notebook:
+        server.put(b"a long task" + b"." * 1000)
+        for number in range(2):
+            said = notebook.run("%run emitter_of_tasks.py", "n", f"task {number}")
+            assert " [*] Sending tasks to queue tasks at " in said
+            assert (said.count(QUESTION), said.count(PROMPT)) == (1, 2)
+            assert f" [x] Sent task {number}\n" in said
+            said = notebook.run("%run listening_worker.py", interrupt_at="1 of 1000")
+            assert said.endswith(" [*] Stopped.\n")
+            assert "Not finished, so it goes back to the queue: a long task" in said
+            assert "KeyboardInterrupt" in notebook.run(SLEEP, interrupt_at="sleeping")
+        assert bodies(server) == ["task 0", "task 1"]
+        cell = "from listening_worker import listen\nlisten(lambda task: print('did', task.text))"
+        said = notebook.run(cell, interrupt_at="Done.")
+        assert "did a long task" in said
+        assert said.endswith(" [*] Stopped.\nKeyboardInterrupt")
+        handlers = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+        assert "True" in notebook.run(handlers)

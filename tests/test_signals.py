@@ -17,7 +17,6 @@ from relay import Relay
 from scripted_server import Server
 
 from task_queue import WorkerError
-from task_queue.worker import report
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SEVERAL = [signal.SIGTERM, signal.SIGINT, signal.SIGTERM, signal.SIGINT]  # of somebody impatient
@@ -48,22 +47,6 @@ def test_a_signal_ends_an_idle_worker_at_once(
     worker.ends(within=4)  # pika's loop looks up every five seconds by itself
     assert worker.lines.count(STOPPED) == 1
     assert worker.err == ""
-
-
-def test_ctrl_c_counts_that_comes_before_the_work_has_begun(
-    at_server: Scripts, server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Such as while a paused terminal holds up the line that tells of the task."""
-
-    def say(line: str) -> None:
-        if "Received" in line:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(report, "say", say)
-    server.put(b"task")
-    with pytest.raises(KeyboardInterrupt):
-        work(at_server, lambda _: None)
-    assert [record["event"] for record in at_server.events()] == ["received", "requeued"]
 
 
 @pytest.mark.parametrize("busy_with", ["nothing", "a task", "reconnecting"])

@@ -113,10 +113,9 @@ def test_the_first_signal_ends_the_program(
     run = start_own(at_server, AGAIN_AND_AGAIN + way)
     run.shows(place)
     run.send(number)
-    if number == signal.SIGINT:  # without run(), it is Python's own traceback for Ctrl+C, and its status
-        status = 130 if way == "run(main)" else -signal.SIGINT
-    else:
-        status = 0 if is_in_call else -signal.SIGTERM
+    # Without run(), it is Python's own traceback for Ctrl+C, and its status.
+    of_python = 130 if (number, way) == (signal.SIGINT, "run(main)") else -number
+    status = 0 if is_in_call and number == signal.SIGTERM else of_python
     assert run.process.wait(10) == status
     assert ("Done" if number == signal.SIGTERM else "Not finished") in run.out or not is_in_call
     assert ("between" in run.out) != is_in_call

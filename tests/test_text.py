@@ -5,7 +5,6 @@ import os
 import re
 import signal
 from pathlib import Path
-from urllib.parse import quote
 
 import listening_worker
 from harmful import HARM, HARMFUL, SHOWN, harmless
@@ -91,13 +90,4 @@ def test_settings_that_make_no_sense_are_shown_harmless(at_server: Scripts) -> N
     assert SHOWN in said_of(at_server, 2, worker, "--max-tasks", HARM)
     assert SHOWN in said_of(at_server, 2, worker, "--seconds-per-dot", HARM)
     said_of(at_server, 2, worker, "--queue", HARM)
-
-
-def test_the_parts_of_an_address_are_shown_harmless(scripts: Scripts) -> None:
-    port = scripts.broker.node.amqp_port
-    for url, words in (
-        (f"amqp://{quote(HARM)}:secret@localhost:{port}", f"refused user {SHOWN} with this password"),
-        (f"amqp://localhost:{port}/{quote(HARM)}", f"has no virtual host {SHOWN}.\n"),
-        (f"amqp://{HARM}", f"No machine named {SHOWN} is known"),
-    ):
-        assert words in said_of(scripts, 1, "listening_worker.py", "--url", url)
+    assert f"No machine named {SHOWN} is known" in said_of(at_server, 1, worker, "--url", f"amqp://{HARM}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import runpy
-import shutil
 import signal
 import subprocess
 import sys
@@ -227,12 +226,11 @@ def copy(tmp_path: Path) -> Path:
     """A copy of the project whose virtual environment is as on Windows."""
     target = tmp_path / "copy"
     copy_project(target)
-    (target / ".venv").unlink()
-    (target / ".venv" / "Scripts").mkdir(parents=True)
-    (target / ".venv" / "Scripts" / "python.exe").symlink_to(Path(sys.executable).resolve())
-    (target / ".venv" / "lib").symlink_to(Path(sys.prefix) / "lib")
-    for file in [*(PROJECT / ".venv").glob("installed-*"), Path(sys.prefix) / "pyvenv.cfg"]:
-        shutil.copy(file, target / ".venv")
+    (venv := target / ".venv").unlink()
+    (venv / "Scripts").mkdir(parents=True)
+    (venv / "Scripts" / "python.exe").symlink_to(Path(sys.executable).resolve())
+    for each in Path(sys.prefix).iterdir():
+        (venv / each.name).symlink_to(each)
     return target
 
 

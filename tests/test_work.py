@@ -19,8 +19,6 @@ NEVER_DONE = {
     "coroutine": "async def work(task): pass",
     "generator": "def work(task): yield",
     "async generator": "async def work(task): yield",
-    "partial": "async def f(x, task): pass\nwork = functools.partial(f, 1)",
-    "object": "class C:\n    async def __call__(self, task): pass\nwork = C()",
     "partial of an object": "class C:\n    def __call__(self, x, task): yield\nwork = functools.partial(C(), 1)",
     "no function": "work = 'work'",
 }

@@ -50,7 +50,8 @@ def _of_program(request: pytest.FixtureRequest, at_server: Scripts, server: Serv
             _ours, its = map(undo.enter_context, socket.socketpair())
             its.setblocking(False)
             undo.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(its.fileno()))
-            undo.callback(signal.pthread_sigmask, signal.SIG_SETMASK, signal.pthread_sigmask(signal.SIG_BLOCK, [10]))
+            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+            undo.callback(signal.pthread_sigmask, signal.SIG_SETMASK, blocked)
             for number in NUMBERS:
                 own = signal.SIG_IGN if number == signal.SIGCHLD else lambda *_: None
                 undo.callback(signal.signal, number, signal.signal(number, own))

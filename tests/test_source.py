@@ -59,14 +59,6 @@ def test_what_is_not_text_is_named_with_a_command_that_makes_it_so(tmp_path: Pat
     assert texts(tasks) == ["task"] * (form == "windows-1252")
 
 
-def test_the_lines_before_a_bad_one_are_sent_and_the_bad_one_is_named(at_server: Scripts, server: Server) -> None:
-    run = at_server.emit(stdin=b"\none\nGr\xf6\xdfe\nthree\n", status=1)
-    assert " [!] Line 3 of standard input is not UTF-8." in run.err
-    assert " [!] 1 task confirmed. Go on with:  --from-line 3\n" in run.err
-    assert " [x] Sent 1 task in " in run.out
-    assert bodies(server) == ["one"]
-
-
 ROWS = [
     (b"bolt;3,50\nnut;0,20\n", ["bolt 3,50", "nut 0,20"], "semicolons"),
     ('"Größe; prüfen"\t..\nzwei;\t\n'.encode(), ["Größe; prüfen ..", "zwei; "], "tabs"),

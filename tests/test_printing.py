@@ -22,9 +22,8 @@ from listening_worker import listen
 def full_pipe() -> Iterator[int]:
     reader, writer = os.pipe()
     fill(writer)
-    yield writer
-    os.close(writer)
-    os.close(reader)
+    with os.fdopen(reader), os.fdopen(writer):
+        yield writer
 
 
 def told(scripts: Scripts) -> list[str]:

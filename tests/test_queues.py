@@ -15,7 +15,6 @@ from scripted_server import Server
 from task_queue.rabbitmq.error_messages import CANCELLED
 from task_queue.rabbitmq.queues import arguments_of
 
-DAY = 86_400_000  # milliseconds
 STOPPED = " [*] Stopped."
 EMITTER, WORKER = "emitter_of_tasks.py", "listening_worker.py"
 
@@ -247,7 +246,7 @@ def test_the_queue_gives_a_task_24_hours_where_rabbitmq_knows_that_argument(own_
         assert [record["event"] for record in own_scripts.events()] == ["received", "done"]
         return
     assert "RabbitMQ waits no longer for an acknowledgement (PRECONDITION_FAILED" in worker.err
-    assert f"\nGive tasks more time in rabbitmq.conf:  consumer_timeout = {DAY}  (docs/versions.md has" in worker.err
+    assert "\nGive tasks more time in rabbitmq.conf:  consumer_timeout = 86400000  (docs/versions.md has" in worker.err
 
 
 def test_a_policy_may_give_a_task_less_until_4_3_and_that_is_said(own_scripts: Scripts) -> None:

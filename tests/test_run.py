@@ -11,8 +11,6 @@ from scripted_server import Server
 
 from listening_worker import run
 
-SCRIPTS = ["emitter_of_tasks.py", "listening_worker.py"]
-
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 @pytest.mark.parametrize("program", ["emitter", "worker", "own"])
@@ -32,7 +30,7 @@ def test_what_is_printed_does_not_go_into_a_socket_that_has_the_number_of_standa
     assert server.errors == []
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", ["emitter_of_tasks.py", "listening_worker.py"])
 def test_a_script_collects_garbage_once_it_has_begun(at_server: Scripts, server: Server, script: str) -> None:
     at_its_end = "import atexit, gc\natexit.register(lambda: print('collects:', gc.isenabled()))\n"
     (at_server.folder / "sitecustomize.py").write_text(at_its_end)

@@ -8,14 +8,13 @@ import os
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
 import pika
 import pika.exceptions
 from harness import DEADLINE, Scripts
-from pika.adapters.blocking_connection import BlockingChannel
 
 import emitter_of_tasks
 import listening_worker
@@ -88,15 +87,10 @@ def put(scripts: Scripts, *bodies: bytes) -> None:
             connection.channel().queue_declare(scripts.queue, passive=True)
         except pika.exceptions.ChannelClosedByBroker:
             work(scripts, print, log_file=None)
-        publish(connection.channel(), scripts.queue, bodies)
-
-
-def publish(channel: BlockingChannel, queue: str, bodies: Iterable[bytes]) -> None:
-    """Send messages, and wait until RabbitMQ has confirmed them."""
-    channel.confirm_delivery()
-    for body in bodies:
-        properties = pika.BasicProperties(message_id=str(uuid.uuid4()))
-        channel.basic_publish("", queue, body, properties, mandatory=True)
+        channel = connection.channel()
+        channel.confirm_delivery()
+        for body in bodies:
+            channel.basic_publish("", scripts.queue, body, pika.BasicProperties(message_id=str(uuid.uuid4())))
 
 
 class Emitter(Publisher):

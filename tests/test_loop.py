@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
+import pkgutil
+import signal
 import struct
 import time
 
 import pytest
 from harness import Scripts
-from in_process import Emitter
+from in_process import Emitter, said_by
 from pika import spec
 from scripted_server import Server, nothing
 
@@ -18,55 +21,61 @@ from task_queue.rabbitmq import loop
 
 EMITTER, WORKER = "emitter_of_tasks.py", "listening_worker.py"
 ACK = struct.pack(">HHQ", *divmod(spec.Basic.Ack.INDEX, 65536), 1)
-DONE = [" [x] Done.", " [*] Stopped."]
 
-INTERRUPTING = """
-import os, signal, socket
-import pika.adapters.base_connection
 
-def interrupting(do):
-    def does(self, *arguments):
-        result = do(self, *arguments)
-        if {mark!r} in bytes(arguments[0] if arguments else result) and not interrupted:
-            interrupted.append(True)
+def interrupt(monkeypatch: pytest.MonkeyPatch, place: str, mark: bytes) -> None:
+    """Have Ctrl+C come at the end of the first call of a function that has to do with some bytes."""
+    real, come = pkgutil.resolve_name(place), list[bool]()
+
+    def interrupting(*arguments: object) -> object:
+        result = real(*arguments)
+        if not come and any(mark in (each if isinstance(each, bytes) else str(each).encode()) for each in arguments):
+            come.append(True)
             os.kill(os.getpid(), signal.SIGINT)
         return result
 
-    return does
-
-interrupted = []
-{place} = interrupting({place})
-"""
-
-
-def interrupt(scripts: Scripts, place: str, mark: bytes) -> None:
-    """Have Ctrl+C come at the end of the first call of a function that has to do with some bytes."""
-    (scripts.folder / "sitecustomize.py").write_text(INTERRUPTING.format(place=place, mark=mark))
-    scripts.environment["PYTHONPATH"] = str(scripts.folder)
+    monkeypatch.setattr(place, interrupting)
 
 
 @pytest.mark.parametrize(
-    ("script", "place", "mark", "sent", "status"),
+    ("script", "place"),
     [
-        (EMITTER, "socket.socket.send", b"the task", "Basic.Publish", 130),
-        (EMITTER, "pika.adapters.base_connection.BaseConnection._adapter_emit_data", b"the task", "Basic.Publish", 130),
-        (WORKER, "socket.socket.send", ACK, "Basic.Ack", 0),
+        (EMITTER, "socket.socket.send"),
+        (EMITTER, "pika.adapters.base_connection.BaseConnection._adapter_emit_data"),
+        (WORKER, "socket.socket.send"),
     ],
 )
 def test_ctrl_c_within_a_call_of_pika_waits_until_it_is_in_order_again(
-    at_server: Scripts, server: Server, script: str, place: str, mark: bytes, sent: str, status: int
+    at_server: Scripts, server: Server, monkeypatch: pytest.MonkeyPatch, script: str, place: str
 ) -> None:
-    interrupt(at_server, place, mark)
     server.on("Basic.Publish", nothing)
     server.put(b"task")
-    run = at_server.start(script, *["the task"] * (script == EMITTER)).ends(status)
-    assert "Not confirmed: the task" in run.err if script == EMITTER else run.lines[-2:] == DONE
-    assert len(server.got(sent)) == len(server.got("Connection.Close")) == 1
+    if script == EMITTER:
+        interrupt(monkeypatch, place, b"the task")
+        status, _, err = said_by(at_server, script, "the task")
+        assert (status, "Not confirmed: the task" in err) == (130, True)
+    else:
+        interrupt(monkeypatch, place, ACK)
+        assert said_by(at_server, script)[1].endswith(" [x] Done.\n [*] Stopped.\n")
+    assert len(server.got("Basic.Publish" if script == EMITTER else "Basic.Ack")) == 1
+    assert len(server.got("Connection.Close")) == 1
 
 
-def test_ctrl_c_within_a_report_tells_of_no_task_twice(at_server: Scripts) -> None:
-    interrupt(at_server, "os.write", b"Sent the task")
-    assert at_server.emit("the task").out.count("Sent the task") == 1
+def test_ctrl_c_within_a_report_tells_of_no_task_twice(
+    at_server: Scripts, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt(monkeypatch, "task_queue.terminal.output.write", b"Sent the task")
+    assert said_by(at_server, EMITTER, "the task")[1].count("Sent the task") == 1
+
+
+def test_ctrl_c_counts_that_comes_before_the_work_has_begun(
+    at_server: Scripts, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as while a paused terminal holds up the line that tells of the task."""
+    interrupt(monkeypatch, "task_queue.worker.report.say", b"Received")
+    server.put(b"task")
+    assert said_by(at_server, WORKER, "--log-file", at_server.log)[0] == 0
+    assert [record["event"] for record in at_server.events()] == ["received", "requeued"]
 
 
 def test_tasks_that_come_every_few_milliseconds_are_sent_before_the_window_is_full(

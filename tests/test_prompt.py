@@ -13,7 +13,6 @@ from scripted_server import Server, Session, bodies
 
 QUESTION = "Would you like to monitor RabbitMQ queues? y or n:"
 PROMPT = "Enter new task:"
-AGAIN = " [*] Connected again."
 
 
 class Screen:
@@ -56,13 +55,9 @@ def test_there_is_a_connection_before_there_is_a_question(at_server: Scripts) ->
     assert said == " [!] Nothing listens at localhost:1: is RabbitMQ running there? (The address is that of AMQP_URL.)"
 
 
-def test_the_question_is_asked_until_it_is_answered_and_the_answer_is_no_older_task(
-    at_server: Scripts, server: Server
-) -> None:
+def test_the_answer_to_the_question_is_no_older_task(at_server: Scripts, server: Server) -> None:
     screen = Screen(at_server)
     screen.ends_with(QUESTION)
-    screen.types("maybe\r")
-    screen.ends_with(" [*] That is no answer: please type y or n.", QUESTION)
     screen.types("No\r")
     screen.ends_with(
         f"{QUESTION} No", f" [*] Sending tasks to queue tasks at {server.at}. To exit press CTRL+C", PROMPT
@@ -150,7 +145,7 @@ def test_a_message_is_shown_above_the_prompt_and_what_was_typed(
     screen.ends_with(f"{asked} n")
     server.session(0).hang_up()
     below = f"{asked} n" if has_readline else asked
-    lines = screen.shows("the message", lambda lines: AGAIN in lines and lines[-1:] == [below])
+    lines = screen.shows("the message", lambda lines: " [*] Connected again." in lines and lines[-1:] == [below])
     assert sum(asked in line for line in lines) == 1 or not has_readline
     screen.types("o\r")
     screen.ends_with(*[" [x] Sent no"] * (asked == PROMPT), PROMPT)
@@ -168,20 +163,3 @@ def test_a_message_does_not_change_what_is_sent(at_server: Scripts, server: Serv
     screen.types("NOT \r")
     screen.shows("it is sent", lambda lines: lines[-1:] == [PROMPT] and "Sent" in "".join(lines))
     assert bodies(server) == ["delete NOT everything, 日本語 and all the rest"]
-
-
-@pytest.mark.parametrize("errors", ["2> errors", "2>&-"])
-def test_a_message_goes_where_standard_error_goes(at_server: Scripts, server: Server, errors: str) -> None:
-    shell = f"exec {' '.join(at_server.command('emitter_of_tasks.py'))} {errors}"
-    where = {"env": at_server.environment, "cwd": str(at_server.folder)}
-    with contextlib.closing(pexpect.spawn("sh", ["-c", shell], encoding="utf-8", **where)) as screen:
-        screen.expect_exact(QUESTION)
-        screen.sendline("n")
-        screen.expect_exact(PROMPT)
-        server.session(0).hang_up()
-        server.gets("Confirm.Select", times=2)
-        if "errors" in errors:
-            eventually(lambda: AGAIN in (at_server.folder / "errors").read_text(), "it is said")
-        screen.sendline("task")
-        screen.expect_exact(" [x] Sent task")
-        assert "Reconnecting" not in screen.before

@@ -15,7 +15,7 @@ from scripted_server import Server
 from task_queue.rabbitmq.error_messages import CANCELLED
 from task_queue.rabbitmq.queues import arguments_of
 
-DAY = 86_400_000  # milliseconds
+STOPPED = " [*] Stopped."
 EMITTER, WORKER = "emitter_of_tasks.py", "listening_worker.py"
 
 
@@ -39,18 +39,19 @@ def waiting(scripts: Scripts) -> Scripts:
     return scripts
 
 
-# ---- What counts as a try
-
-
 def test_what_ctrl_c_hands_back_is_no_failed_try_from_4_3_on(scripts: Scripts) -> None:
-    scripts.emit("task...")
-    worker = scripts.start(WORKER)
-    worker.shows("Received")
-    worker.send(signal.SIGINT)
-    worker.ends()
+    """And another worker gets it at once."""
+    scripts.emit("task.........")
+    first = scripts.worker("--log-file", scripts.log)
+    first.shows("1 of 9")
+    first.send(signal.SIGINT)
     tries: list[int] = []
-    work(scripts, lambda task: tries.append(task.delivery_count))
+    second = work(scripts, lambda task: tries.append(task.delivery_count), log_file=None, burst=False, max_tasks=1)
+    assert " [x] Received task......... (redelivered)" in second
     assert tries == [0 if scripts.broker.version >= (4, 3) else 1]
+    assert first.ends().lines[-2:] == [" [*] Not finished, so it goes back to the queue: task.........", STOPPED]
+    (requeued,) = scripts.events("requeued")
+    assert 1 <= requeued["seconds"] < 9
 
 
 def test_a_dead_letter_that_went_back_has_all_its_tries_again_or_one_more(scripts: Scripts) -> None:
@@ -100,9 +101,6 @@ def test_a_clients_own_header_counts_no_tries(at_server: Scripts, server: Server
     assert "dead letter now" not in worker.out
 
 
-# ---- When the next try comes
-
-
 def test_a_failed_task_waits_before_the_next_try_from_4_3_on(waiting: Scripts) -> None:
     waiting.emit(stdin=b"bad\ngood\n")
     fails_twice = "test $1 = good || test -e try && exit 0; test -e first && touch try; touch first; exit 1"
@@ -142,9 +140,6 @@ def test_a_burst_leaves_what_another_worker_has_failed(waiting: Scripts) -> None
     waiting.start(WORKER, "--passive", "--max-tasks", 1, "--run", "false").ends()
     leaves_it = "Received" not in waiting.work("--passive", "--run", "true").out
     assert leaves_it == (waiting.broker.version >= (4, 3))
-
-
-# ---- Queues that others have declared
 
 
 @pytest.mark.parametrize("kind", ["older", "classic"])
@@ -220,7 +215,8 @@ def test_passive_waits_for_a_queue_that_is_deleted_and_ends_where_there_was_none
     emitter.expect_exact(" [x] Sent one\r\n")
     worker.shows("Done.")
     scripts.broker.drop(scripts.queue)
-    worker.shows(none)
+    for words in (CANCELLED, none):
+        worker.shows(words)
     emitter.sendline("two")
     emitter.expect_exact(none)
     scripts.broker.declare(scripts.queue)
@@ -240,9 +236,6 @@ def test_dead_letters_go_back_to_an_older_queue(scripts: Scripts) -> None:
     eventually(lambda: scripts.broker.counts(scripts.queue)[0] == 1, "it is back")
 
 
-# ---- The ack timeout
-
-
 def test_the_queue_gives_a_task_24_hours_where_rabbitmq_knows_that_argument(own_scripts: Scripts) -> None:
     with servers_own_timeout(own_scripts.broker, 500):
         own_scripts.emit("task...")
@@ -253,7 +246,7 @@ def test_the_queue_gives_a_task_24_hours_where_rabbitmq_knows_that_argument(own_
         assert [record["event"] for record in own_scripts.events()] == ["received", "done"]
         return
     assert "RabbitMQ waits no longer for an acknowledgement (PRECONDITION_FAILED" in worker.err
-    assert f"\nGive tasks more time in rabbitmq.conf:  consumer_timeout = {DAY}  (docs/versions.md has" in worker.err
+    assert "\nGive tasks more time in rabbitmq.conf:  consumer_timeout = 86400000  (docs/versions.md has" in worker.err
 
 
 def test_a_policy_may_give_a_task_less_until_4_3_and_that_is_said(own_scripts: Scripts) -> None:
@@ -280,13 +273,3 @@ def test_a_task_that_is_too_long_for_its_ack_timeout_is_handed_out_again_and_not
     assert CANCELLED in worker.err
     assert [record["delivery_count"] for record in scripts.events("received")] == [0, 0]
     assert len(scripts.events("ack-lost")) == 2
-
-
-def test_a_worker_whose_queue_is_deleted_says_so_and_declares_it_again(scripts: Scripts) -> None:
-    scripts.emit("task...........")
-    worker = scripts.worker()
-    worker.shows("Received")
-    scripts.broker.drop(scripts.queue)
-    for words in (CANCELLED, "Connected again"):
-        worker.shows(words)
-    eventually(lambda: names(scripts) == {scripts.queue, scripts.dead_letters}, "it is there again")

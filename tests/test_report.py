@@ -15,16 +15,12 @@ from task_queue.emitter.report import Report
 from task_queue.emitter.source import Source
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
 def test_progress_is_rate_part_and_time_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Seldom, and of a file that grows while it is read never more than the whole."""
     clock = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(sys, "stdout", terminal := Terminal())
+    monkeypatch.setattr(sys, "stdout", terminal := io.StringIO())
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
     file = tmp_path / f"many {HARM}.txt"
     file.write_text("task\n" * 4000)
     source = Source(str(file), None)

@@ -2,47 +2,39 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
 
 import pytest
-from harness import PROJECT, Scripts, eventually
+from harness import PROJECT, Scripts
 from in_process import said_by
+from pika import spec
 from scripted_server import Server
 
 EMITTER, WORKER = "emitter_of_tasks.py", "listening_worker.py"
 SECRET = "s3cr3t"  # the password, or what can be taken for its beginning
 
 
-def test_the_password_is_in_no_process_list_no_output_no_log_and_no_client_property(scripts: Scripts) -> None:
-    api, user = scripts.broker.api, scripts.queue
-    api("PUT", f"users/{user}", {"password": f"{SECRET}/&%", "tags": ""})
-    api("PUT", f"permissions/%2F/{user}", {"configure": ".*", "write": ".*", "read": ".*"})
-    scripts.environment["AMQP_URL"] = scripts.broker.url.replace("guest:guest", f"{user}:{SECRET}%2F%26%25")
-
-    def connections() -> list[dict[str, Any]]:
-        return [each for each in api("GET", "connections") if each.get("user") == user]
-
-    try:
-        worker = scripts.start(WORKER, "--log-file", scripts.log)
-        emitted = scripts.emit("--log-file", scripts.log, "task.")
-        worker.shows("Done.")
-        told = [Path(f"/proc/{worker.process.pid}/{file}").read_text() for file in ("cmdline", "comm")]
-        eventually(lambda: len(connections()) == 1, "the panel knows the connection")
-        told.append(json.dumps(connections()))
-        api("DELETE", f"permissions/%2F/{user}")
-        for each in connections():
-            api("DELETE", f"connections/{quote(each['name'])}")
-        worker.shows(f"does not let user {user} into virtual host /")
-    finally:
-        api("DELETE", f"users/{user}")
+def test_the_password_is_in_no_process_list_no_output_no_log_and_no_client_property(
+    at_server: Scripts, server: Server
+) -> None:
+    at_server.environment["AMQP_URL"] = server.url.replace("guest:guest", f"keeper:{SECRET}%2F%26%25")
+    worker = at_server.start(WORKER, "--log-file", at_server.log)
+    server.put(b"task.")
+    worker.shows("Done.")
+    emitted = at_server.emit("--log-file", at_server.log, "task.")
+    told = [Path(f"/proc/{worker.process.pid}/{file}").read_text() for file in ("cmdline", "comm")]
+    starts = [got.method for got in server.got("Connection.StartOk")]
+    assert [SECRET in str(start.response) for start in starts] == [True, True]
+    told += [str(start.client_properties) for start in starts]
+    refusal = spec.Connection.Close(530, "NOT_ALLOWED - access to vhost '/' refused for user 'keeper'", 10, 40)
+    server.on("Connection.Open", lambda session, _: session.send(refusal))
+    server.session(0).hang_up()
+    worker.shows("does not let user keeper into virtual host /")
     worker.send(signal.SIGTERM)
     worker.ends()
-    assert SECRET not in "".join([*told, worker.out, worker.err, emitted.out, emitted.err, scripts.log.read_text()])
+    assert SECRET not in "".join([*told, worker.out, worker.err, emitted.out, emitted.err, at_server.log.read_text()])
 
 
 @pytest.mark.parametrize("script", [EMITTER, WORKER])
@@ -65,25 +57,17 @@ def test_the_address_of_the_admin_panel_holds_no_credentials(at_server: Scripts,
     assert SECRET not in run.err
 
 
-TRICKS = r"""
-; touch pwned
-$(touch pwned)
-`touch pwned`
-'; touch pwned; '
-"; touch pwned; "
-\"$(touch pwned)
-> pwned
---help
-{} {}
-%s %n * ~ $HOME
-"""
-NASTY = [*TRICKS.split("\n")[1:-1], " leading and trailing ", "\u202egnp.exe"]
+NASTY = ["; touch pwned", "$(touch pwned)", "`touch pwned`", "'; touch pwned; '", '"; touch pwned; "', "> pwned"]
+NASTY += [r"\"$(touch pwned)", "--help", "{} {}", "%s %n * ~ $HOME", " leading and trailing ", "\u202egnp.exe"]
 
 
 @pytest.mark.parametrize(
     ("command", "told"),
     [
-        (r"""sh -c 'printf "%s\n" "$@" . >> done.txt' sh -- {} x{}y""", lambda body: ["--", body, f"x{body}y", "."]),
+        (
+            r"""sh -c 'printf "%s\n" "$@" "$(cat)" >> done.txt' sh -- {} 'x{}="{}' "an'other'" """,
+            lambda body: ["--", body, f'x{body}="{body}', "an'other'", body],
+        ),
         (r"""sh -c "printf \"%s\n\" \"$1\" >> done.txt" sh {}""", lambda body: [body]),  # as the README shows it
     ],
 )

@@ -11,15 +11,15 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
-from harness import Scripts, eventually, start_own
+from harness import Scripts, eventually, feed, start_own
 from in_process import work
 from relay import Relay
 from scripted_server import Server
 
 from task_queue import WorkerError
-from task_queue.worker import report
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SEVERAL = [signal.SIGTERM, signal.SIGINT, signal.SIGTERM, signal.SIGINT]  # of somebody impatient
 STOPPED = " [*] Stopped."
 
 
@@ -33,11 +33,8 @@ def bequeathed(ignored: Iterable[int] = (), blocked: Iterable[int] = ()) -> Iter
         yield
 
 
-# ---- One signal
-
-
 @pytest.mark.parametrize("blocked", [[], range(1, 32)], ids=["", "blocked at the start"])
-@pytest.mark.parametrize("numbers", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGHUP] * 2], ids=str)
+@pytest.mark.parametrize("numbers", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGHUP] * 2, SEVERAL], ids=str)
 def test_a_signal_ends_an_idle_worker_at_once(
     at_server: Scripts, server: Server, numbers: list[signal.Signals], blocked: list[int]
 ) -> None:
@@ -48,50 +45,8 @@ def test_a_signal_ends_an_idle_worker_at_once(
     for number in numbers:
         worker.send(number)
     worker.ends(within=4)  # pika's loop looks up every five seconds by itself
-    assert worker.lines[-1] == STOPPED
+    assert worker.lines.count(STOPPED) == 1
     assert worker.err == ""
-
-
-def test_ctrl_c_hands_the_task_back_at_once(scripts: Scripts) -> None:
-    scripts.emit("task.........")
-    first = scripts.worker("--name", "first", "--log-file", scripts.log)
-    first.shows("1 of 9")
-    first.send(signal.SIGINT)
-    second = work(scripts, lambda _: None, name="second", burst=False, max_tasks=1)
-    assert " [x] Received task......... (redelivered)" in second
-    first.ends()
-    assert first.lines[-2:] == [" [*] Not finished, so it goes back to the queue: task.........", STOPPED]
-    assert first.err == ""
-    (requeued,) = scripts.events("requeued")
-    assert requeued["task"] == "task........."
-    assert 1 <= requeued["seconds"] < 9
-
-
-def test_sigterm_lets_the_task_finish_and_takes_no_other(at_server: Scripts, server: Server) -> None:
-    server.put(b"first..", b"second..")
-    worker = at_server.start("listening_worker.py", "--seconds-per-dot", "0.5", "--log-file", at_server.log)
-    worker.shows("1 of 2")
-    worker.send(signal.SIGTERM)
-    worker.ends()
-    assert worker.lines[1:] == [" [x] Received first..", "     . 1 of 2", "     . 2 of 2", " [x] Done.", STOPPED]
-    assert [event["event"] for event in at_server.events()] == ["received", "done"]
-    assert list(server.tasks) == [(b"second..", False)]
-
-
-def test_ctrl_c_counts_that_comes_before_the_work_has_begun(
-    at_server: Scripts, server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Such as while a paused terminal holds up the line that tells of the task."""
-
-    def say(line: str) -> None:
-        if "Received" in line:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(report, "say", say)
-    server.put(b"task")
-    with pytest.raises(KeyboardInterrupt):
-        work(at_server, lambda _: None)
-    assert [record["event"] for record in at_server.events()] == ["received", "requeued"]
 
 
 @pytest.mark.parametrize("busy_with", ["nothing", "a task", "reconnecting"])
@@ -115,27 +70,6 @@ def test_a_broker_that_is_frozen_does_not_keep_a_worker_from_ending(
         eventually(lambda: scripts.broker.bodies(scripts.queue) == ["task.."], "it is not lost")
 
 
-# ---- Several
-
-
-@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
-def test_signals_one_after_the_other_stop_it_once_and_in_good_order(
-    at_server: Scripts, server: Server, first: signal.Signals
-) -> None:
-    server.put(*(b"%d ." % number for number in range(1000)))
-    for _ in range(3):
-        worker = at_server.start("listening_worker.py", "--seconds-per-dot", 0.003, "--log-file", at_server.log)
-        worker.shows("Done.", times=3)
-        for number in (first, signal.SIGINT, signal.SIGTERM, signal.SIGINT):
-            worker.send(number)
-        worker.ends(0)
-        assert worker.lines[-1] == STOPPED
-    done = [event["task"] for event in at_server.events("done")]
-    assert len(done) == len(set(done))
-    assert len(at_server.events("received")) == len(done) + len(at_server.events("requeued"))
-    assert {body.decode() for body, _ in server.tasks} == {f"{number} ." for number in range(1000)} - {*done}
-
-
 @pytest.mark.parametrize(
     ("then", "raised", "event"),
     [
@@ -156,14 +90,12 @@ def test_after_sigterm_in_a_task(
                 raise each
             time.sleep(each) if isinstance(each, float) else os.kill(os.getpid(), each)
 
-    server.put(b"task")
+    server.put(b"task", b"another")
     with pytest.raises(raised) as end:
         work(at_server, perform)
     assert raised is KeyboardInterrupt or end.value.code == 0
     assert [record["event"] for record in at_server.events()] == ["received", event]
-
-
-# ---- Ignored or blocked where it was started
+    assert list(server.tasks) == [(b"task", True)] * (event == "requeued") + [(b"another", False)]
 
 
 def test_a_signal_that_was_ignored_at_the_start_stays_ignored(scripts: Scripts) -> None:
@@ -171,37 +103,25 @@ def test_a_signal_that_was_ignored_at_the_start_stays_ignored(scripts: Scripts) 
     with bequeathed(ignored=ENDING):
         emitter = scripts.emitter("--verbose", stdin=subprocess.PIPE)
         worker = scripts.worker("--max-tasks", 2, "--run", command)
-    assert emitter.process.stdin
-    with emitter.process.stdin as pipe:
-        pipe.write(b"one\n")
-        pipe.flush()
-        worker.shows("the command goes on")
-        for number in ENDING:
-            emitter.send(number)
-            worker.send(number)
-        pipe.write(b"two\n")
+    feed(emitter, b"one\n")
+    worker.shows("the command goes on")
+    for number in ENDING:
+        emitter.send(number)
+        worker.send(number)
+    feed(emitter, b"two\n", is_last=True)
     emitter.ends()
     assert worker.ends().lines.count(" [x] Done.") == 2
 
 
-@pytest.mark.parametrize(
-    ("perform", "why"),
-    [
-        ("running('false')", "false ended with exit status 1"),
-        ("lambda task: subprocess.run(['false'], check=True)", "CalledProcessError"),
-    ],
-)
 def test_a_command_that_fails_is_no_success_where_nobody_can_wait_for_children(
-    at_server: Scripts, server: Server, perform: str, why: str
+    at_server: Scripts, server: Server
 ) -> None:
     server.put(b"task")
     with bequeathed(ignored=[signal.SIGCHLD]):
-        run = start_own(at_server, f"listen({perform}, max_tasks=1)")
-    assert f" [!] Failed (try 1 of at most 21): {why}" in run.ends().out
+        run = at_server.start("listening_worker.py", "--max-tasks", 1, "--run", "false")
+    assert " [!] Failed (try 1 of at most 21): false ended with exit status 1" in run.ends().out
     assert server.got("Basic.Ack") == []
 
-
-# ---- Taken by a task
 
 ASYNCIO = """
 import asyncio

@@ -3,10 +3,8 @@
 import contextlib
 import os
 import re
-import shlex
 import signal
 from pathlib import Path
-from urllib.parse import quote
 
 import listening_worker
 from harmful import HARM, HARMFUL, SHOWN, harmless
@@ -15,7 +13,6 @@ from in_process import printed, said_by
 from pika import spec
 from scripted_server import Got, Server, Session, nothing, takes_up_to
 
-from task_queue.worker.run_command import running
 from task_queue.worker.task import Task
 
 # A family joined by U+200D, a space that does not break, a soft hyphen, a private character: odd, and no harm.
@@ -23,15 +20,10 @@ UNUSUAL = "👨\u200d👩\u200d👧 \xa0 \xad \ue000 \ufeff"
 
 
 def test_what_a_worker_says_is_shown_harmless(at_server: Scripts, server: Server) -> None:
-    command = at_server.folder / HARM
-    command.write_text('#!/bin/sh\ntest -e "$0.flag" && exit 3; touch "$0.flag"; kill -9 $$\n')
-    command.chmod(0o755)
-    run = running(shlex.quote(str(command)))
-
     def fail(_task: Task) -> None:
         raise ValueError(HARM)
 
-    steps = iter([print, run, run, fail, lambda _: os.kill(os.getpid(), signal.SIGINT)])
+    steps = iter([print, print, fail, lambda _: os.kill(os.getpid(), signal.SIGINT)])
 
     def hand_out(session: Session, got: Got) -> None:
         session.answer(got)
@@ -41,7 +33,6 @@ def test_what_a_worker_says_is_shown_harmless(at_server: Scripts, server: Server
         session.deliver(HARMFUL.encode() + b"\xed\xa0\x80")  # the last: half a surrogate pair
         session.deliver(f"Größe 日本 e\u0301 👍 {UNUSUAL}".encode())
         session.deliver(HARM.encode(), True, headers={"x-delivery-count": 20})
-        session.deliver(HARM.encode())
         session.deliver(f"stopped {HARM}".encode())
 
     server.on("Basic.Consume", hand_out)
@@ -52,11 +43,8 @@ def test_what_a_worker_says_is_shown_harmless(at_server: Scripts, server: Server
     assert f"CONNECTION_FORCED - because of {SHOWN}" in said
     assert f" [x] Received {HARMFUL.encode('unicode_escape').decode()}\\xed\\xa0\\x80\n" in said
     assert f" [x] Received Größe 日本 e\u0301 👍 {UNUSUAL}\n" in said
-    failed = r" \[!\] Failed.*: "
-    assert re.search(f"{failed}.*/{re.escape(SHOWN)} was killed by SIGKILL[;\n]", said)
-    assert re.search(f"{failed}.*/{re.escape(SHOWN)} ended with exit status 3[;\n]", said)
     assert f"dead letter now: {SHOWN}\n" in said
-    assert re.search(rf"{failed}ValueError: {re.escape(SHOWN)} \(test_text.py, line \d+\)", said)
+    assert re.search(rf" \[!\] Failed.*: ValueError: {re.escape(SHOWN)} \(test_text.py, line \d+\)", said)
     assert f"goes back to the queue: stopped {SHOWN}\n" in said
 
 
@@ -75,8 +63,6 @@ def test_what_an_emitter_says_is_shown_harmless(at_server: Scripts, server: Serv
     name = str(at_server.folder / HARM)
     shown = re.escape(f"{at_server.folder}/{SHOWN}")
     Path(f"{name}.txt").write_bytes(f"{HARM} good\n{HARM} large{'x' * 1000}\n".encode() + b"\xff\n")
-    Path(f"{name}.csv").write_text('"')
-    Path(name).symlink_to("/proc/self/mem")  # which can be opened, and its first byte can't be read
     server.on("Basic.Publish", takes_up_to(500))
     server.on("Confirm.Select", block, connection=0)
 
@@ -87,10 +73,6 @@ def test_what_an_emitter_says_is_shown_harmless(at_server: Scripts, server: Serv
     assert re.search(rf"Line 2 of {shown}.txt is not sent: .*: {re.escape(SHOWN)} large", said)
     assert re.search(f"Line 3 of {shown}.txt is not UTF-8.", said)
     assert "Go on with:  --from-line 3" in said
-    said = said_of(at_server, 1, "emitter_of_tasks.py", "--file", f"{name}.csv")
-    assert re.search(f"Line 1 of {shown}.csv is not CSV", said)
-    said = said_of(at_server, 1, "emitter_of_tasks.py", "--file", name)
-    assert re.search(f"Line 1 of {shown} can't be read: Input/output error.", said)
     server.on("Basic.Publish", lambda *_: os.kill(os.getpid(), signal.SIGINT))
     assert f" [!] Not confirmed: task {SHOWN}\n" in said_of(at_server, 130, "emitter_of_tasks.py", f"task {HARM}")
 
@@ -104,13 +86,4 @@ def test_settings_that_make_no_sense_are_shown_harmless(at_server: Scripts) -> N
     assert SHOWN in said_of(at_server, 2, worker, "--max-tasks", HARM)
     assert SHOWN in said_of(at_server, 2, worker, "--seconds-per-dot", HARM)
     said_of(at_server, 2, worker, "--queue", HARM)
-
-
-def test_the_parts_of_an_address_are_shown_harmless(scripts: Scripts) -> None:
-    port = scripts.broker.node.amqp_port
-    for url, words in (
-        (f"amqp://{quote(HARM)}:secret@localhost:{port}", f"refused user {SHOWN} with this password"),
-        (f"amqp://localhost:{port}/{quote(HARM)}", f"has no virtual host {SHOWN}.\n"),
-        (f"amqp://{HARM}", f"No machine named {SHOWN} is known"),
-    ):
-        assert words in said_of(scripts, 1, "listening_worker.py", "--url", url)
+    assert f"No machine named {SHOWN} is known" in said_of(at_server, 1, worker, "--url", f"amqp://{HARM}")

@@ -18,12 +18,11 @@ def tls_server(
 ) -> Iterator[int]:
     """Give its port. Each client must be certified by `clients`, if that is given; `version` is its newest."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.maximum_version = version or ssl.TLSVersion.MAXIMUM_SUPPORTED
     certificate.configure_cert(context)
     if clients is not None:
         context.verify_mode = ssl.CERT_REQUIRED
         clients.configure_trust(context)
-    if version is not None:
-        context.maximum_version = version
 
     def serve() -> None:
         with contextlib.suppress(OSError):  # it is closed

@@ -120,9 +120,10 @@ def _node_at(url: str) -> pika.URLParameters:
         "is not a URL like amqp://user:password@host:5672/virtual-host (percent-encode special characters: / is %2F, "
         "@ is %40), or has an option behind ? that pika does not take."
     )
-    query = url.partition("?")[2]
-    # Not every value in quotes: one of them may be the password of the key.
-    files = re.findall(r"(?:ca_certs|cafile|certfile|keyfile)['\"]\s*:\s*['\"](.+?)['\"]", unquote(query))
+    before, _, query = url.partition("?")
+    # Nothing that may be a password: neither the key's, nor what is also in front of the ?.
+    named = re.findall(r"(?:ca_certs|cafile|certfile|keyfile)['\"]\s*:\s*['\"](.+?)['\"]", unquote(query))
+    files = [file for file in named if file not in before]
     try:
         if any(_is_encrypted(file) for file in files) and "password" not in query:
             words = "has a key in its ssl_options that is encrypted, and no 'password' for it."

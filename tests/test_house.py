@@ -118,4 +118,4 @@ def test_only_one_room_reaches_into_pika_and_none_into_python() -> None:
         text = file.read_text()
         assert not re.search(r"\bimport (ctypes|_signal)|\bfrom (ctypes|_signal) ", text)
         private = re.findall(r"\b(?:connection|channel|_pika|super\(\))\.(_[a-z]\w+)", text)
-        assert not private or room == "rabbitmq.pika_connection", (room, private)
+        assert not private or room == "rabbitmq.pika_internals", (room, private)

@@ -267,7 +267,7 @@ def test_a_large_task_is_in_memory_a_few_times_only(scripts: Scripts) -> None:
     ("where", "words"),
     [
         ("task_queue.emitter.source.new_message", "Line 2 of {} is too long for the memory here."),
-        ("task_queue.emitter.frames.Encoder.frames", "This needs more memory than there is."),
+        ("task_queue.emitter.frame_encoder.Encoder.frames", "This needs more memory than there is."),
     ],
 )
 def test_a_task_that_the_memory_can_not_hold_is_the_line_to_go_on_from(

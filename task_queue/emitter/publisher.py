@@ -10,14 +10,14 @@ from collections.abc import Callable
 import pika
 from pika.channel import Channel
 
-from task_queue.emitter.frames import Encoder
+from task_queue.emitter.frame_encoder import Encoder
 from task_queue.emitter.message import Message
 from task_queue.emitter.silent_node import SilentNode
 from task_queue.emitter.window import Settled, Window
 from task_queue.exceptions import QueueError
 from task_queue.rabbitmq.connection import Connection
 from task_queue.rabbitmq.error_messages import largest_size
-from task_queue.rabbitmq.pika_connection import send_frames
+from task_queue.rabbitmq.pika_internals import send_frames
 from task_queue.settings import ConnectionSettings
 from task_queue.terminal.output import drop_when
 from task_queue.terminal.printing import complain_in_background, do_in_background

@@ -10,7 +10,7 @@ from pika.channel import Channel
 from task_queue.emitter.message import Message
 from task_queue.exceptions import QueueError
 from task_queue.rabbitmq.connection import Connection
-from task_queue.rabbitmq.pika_connection import unsent_bytes
+from task_queue.rabbitmq.pika_internals import unsent_bytes
 from task_queue.terminal.printing import complain_in_background
 
 # Seconds without a confirm until we go on at the next node. Doubled when that has not helped. If confirms are slow

@@ -14,7 +14,7 @@ from pika.channel import Channel
 from task_queue.exceptions import QueueError
 from task_queue.rabbitmq.error_messages import in_words
 from task_queue.rabbitmq.loop import Loop
-from task_queue.rabbitmq.pika_connection import PikaConnection
+from task_queue.rabbitmq.pika_internals import PikaConnection
 from task_queue.rabbitmq.queues import Rules, declare, version_of
 from task_queue.rabbitmq.reconnecting import LASTS_AFTER, Reconnecting
 from task_queue.settings import ConnectionSettings, place

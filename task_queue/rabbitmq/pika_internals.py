@@ -1,4 +1,4 @@
-"""Our pika connection: it gathers what is written, and accepts headers that pika can't decode.
+"""What we change inside pika: it gathers what is written, accepts headers that it can't decode, and sends our frames.
 
 This is the only file that uses what is private to pika. If a later pika ignores an override, it works, only slower, or
 without odd headers. What send_frames() and unsent_bytes() use must be there. Tested with pika 1.3.2, 1.4.4 and its main

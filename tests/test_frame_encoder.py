@@ -8,7 +8,7 @@ import pytest
 from harness import Scripts
 from in_process import said_by
 
-from task_queue.emitter.frames import Encoder
+from task_queue.emitter.frame_encoder import Encoder
 from task_queue.emitter.message import new_message, properties
 
 

@@ -403,7 +403,7 @@ def cluster(bench: Bench, runs: int, tasks: int) -> Outcome:
             },
         )
     finally:
-        stage.end()
+        stage.close()
     rows = [
         [
             role,

@@ -31,6 +31,9 @@ def test_a_server_that_wants_a_certificate_says_so_and_gets_it(
     authority.cert_pem.write_to_path("ca.pem")
     authority.issue_cert("us").private_key_and_cert_chain_pem.write_to_path("client.pem")
     own = authority.issue_cert("localhost")
+    with tls_server(authority.issue_cert("other.example")) as port:
+        url = f"amqps://localhost:{port}/?ssl_options={{'ca_certs':'ca.pem'}}"
+        assert "is for another name: " in said_by(at_server, EMITTER, "task", "--url", url)[2]
     with (
         tls_server(own, clients=authority, version=ssl.TLSVersion.TLSv1_2) as older,
         tls_server(own, clients=authority, version=ssl.TLSVersion.TLSv1_3) as newer,

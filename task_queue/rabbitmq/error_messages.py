@@ -26,6 +26,11 @@ WORDS: list[tuple[str, str, bool]] = [
     ("Address family", "No IPv6 here, so {at} can't be reached ({why}): write 127.0.0.1, or the like, as host.", False),
     ("^ConnectionRefused", "Nothing listens at {at}: is RabbitMQ running there?{origin}{start}", False),
     (
+        "^SSLCert.*mismatch",
+        "The certificate of {at} is for another name: {why}\nWrite a name that it has as the host.",
+        False,
+    ),
+    (
         "^SSLCert",
         "The certificate of {at} is not accepted: {why}\n"
         "If an authority of your own has signed it, name its file in the environment variable SSL_CERT_FILE.",

@@ -192,7 +192,7 @@ class Node:
 
 def ports_of(data: Path) -> tuple[int, int]:
     """Return the ports of epmd and of AMQP of the node that is running or starting on this data; 0 and 0 if none is."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):  # the file is not there, or is being written
         epmd_port, amqp_port = map(int, (data / PORTS).read_text().split())
         if not is_free(epmd_port):
             return epmd_port, amqp_port

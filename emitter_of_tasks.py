@@ -36,11 +36,11 @@ from task_queue.emitter.source import Source, typed_tasks
 from task_queue.event_log import EventLog
 from task_queue.exceptions import Failure, InputError
 from task_queue.process.run import run
-from task_queue.process.signals import Signals
+from task_queue.process.shutdown import Shutdown
 from task_queue.rabbitmq.queues import dead_letters_of
 from task_queue.settings import PATIENCE, connection_settings, default_name, new_parser, not_empty, one_character
-from task_queue.terminal.printing import complain, complain_of, finish_background, say
-from task_queue.terminal.output import is_terminal
+from task_queue.terminal.blocked_output import is_terminal
+from task_queue.terminal.console import complain, complain_of, finish_background, say
 from task_queue.terminal.prompt import is_notebook
 from task_queue.terminal.text import counted
 
@@ -98,9 +98,9 @@ def main() -> int:
     is_bulk = not (flags.asks or flags.task or flags.retry_dead_letters)
     source = Source(flags.file, log.descriptor, flags.separator, flags.from_line or 1) if is_bulk else None
     offer = functools.partial(offer_panel, flags.admin, flags.admin_url, settings.nodes[0])
-    with Signals() as signals:
+    with Shutdown() as shutdown:
         if flags.retry_dead_letters:
-            return retry(DeadLetters(settings), offer, signals)
+            return retry(DeadLetters(settings), offer, shutdown)
         report = Report(log, source, flags.verbose)
         publisher = Publisher(settings, report.settled)
         if source is not None:
@@ -109,7 +109,7 @@ def main() -> int:
             tasks = typed_tasks(publisher.connection)
         else:
             tasks = iter([new_message(flags.task)])
-        return emit(preceded_by(offer, tasks), publisher, report, signals, wait_for_each=flags.asks)
+        return emit(preceded_by(offer, tasks), publisher, report, shutdown, wait_for_each=flags.asks)
 
 
 def preceded_by(offer: Callable[[], object], tasks: Iterator[Message]) -> Iterator[Message]:
@@ -121,12 +121,14 @@ def preceded_by(offer: Callable[[], object], tasks: Iterator[Message]) -> Iterat
         say("")
 
 
-def emit(tasks: Iterator[Message], publisher: Publisher, report: Report, signals: Signals, wait_for_each: bool) -> int:
+def emit(
+    tasks: Iterator[Message], publisher: Publisher, report: Report, shutdown: Shutdown, wait_for_each: bool
+) -> int:
     """Send the tasks, report the result, and return the exit status."""
     status, is_cut_short = 1, True
     try:
         with contextlib.closing(publisher.connection):
-            is_all_read = send(tasks, publisher, signals, wait_for_each)
+            is_all_read = send(tasks, publisher, shutdown, wait_for_each)
             is_cut_short = not (is_all_read or report.has_read_all(publisher.next_line))
         status = 0
     except Failure as failure:
@@ -135,7 +137,7 @@ def emit(tasks: Iterator[Message], publisher: Publisher, report: Report, signals
     except MemoryError:
         complain(" [!] This needs more memory than there is.")
     finish_background()
-    publisher.tell_settled()  # confirms may still have come while the connection was closed
+    publisher.report_settled()  # confirms may still have come while the connection was closed
     is_cut_short = is_cut_short or bool(publisher.pending())
     if status == 0:
         status = 130 if is_cut_short else int(report.refused > 0)
@@ -146,14 +148,14 @@ def emit(tasks: Iterator[Message], publisher: Publisher, report: Report, signals
     return status
 
 
-def send(tasks: Iterator[Message], publisher: Publisher, signals: Signals, wait_for_each: bool) -> bool:
+def send(tasks: Iterator[Message], publisher: Publisher, shutdown: Shutdown, wait_for_each: bool) -> bool:
     """Connect, read, publish, and wait until each task is confirmed or refused, or a signal comes.
 
     Return whether all were read. At a prompt, nothing is left unread.
     """
     is_all_read = wait_for_each
     try:
-        with signals.interruptible():
+        with shutdown.interruptible():
             publisher.connection.open()
             try:
                 for message in tasks:
@@ -168,17 +170,17 @@ def send(tasks: Iterator[Message], publisher: Publisher, signals: Signals, wait_
             is_all_read = True
             publisher.wait_for_confirms()
     except KeyboardInterrupt:
-        signals.leave()
+        shutdown.begin()
         say("")  # after the ^C that a terminal shows
         publisher.wait_for_confirms(seconds=LAST_CONFIRMS)
     return is_all_read
 
 
-def retry(letters: DeadLetters, offer: Callable[[], object], signals: Signals) -> int:
+def retry(letters: DeadLetters, offer: Callable[[], object], shutdown: Shutdown) -> int:
     """Have RabbitMQ move the dead letters back, say how many, also after an error, and return the exit status."""
     status, queue = 0, letters.connection.queue
     try:
-        with contextlib.closing(letters.connection), signals.interruptible():
+        with contextlib.closing(letters.connection), shutdown.interruptible():
             letters.connection.open()
             offer()
             letters.move()

@@ -30,14 +30,15 @@ import threading
 from task_queue.event_log import EventLog
 from task_queue.exceptions import SettingsError, WorkerError
 from task_queue.process.run import end_forked_process, open_standard_streams, refuse_second_run, run
-from task_queue.process.signals import Signals
+from task_queue.process.shutdown import Shutdown
 from task_queue.settings import PATIENCE, connection_settings, default_name, new_parser, not_empty
-from task_queue.terminal.printing import finish_background, say
+from task_queue.terminal.console import finish_background, say
 from task_queue.worker.consumer import Consumer
+from task_queue.worker.fake_work import sleeping
+from task_queue.worker.perform import OnlyBegun, Perform, check_function, check_result, reason_of
 from task_queue.worker.report import Report
 from task_queue.worker.run_command import running
 from task_queue.worker.task import Task
-from task_queue.worker.work import OnlyBegun, Perform, check_function, check_result, reason_of, sleeping
 
 ACK_TIMEOUT_HOURS = 24.0
 # With 0, RabbitMQ would redeliver a task without end. It stores milliseconds in 32 bits.
@@ -81,32 +82,32 @@ def listen(
         raise SettingsError("ack_timeout must be a number of hours, from 0.001 to 1,000.")
     patience = PATIENCE if burst or max_tasks else float("inf")
     settings = connection_settings(url, queue, default_name("worker") if name is None else name, patience, passive)
-    with Signals(is_worker=True, stop=stop) as signals, contextlib.closing(EventLog(log_file, settings.name)) as log:
+    with Shutdown(is_worker=True, stop=stop) as shutdown, contextlib.closing(EventLog(log_file, settings.name)) as log:
         consumer, report = Consumer(settings, ack_timeout, burst, slows_down=not (burst or max_tasks)), Report(log)
         with contextlib.closing(consumer):
             consumer.connection.open()
-            if not signals.is_ending:
+            if not shutdown.has_begun:
                 how = "Stops when the queue is empty." if burst else "To exit press CTRL+C"
                 say(f" [*] Waiting for tasks in {consumer.connection.where}. {how}")
             taken = 0
             while taken != max_tasks and (task := consumer.next()):
                 taken += 1
-                handle(task, perform, consumer, report, signals, is_last=taken == max_tasks)
+                handle(task, perform, consumer, report, shutdown, is_last=taken == max_tasks)
                 del task  # before the next one comes: it may be large
-                signals.handlers.reinstall()  # now, because we wait for RabbitMQ anyway
+                shutdown.handlers.reinstall()  # now, because we wait for RabbitMQ anyway
         finish_background()
         say(" [*] Stopped.")
 
 
-def handle(task: Task, perform: Perform, consumer: Consumer, report: Report, signals: Signals, is_last: bool) -> None:
+def handle(task: Task, perform: Perform, consumer: Consumer, report: Report, shutdown: Shutdown, is_last: bool) -> None:
     """Perform one task, settle it with RabbitMQ, and report how it went."""
     report.received(task)
     try:
-        perform_here(task, perform, signals)
+        perform_here(task, perform, shutdown)
     except BaseException as error:  # any exception is a failure of the task, except Ctrl+C and WorkerError
-        is_interrupted = isinstance(error, KeyboardInterrupt) and signals.has_interrupted
+        is_interrupted = isinstance(error, KeyboardInterrupt) and shutdown.has_interrupted
         if is_interrupted:
-            signals.leave()
+            shutdown.begin()
         if is_interrupted or isinstance(error, WorkerError):
             consumer.hand_back()
             report.handed_back(task, is_interrupted)
@@ -123,11 +124,11 @@ def handle(task: Task, perform: Perform, consumer: Consumer, report: Report, sig
             report.ack_lost(task)
 
 
-def perform_here(task: Task, perform: Perform, signals: Signals) -> None:
+def perform_here(task: Task, perform: Perform, shutdown: Shutdown) -> None:
     """Perform a task. Ctrl+C may interrupt only here, and not while the task is acknowledged."""
     pid = os.getpid()
     try:
-        with signals.interruptible():
+        with shutdown.interruptible():
             check_result(perform(task))
     finally:
         if os.getpid() != pid:  # a process that the task forked must not settle the task

@@ -6,7 +6,7 @@ except ModuleNotFoundError:
     import os
     import sys
 
-    from task_queue.threads import WINDOWS
+    from task_queue.platform import WINDOWS
 
     _python = os.path.join(".venv", "Scripts" if WINDOWS else "bin", "python")
     _words = f"It is in .venv, so start this with:  {_python} {sys.argv[0]}"

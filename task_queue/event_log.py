@@ -7,7 +7,7 @@ import os
 from datetime import datetime, timezone
 
 from task_queue.exceptions import SettingsError
-from task_queue.terminal.printing import complain
+from task_queue.terminal.console import complain
 from task_queue.terminal.text import printable, text_of
 
 

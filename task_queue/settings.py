@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 import pika
 
 from task_queue.exceptions import SettingsError
-from task_queue.terminal.printing import complain
+from task_queue.terminal.console import complain
 from task_queue.terminal.text import printable
 
 DEFAULT_URL = "amqp://guest:guest@localhost:5672/%2F"

@@ -19,7 +19,8 @@ FLOORS = [
     {"process"},
     {"settings", "event_log"},
     {"terminal"},
-    {"exceptions", "threads"},
+    {"daemon_thread"},
+    {"exceptions", "platform"},
 ]
 PACKAGE = PROJECT / "task_queue"
 # By their names inside the package: `emitter.publisher`; a script by its own.

@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 
 import pika
 
-from task_queue.terminal.printing import complain, say
+from task_queue.platform import WINDOWS
+from task_queue.terminal.console import complain, say
 from task_queue.terminal.prompt import Prompt
 from task_queue.terminal.text import printable
-from task_queue.threads import WINDOWS
 
 GUEST = pika.PlainCredentials("guest", "guest")  # the default user of a new RabbitMQ
 PANEL_ANSWERS_WITHIN = 6.0 if WINDOWS else 2.0  # seconds; Windows needs two to report a refused connection

@@ -48,7 +48,7 @@ class DeadLetters:
         empty_looks = 0
         while self._answered != self.total and empty_looks < self._looks:
             with self.connection.loop as loop:
-                self.connection.wait(lambda: self.moved == self.total or loop.signals.is_ending, LOOK_AFTER)
+                self.connection.wait(lambda: self.moved == self.total or loop.shutdown.has_begun, LOOK_AFTER)
                 before = self.moved
                 # RabbitMQ answers after it has processed what we refused.
                 is_empty = self.connection.finds_empty(self._queue)

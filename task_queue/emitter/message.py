@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import pika
 
-
 # A message's id is a UUID of this run, with a number as its last part: a uuid4() for each message would take a third of
 # the emitter's time.
 _RUN = str(uuid.uuid4())[:-12]

@@ -19,8 +19,8 @@ from task_queue.rabbitmq.connection import Connection
 from task_queue.rabbitmq.error_messages import largest_size
 from task_queue.rabbitmq.pika_internals import send_frames
 from task_queue.settings import ConnectionSettings
-from task_queue.terminal.output import drop_when
-from task_queue.terminal.printing import complain_in_background, do_in_background
+from task_queue.terminal.blocked_output import drop_when
+from task_queue.terminal.console import complain_in_background, do_in_background
 
 WINDOW = 1000  # messages; a larger window is hardly faster, and more must be sent again after a lost connection
 REFILL = 250  # confirms until a full window gets new messages; with 500, RabbitMQ would be idle
@@ -37,7 +37,7 @@ class Publisher:
 
     Args:
         settings: where to connect and publish.
-        tell: called with settled messages, without the loop's lock, in this thread or the background printer's.
+        report: called with settled messages, without the loop's lock, in this thread or the background printer's.
 
     Attributes:
         next_line: the next_line of the last message that was published.
@@ -45,15 +45,15 @@ class Publisher:
 
     _encoder: Encoder  # for the current channel
 
-    def __init__(self, settings: ConnectionSettings, tell: Callable[[list[Settled]], None]) -> None:
+    def __init__(self, settings: ConnectionSettings, report: Callable[[list[Settled]], None]) -> None:
         self.next_line: int | None = None
         self._window = Window()
-        self._tell = tell
-        self._telling = threading.Lock()
+        self._report = report
+        self._reporting_lock = threading.Lock()
         self._largest = float("inf")  # bytes that RabbitMQ takes in one message, known after the first refusal
         self._is_paused = False  # because the queue is full
         self._pauses = 0  # in a row, since the last confirm
-        self.connection = Connection(settings, self._on_ready, self._on_lost, self._tell_in_background)
+        self.connection = Connection(settings, self._on_ready, self._on_lost, self._report_in_background)
         self._silent_node = SilentNode(self.connection, len(settings.nodes), self._expects_confirms)
 
     def publish(self, message: Message) -> None:
@@ -77,43 +77,43 @@ class Publisher:
         Raises:
             QueueError: the connection is lost, and reconnecting failed for good.
         """
-        window, signals = self._window, self.connection.loop.signals
+        window, shutdown = self._window, self.connection.loop.shutdown
 
         def has_news() -> bool:
-            return bool(window.settled) or signals.is_interrupt_due or not window.exceeds(messages, size)
+            return bool(window.settled) or shutdown.is_interrupt_due or not window.exceeds(messages, size)
 
         deadline = time.monotonic() + seconds
         while window.exceeds(messages, size) and (left := deadline - time.monotonic()) > 0:
             with self.connection.loop:
                 self.connection.wait(has_news, left)
-            self.tell_settled()
+            self.report_settled()
 
     def pending(self) -> list[Message]:
         """Return the messages that are neither confirmed nor refused for good."""
         return self._window.pending()
 
-    def tell_settled(self) -> None:
+    def report_settled(self) -> None:
         """Report the messages that were settled since the last call."""
-        with self.connection.loop.signals.held():  # else Ctrl+C could leave the reporting lock taken
-            self._tell_settled(SLOW_REPORT)  # the background thread may be at it
+        with self.connection.loop.shutdown.held():  # else Ctrl+C could leave the reporting lock taken
+            self._report_settled(SLOW_REPORT)  # the background thread may be at it
 
-    def _tell_in_background(self) -> None:
+    def _report_in_background(self) -> None:
         if self._window.settled:
-            do_in_background(self._tell_beside_main)
+            do_in_background(self._report_beside_main)
 
-    def _tell_beside_main(self) -> None:
-        drop_when(lambda: self.connection.loop.signals.is_ending)  # else main would wait for a blocked report
-        self._tell_settled()
+    def _report_beside_main(self) -> None:
+        drop_when(lambda: self.connection.loop.shutdown.has_begun)  # else main would wait for a blocked report
+        self._report_settled()
 
-    def _tell_settled(self, within: float = -1) -> None:  # seconds to wait for the lock; -1 is for ever
-        if self._telling.acquire(timeout=within):
+    def _report_settled(self, within: float = -1) -> None:  # seconds to wait for the lock; -1 is for ever
+        if self._reporting_lock.acquire(timeout=within):
             try:
                 if batch := list(self._window.settled):
-                    self._tell(batch)
+                    self._report(batch)
                     # After the report, so that blocked output fills the window, and stops new messages.
                     self._window.remove(batch)
             finally:
-                self._telling.release()
+                self._reporting_lock.release()
 
     def _send(self) -> None:
         channel, window = self.connection.channel, self._window

@@ -11,7 +11,7 @@ from task_queue.emitter.message import Message
 from task_queue.exceptions import QueueError
 from task_queue.rabbitmq.connection import Connection
 from task_queue.rabbitmq.pika_internals import unsent_bytes
-from task_queue.terminal.printing import complain_in_background
+from task_queue.terminal.console import complain_in_background
 
 # Seconds without a confirm until we go on at the next node. Doubled when that has not helped. If confirms are slow
 # anyway, twice the time that the last one took.

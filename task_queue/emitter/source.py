@@ -14,11 +14,11 @@ from typing import BinaryIO
 
 from task_queue.emitter.message import Message, new_message
 from task_queue.exceptions import InputError, SettingsError
+from task_queue.platform import WINDOWS
 from task_queue.rabbitmq.connection import Connection
-from task_queue.terminal.printing import complain, say
+from task_queue.terminal.console import complain, say
 from task_queue.terminal.prompt import Prompt
 from task_queue.terminal.text import printable
-from task_queue.threads import WINDOWS
 
 LONGEST_LINE = 128 * 1024 * 1024  # bytes, so that no input fills the memory; RabbitMQ's limit for a message is lower
 PACKED = (b"PK\x03\x04", b"\x1f\x8b")  # the first bytes of a zip file, as of a spreadsheet, and of a gzip file

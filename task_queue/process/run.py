@@ -14,8 +14,8 @@ from typing import Union
 
 from task_queue.exceptions import Failure
 from task_queue.process.signal_handlers import ENDING_SIGNALS
-from task_queue.terminal.printing import complain, complain_of, finish_background, say
-from task_queue.terminal.output import prepare_for_exit
+from task_queue.terminal.blocked_output import prepare_for_exit
+from task_queue.terminal.console import complain, complain_of, finish_background, say
 
 Status = Union[int, str, None]  # what sys.exit() takes
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from task_queue.threads import WINDOWS
+from task_queue.platform import WINDOWS
 
 # SIGBREAK is Windows' Ctrl+Break, the only signal that one process can send to another there.
 FINISHING_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGBREAK") if hasattr(signal, name)]

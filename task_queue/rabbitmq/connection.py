@@ -18,7 +18,7 @@ from task_queue.rabbitmq.pika_internals import PikaConnection
 from task_queue.rabbitmq.queues import Rules, declare, version_of
 from task_queue.rabbitmq.reconnecting import LASTS_AFTER, Reconnecting
 from task_queue.settings import ConnectionSettings, place
-from task_queue.terminal.printing import complain_in_background
+from task_queue.terminal.console import complain_in_background
 from task_queue.terminal.text import printable
 
 CLOSE_WITHIN = 3.0  # seconds; a broker that is blocked or frozen never answers connection.close
@@ -78,7 +78,7 @@ class Connection:
             raise QueueError(f"No thread can be started ({error}): is a limit of this machine reached?") from None
         with self.loop:
             self._connect()
-            self.wait(lambda: self.channel or self.loop.signals.is_ending)
+            self.wait(lambda: self.channel or self.loop.shutdown.has_begun)
 
     def wait(self, until: Callable[[], object], seconds: float = float("inf")) -> None:
         """Drive the loop until `until()` is true or the time is up. Call it only inside `with loop`.
@@ -94,7 +94,7 @@ class Connection:
         channel, answers = self.channel, list[pika.spec.Queue.DeclareOk]()
         if channel is not None:  # RabbitMQ answers after it has processed all that we sent before
             channel.queue_declare(queue, passive=True, callback=lambda frame: answers.append(frame.method))
-            self.wait(lambda: answers or self.loop.signals.is_ending or self.channel is not channel)
+            self.wait(lambda: answers or self.loop.shutdown.has_begun or self.channel is not channel)
         # We are a consumer. If RabbitMQ counts none, the queue's leader has not answered within 0.25 s, and messages
         # are not counted, either.
         return not answers[0].message_count and bool(answers[0].consumer_count) if answers else None

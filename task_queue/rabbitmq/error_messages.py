@@ -7,10 +7,10 @@ import re
 import pika
 
 from task_queue.exceptions import QueueError
+from task_queue.platform import WINDOWS
 from task_queue.rabbitmq.queues import LONGEST_TASK
 from task_queue.settings import address
 from task_queue.terminal.text import printable
-from task_queue.threads import WINDOWS
 
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 DOCKER = "docker run -d --name rabbitmq --hostname rabbitmq -p 5672:5672 -p 15672:15672 rabbitmq:4-management"

@@ -20,8 +20,8 @@ from collections.abc import Callable
 
 from pika.adapters.select_connection import IOLoop
 
-from task_queue.process import signals
-from task_queue.threads import DaemonThread
+from task_queue.daemon_thread import DaemonThread
+from task_queue.process import shutdown
 
 KEEPER_DELAY = 0.02  # seconds until the keeper drives, if the main thread does not
 STOP_SEEN_WITHIN = 0.1  # seconds between two checks of listen()'s `stop`
@@ -45,7 +45,7 @@ class Loop:
         main: the thread that made it.
         keeper: to be started when before_step() may be called.
         ioloop: pika's; a new one after an error.
-        signals: the program's; a signal ends a step early.
+        shutdown: the program's; a signal ends a step early.
         closing: set when closing begins.
     """
 
@@ -57,7 +57,7 @@ class Loop:
     ) -> None:
         self._before_step, self._on_error, self._after_keeping = before_step, on_error, after_keeping
         self.main = threading.current_thread()
-        self.signals = signals.current()
+        self.shutdown = shutdown.current()
         self._bell = socket.socketpair()  # a byte wakes the poll, in whichever thread
         for end in self._bell:
             end.setblocking(False)
@@ -69,10 +69,10 @@ class Loop:
         self._main_knocks = False
         self.closing = threading.Event()
         self.keeper = DaemonThread(self._keep, "keeper")
-        self.signals.handlers.wake_through(self._bell[1])
+        self.shutdown.handlers.wake_through(self._bell[1])
 
     def __enter__(self) -> Loop:
-        self.signals.hold()
+        self.shutdown.hold()
         if not self._lock.acquire(blocking=False):
             self._main_knocks = True
             self._ring()
@@ -82,7 +82,7 @@ class Loop:
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
-        self.signals.release()  # last, because it may raise
+        self.shutdown.release()  # last, because it may raise
 
     def drive(self, until: Callable[[], object], seconds: float = float("inf")) -> None:
         """Drive the loop until `until()` is true after a step, or the time is up. Only inside `with loop`."""
@@ -117,7 +117,7 @@ class Loop:
         if self.keeper.is_alive():
             self._ring()
             self.keeper.join()
-        self.signals.handlers.wake_through(None)
+        self.shutdown.handlers.wake_through(None)
         self.ioloop.close()
         for end in self._bell:
             end.close()
@@ -126,7 +126,7 @@ class Loop:
         ioloop = IOLoop()
         ioloop.activate_poller()
         ioloop.add_handler(self._bell[0].fileno(), self._silence_bell, IOLoop.READ)
-        if self.signals.stop is not None:
+        if self.shutdown.stop is not None:
             self._end_steps_early(ioloop)
         return ioloop
 
@@ -153,4 +153,4 @@ class Loop:
                         self._step()
             if away >= KEEPER_DELAY:
                 self._after_keeping()
-                self.signals.send_again()
+                self.shutdown.send_again()

@@ -19,7 +19,8 @@ from pika.adapters.select_connection import IOLoop
 from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapter
 from pika.exceptions import ChannelWrongStateError
 
-from task_queue.threads import WINDOWS, DaemonThread
+from task_queue.daemon_thread import DaemonThread
+from task_queue.platform import WINDOWS
 
 if not WINDOWS:
     import fcntl

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from task_queue.terminal.printing import complain_in_background
+from task_queue.terminal.console import complain_in_background
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between two attempts; each is twice as long as the one before
 LONG_OUTAGE, LONG_OUTAGE_PAUSE = 120.0, 30.0  # seconds: after so long, pauses grow to this

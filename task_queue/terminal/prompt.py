@@ -7,9 +7,9 @@ import threading
 from types import BuiltinFunctionType
 from typing import Any, TextIO
 
-from task_queue.terminal.printing import print_now, print_through, say
-from task_queue.terminal.output import is_terminal, wait_until_writable
-from task_queue.threads import WINDOWS
+from task_queue.platform import WINDOWS
+from task_queue.terminal.blocked_output import is_terminal, wait_until_writable
+from task_queue.terminal.console import print_now, print_through, say
 
 DRAWN_WITHIN = 0.2  # seconds to wait until the question is on the screen
 

@@ -36,7 +36,7 @@ class Consumer:
     def __init__(self, settings: ConnectionSettings, ack_timeout: float, burst: bool, slows_down: bool) -> None:
         self.in_hand: Task | None = None
         self.connection = Connection(settings, self._on_ready, self._on_lost)
-        self._signals = self.connection.loop.signals
+        self._shutdown = self.connection.loop.shutdown
         self._tag = settings.name
         self._ack_timeout = ack_timeout * 3600  # seconds
         self._is_burst = burst
@@ -50,14 +50,14 @@ class Consumer:
         """Wait for a task and return it; None after a signal or at the end of a burst."""
         with self.connection.loop:
             if self._slow_down.seconds:
-                self.connection.wait(lambda: self._signals.is_ending, self._slow_down.seconds)
-            self._wants_task = not self._signals.is_ending
+                self.connection.wait(lambda: self._shutdown.has_begun, self._slow_down.seconds)
+            self._wants_task = not self._shutdown.has_begun
             self._subscribe()
             self.connection.wait(self._has_news, BURST_PATIENCE if self._is_burst else float("inf"))
             if self._is_burst:
                 self._wait_until_empty()
             self._wants_task = False
-            if self._delivered and not self._signals.is_ending:
+            if self._delivered and not self._shutdown.has_begun:
                 self.in_hand = self._delivered.popleft()
         return self.in_hand
 
@@ -112,7 +112,7 @@ class Consumer:
             task, self.in_hand = self.in_hand, None
             if task is None or task.channel is not self.connection.channel:
                 return False
-            if is_last := is_last or self._signals.is_ending:
+            if is_last := is_last or self._shutdown.has_begun:
                 self._unsubscribe()  # first: the answer makes RabbitMQ deliver the next task
             answer(task)
             loop.step()  # sends it now: RabbitMQ works while we report the result
@@ -136,7 +136,7 @@ class Consumer:
             empty_looks = empty_looks + 1 if self.connection.finds_empty(self.connection.queue) else 0
 
     def _has_news(self) -> bool:
-        return bool(self._delivered) or self._signals.is_ending
+        return bool(self._delivered) or self._shutdown.has_begun
 
     def _on_ready(self, channel: Channel) -> None:
         channel.add_on_cancel_callback(lambda _: self.connection.drop(QueueError(CANCELLED)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from task_queue.event_log import EventLog
-from task_queue.terminal.printing import complain, say
+from task_queue.terminal.console import complain, say
 from task_queue.terminal.text import printable, shown
 from task_queue.worker.task import Task
 

@@ -10,13 +10,14 @@ import signal
 import subprocess
 from typing import Any
 
+from task_queue.daemon_thread import DaemonThread
 from task_queue.exceptions import SettingsError, WorkerError
-from task_queue.process import signals
-from task_queue.terminal.printing import complain
+from task_queue.platform import WINDOWS
+from task_queue.process import shutdown
+from task_queue.terminal.console import complain
 from task_queue.terminal.text import printable
-from task_queue.threads import WINDOWS, DaemonThread
+from task_queue.worker.perform import CommandFailed, Perform
 from task_queue.worker.task import Task
-from task_queue.worker.work import CommandFailed, Perform
 
 LONG_ARGUMENT = 8 * 1024  # bytes; every system allows arguments of this length, unless the environment is large
 LOOK_AT_COMMAND_EVERY = 0.2  # seconds between two checks whether a command has ended, on Windows
@@ -36,7 +37,7 @@ def running(command: str) -> Perform:
     def perform(task: Task) -> None:
         process = None
         try:
-            with signals.current().held():  # else a command that is just starting could not be ended
+            with shutdown.current().held():  # else a command that is just starting could not be ended
                 process = started(words, task.body)
                 feed(process, task.body)
             wait_for_end(process)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from task_queue.terminal.printing import complain_in_background
+from task_queue.terminal.console import complain_in_background
 from task_queue.worker.task import Task
 
 MOST_IN_A_ROW = 5  # different tasks that fail, without one in between that is done, until the worker slows down

@@ -19,7 +19,7 @@ from in_process import work, working
 from scripted_server import Server
 
 from task_queue import QueueError
-from task_queue.threads import DaemonThread
+from task_queue.daemon_thread import DaemonThread
 
 NUMBERS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD
 STOPPED = threading.Event()

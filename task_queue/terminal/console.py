@@ -12,9 +12,9 @@ import threading
 from collections.abc import Callable
 from typing import TextIO
 
+from task_queue.daemon_thread import DaemonThread
 from task_queue.exceptions import Failure
-from task_queue.terminal import output
-from task_queue.threads import DaemonThread
+from task_queue.terminal import blocked_output
 
 MOST_WAITING = 100  # lines for a blocked terminal; more are dropped
 
@@ -48,7 +48,7 @@ def print_through(prints: Callable[[str, TextIO], None] | None) -> None:
 def print_now(text: str, stream: TextIO) -> None:
     """Print text, also while the person is asked something."""
     try:
-        output.write(text, stream)
+        blocked_output.write(text, stream)
     except OSError as error:
         if stream is sys.stdout and not _Shown.has_complained:  # a full disk may have room again
             _Shown.has_complained = True
@@ -81,7 +81,7 @@ def do_in_background(action: Callable[[], object]) -> None:
 def finish_background() -> None:
     """Wait until the background thread has printed everything, at most half a second."""
     with _actions.all_tasks_done:
-        _actions.all_tasks_done.wait_for(lambda: not _actions.unfinished_tasks, output.END_WITHIN)
+        _actions.all_tasks_done.wait_for(lambda: not _actions.unfinished_tasks, blocked_output.END_WITHIN)
 
 
 def _do_actions() -> None:

@@ -7,7 +7,7 @@
                SIGTERM to an emitter                         that may be interrupted
 
 KeyboardInterrupt is raised inside `interruptible()` only. Inside `held()`, as around calls of pika, it is delayed until
-that block ends. Other code checks `is_ending`.
+that block ends. Other code checks `has_begun`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import time
 from collections.abc import Iterator
 
 from task_queue.exceptions import Failure, WorkerError
+from task_queue.platform import WINDOWS
 from task_queue.process.signal_handlers import FINISHING_SIGNALS, SignalHandlers
-from task_queue.terminal.printing import complain_of
-from task_queue.terminal.output import drop_when
-from task_queue.threads import WINDOWS
+from task_queue.terminal.blocked_output import drop_when
+from task_queue.terminal.console import complain_of
 
 ONE_BURST = 0.2  # seconds in which the same signal counts once: a terminal and a supervisor may both send it
 
@@ -34,7 +34,7 @@ class State(enum.Enum):
     RUN, FINISH, INTERRUPT = range(3)
 
 
-class Signals:
+class Shutdown:
     """Handles a program's signals inside `with`. On exit, the earlier handlers are restored.
 
     Outside the main thread no signals arrive: it stays in RUN.
@@ -55,16 +55,16 @@ class Signals:
         self._held = 0
         self._last = (0, float("-inf"))  # the signal that counted last, and when it came
 
-    def __enter__(self) -> Signals:
-        self._outer, _this_thread.signals = _this_thread.signals, self
-        drop_when(lambda: self.is_ending)
+    def __enter__(self) -> Shutdown:
+        self._outer, _this_thread.shutdown = _this_thread.shutdown, self
+        drop_when(lambda: self.has_begun)
         if threading.current_thread() is threading.main_thread():
             self.handlers.install()
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         self.handlers.restore()
-        _this_thread.signals = self._outer
+        _this_thread.shutdown = self._outer
         # Only after the restore: later signals go to the earlier handlers.
         if self._is_worker and (error is None or isinstance(error, Failure)):
             if self._state != State.RUN and isinstance(error, WorkerError):
@@ -75,7 +75,7 @@ class Signals:
                 raise SystemExit(0)
 
     @property
-    def is_ending(self) -> bool:
+    def has_begun(self) -> bool:
         """Whether no more tasks may be taken, because of a signal or the `stop` event."""
         return self._state != State.RUN or (self.stop is not None and self.stop.is_set())
 
@@ -118,7 +118,7 @@ class Signals:
         if self._is_pending:
             self._interrupt_if_due()
 
-    def leave(self) -> None:
+    def begin(self) -> None:
         """Note that the program was interrupted, and ends now: no further signal interrupts it."""
         self._state = State.INTERRUPT
         self._is_pending = self._may_interrupt = False
@@ -149,12 +149,12 @@ class Signals:
 
 
 class _ThisThread(threading.local):
-    signals: Signals | None = None
+    shutdown: Shutdown | None = None
 
 
 _this_thread = _ThisThread()
 
 
-def current() -> Signals:
+def current() -> Shutdown:
     """Return the Signals of the program that runs in this thread; inactive ones, if there is none."""
-    return _this_thread.signals or Signals()
+    return _this_thread.shutdown or Shutdown()

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from task_queue.threads import WINDOWS
+from task_queue.platform import WINDOWS
 
 LOOK_EVERY = 0.1  # seconds between two checks of a blocked stream, such as a paused terminal
 END_WITHIN = 0.5  # seconds that a program which is about to end waits for such a stream

@@ -95,7 +95,7 @@ def test_ten_lines_of_python_are_a_worker(scripts: Scripts) -> None:
     lines = work(scripts, perform, max_tasks=9, name="mine")
     whys = ["ValueError: no good", "ValueError: no good", "SystemExit: 3", "CancelledError: "]
     for number, why in zip((1, 2, 1, 2, 3), [*whys, "Mute: and why can't be said"]):
-        failed = rf" \[!\] Failed \(try {number} of at most 21\): {why} \(test_work.py, line \d+\)"
+        failed = rf" \[!\] Failed \(try {number} of at most 21\): {why} \(test_perform.py, line \d+\)"
         assert [line for line in lines if re.match(failed, line)], failed
     assert (b"bad", "bad", True, 2, True) in got
     assert " [x] Received Größe" in lines

@@ -1,0 +1,5 @@
+"""The platform: whether this is Windows, where signals, terminals and processes work differently."""
+
+import os
+
+WINDOWS = os.name == "nt"

@@ -9,20 +9,20 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import emitter_of_tasks
 import pytest
 from harness import DEADLINE, PROJECT, Scripts, eventually, feed, waits_in
 from in_process import said_by
 from pika import spec
 from scripted_server import Got, Server, Session, nothing, takes_up_to
 
+import emitter_of_tasks
 from task_queue import InputError
-from task_queue.event_log import EventLog
 from task_queue.emitter.message import Message, new_message
 from task_queue.emitter.publisher import WINDOW, Publisher
 from task_queue.emitter.report import Report
+from task_queue.event_log import EventLog
+from task_queue.process.shutdown import Shutdown
 from task_queue.settings import connection_settings
-from task_queue.process.signals import Signals
 
 
 def test_flags_count_before_the_environment_and_a_comma_in_a_query_begins_no_node(scripts: Scripts) -> None:
@@ -104,10 +104,10 @@ def test_the_exit_status_tells_whether_something_was_not_sent(
     monkeypatch.setattr(emitter_of_tasks, "LAST_CONFIRMS", DEADLINE if brings.endswith("a confirm") else 0.3)
     server.on("Basic.Publish", answer)
     server.on("Channel.Close", confirm)
-    with Signals() as signals:
+    with Shutdown() as shutdown:
         report = Report(EventLog(None, "emitter"), None, False)
         publisher = Publisher(connection_settings(server.url, "tasks", "emitter", float("inf")), report.settled)
-        assert emitter_of_tasks.emit(tasks(), publisher, report, signals, at_prompt) == status
+        assert emitter_of_tasks.emit(tasks(), publisher, report, shutdown, at_prompt) == status
     assert report.refused == texts.count(LARGE)
     assert report.confirmed == len(texts) - report.refused - (brings == "Ctrl+C")
     assert ("Not confirmed: good" in capsys.readouterr().err) == (brings == "Ctrl+C")

@@ -15,7 +15,7 @@ from in_process import work
 from scripted_server import Server
 
 from task_queue import SettingsError
-from task_queue.terminal import printing
+from task_queue.terminal import console
 from task_queue.worker.consumer import Consumer
 
 # ---- What it shows
@@ -51,7 +51,7 @@ def test_a_pipe_that_does_not_wait_by_itself_is_waited_for() -> None:
     os.set_blocking(writer, False)
     threading.Timer(0.2, os.read, [reader, 65536]).start()
     with open(writer, "w") as pipe:
-        printing.print_now("line\n", pipe)
+        console.print_now("line\n", pipe)
     with open(reader, "rb") as pipe:
         assert pipe.read().endswith(b"line\n")
 

@@ -7,12 +7,12 @@ import signal
 from collections.abc import Callable, Iterable, Iterator
 
 import pytest
-import task_queue.emitter.publisher
 from harness import Scripts, eventually, waits_in
 from in_process import Emitter
 from pika import spec
 from scripted_server import Got, Server, Session, nothing, refuse
 
+import task_queue.emitter.publisher
 from task_queue import QueueError
 from task_queue.emitter.message import Message
 

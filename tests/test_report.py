@@ -10,9 +10,9 @@ import pytest
 from harmful import HARM, SHOWN
 from harness import Scripts
 
-from task_queue.event_log import EventLog
 from task_queue.emitter.report import Report
 from task_queue.emitter.source import Source
+from task_queue.event_log import EventLog
 
 
 def test_progress_is_rate_part_and_time_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

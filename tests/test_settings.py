@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import emitter_of_tasks
 import pytest
 import trustme
 
-from task_queue.settings import DEFAULT_URL, nodes_in, connection_settings
+import emitter_of_tasks
 from task_queue import SettingsError
+from task_queue.settings import DEFAULT_URL, connection_settings, nodes_in
 
 FORM = "is not a URL like amqp://user:password@host:5672/virtual-host (percent-encode special characters: / is %2F"
 NONSENSE = {  # and the words for it

@@ -7,11 +7,12 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
-import task_queue.emitter.silent_node
 from in_process import Emitter
 from pika import spec
 from relay import Relay
 from scripted_server import Got, Server, Session, bodies, nothing
+
+import task_queue.emitter.silent_node
 
 SILENCE = 1.0  # seconds, in place of ten
 SAID = f" [*] RabbitMQ has confirmed nothing for {SILENCE:.0f} s. "

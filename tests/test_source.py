@@ -17,8 +17,8 @@ from pika import spec
 from scripted_server import Got, Server, Session, bodies
 
 from task_queue import InputError
-from task_queue.emitter.message import Message
 from task_queue.emitter import source
+from task_queue.emitter.message import Message
 
 EMITTER, WORKER = "emitter_of_tasks.py", "listening_worker.py"
 

@@ -6,13 +6,13 @@ import re
 import signal
 from pathlib import Path
 
-import listening_worker
 from harmful import HARM, HARMFUL, SHOWN, harmless
 from harness import Scripts
 from in_process import printed, said_by
 from pika import spec
 from scripted_server import Got, Server, Session, nothing, takes_up_to
 
+import listening_worker
 from task_queue.worker.task import Task
 
 # A family joined by U+200D, a space that does not break, a soft hyphen, a private character: odd, and no harm.

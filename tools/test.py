@@ -34,7 +34,7 @@ CHECKS = (
 def main() -> int:
     """Install what is missing, run the checks, and return the exit status of the first that fails."""
     usage = f"%(prog)s [--rabbitmq {{{','.join(debian_root.SUITES)}}}] [pytest's arguments]"
-    parser = argparse.ArgumentParser(usage=usage, allow_abbrev=False, add_help=False)
+    parser = argparse.ArgumentParser(usage=usage, allow_abbrev=False)
     debian_root.add_option(parser)
     options, others = parser.parse_known_args()
     debian_root.choose(options.rabbitmq)

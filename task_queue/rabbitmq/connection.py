@@ -166,11 +166,11 @@ class Connection:
             self._pika = None
             self._reconnect(self._why or why)
 
-    def _on_error(self, error: Exception) -> Callable[[], None]:
-        broken, self._pika, self.channel = self._pika, None, None
+    def _on_error(self, error: Exception) -> None:
+        broken, self._pika = self._pika, None
         if broken is not None:
             broken.abort()
-        return lambda: self._reconnect(error)
+        self._reconnect(error)
 
     def _reconnect(self, why: BaseException) -> None:
         self.channel = self._why = None

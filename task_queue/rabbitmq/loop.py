@@ -34,8 +34,8 @@ class Loop:
 
     Args:
         before_step: called before each step, with the lock.
-        on_error: called with the exception that a step raised, with the lock. It drops the broken connection, and
-            returns a function that reconnects, which is called when there is a new I/O loop.
+        on_error: called with the exception that a step raised, with the lock. It drops the connection, which is on the
+            old I/O loop, and reconnects on the new one.
         after_keeping: called by the keeper, without the lock, after each step it drove.
 
     Raises:
@@ -52,7 +52,7 @@ class Loop:
     def __init__(
         self,
         before_step: Callable[[], None],
-        on_error: Callable[[Exception], Callable[[], None]],
+        on_error: Callable[[Exception], None],
         after_keeping: Callable[[], None],
     ) -> None:
         self._before_step, self._on_error, self._after_keeping = before_step, on_error, after_keeping
@@ -105,11 +105,12 @@ class Loop:
             self.ioloop.poll()
             self.ioloop.process_timeouts()
         except Exception as error:
-            go_on = self._on_error(error)
-            with contextlib.suppress(Exception):  # no descriptor is left: keep the old one
-                broken, self.ioloop = self.ioloop, self._new_ioloop()
+            broken = self.ioloop
+            with contextlib.suppress(Exception):  # no descriptor is left: go on with the old one
+                self.ioloop = self._new_ioloop()
+            self._on_error(error)
+            if self.ioloop is not broken:
                 broken.close()
-            go_on()
 
     def close(self) -> None:
         """End the keeper, and close everything."""

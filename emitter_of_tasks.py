@@ -61,14 +61,15 @@ def parsed_flags() -> argparse.Namespace:
     flag("--from-line", type=int, metavar="N", help="begin with line N of the file or pipe, as behind a header row: 2")
     flag("--retry-dead-letters", action="store_true", help="move every dead letter back to the queue")
     flag("--verbose", action="store_true", help="also print each task of a file or pipe")
-    admin_help = "open (or do not open) RabbitMQ's admin panel, without asking"
-    flag("--admin", action=argparse.BooleanOptionalAction, help=admin_help)
+    flag("--admin", action=argparse.BooleanOptionalAction, help="open RabbitMQ's admin panel, or not, without asking")
     flag("--admin-url", type=not_empty, metavar="URL", help="the panel's address (default: http://HOST:15672/#/queues)")
     flags = parser.parse_args()
     check(flags, parser)
-    flags.asks = (is_terminal(sys.stdin) or is_notebook()) and not (
-        flags.task or flags.file or flags.retry_dead_letters
-    )
+    is_bulk = not (flags.task or flags.retry_dead_letters)
+    flags.asks = is_bulk and not flags.file and (is_terminal(sys.stdin) or is_notebook())
+    flags.is_bulk = is_bulk and not flags.asks
+    if not flags.is_bulk and (flags.separator or flags.from_line):
+        parser.error("--separator and --from-line are for --file, or for a pipe")
     if flags.admin is None and not (flags.asks and (is_terminal(sys.stdout) or is_notebook())):
         flags.admin = False
     return flags
@@ -95,14 +96,13 @@ def main() -> int:
     patience = float("inf") if flags.asks else PATIENCE
     settings = connection_settings(flags.url, flags.queue, default_name("emitter"), patience, flags.passive)
     log = EventLog(flags.log_file, settings.name)
-    is_bulk = not (flags.asks or flags.task or flags.retry_dead_letters)
-    source = Source(flags.file, log.descriptor, flags.separator, flags.from_line or 1) if is_bulk else None
+    source = Source(flags.file, log.descriptor, flags.separator, flags.from_line or 1) if flags.is_bulk else None
     offer = functools.partial(offer_panel, flags.admin, flags.admin_url, settings.nodes[0])
     with Shutdown() as shutdown:
         if flags.retry_dead_letters:
-            return retry(DeadLetters(settings), offer, shutdown)
+            return retry(DeadLetters(settings, shutdown), offer, shutdown)
         report = Report(log, source, flags.verbose)
-        publisher = Publisher(settings, report.settled)
+        publisher = Publisher(settings, shutdown, report.settled)
         if source is not None:
             tasks = source.tasks()
         elif flags.asks:
@@ -170,7 +170,7 @@ def send(tasks: Iterator[Message], publisher: Publisher, shutdown: Shutdown, wai
             is_all_read = True
             publisher.wait_for_confirms()
     except KeyboardInterrupt:
-        shutdown.begin()
+        shutdown.ignore_further_signals()
         say("")  # after the ^C that a terminal shows
         publisher.wait_for_confirms(seconds=LAST_CONFIRMS)
     return is_all_read
@@ -178,7 +178,7 @@ def send(tasks: Iterator[Message], publisher: Publisher, shutdown: Shutdown, wai
 
 def retry(letters: DeadLetters, offer: Callable[[], object], shutdown: Shutdown) -> int:
     """Have RabbitMQ move the dead letters back, say how many, also after an error, and return the exit status."""
-    status, queue = 0, letters.connection.queue
+    status, queue = 0, letters.connection.settings.queue
     try:
         with contextlib.closing(letters.connection), shutdown.interruptible():
             letters.connection.open()

@@ -83,7 +83,8 @@ def listen(
     patience = PATIENCE if burst or max_tasks else float("inf")
     settings = connection_settings(url, queue, default_name("worker") if name is None else name, patience, passive)
     with Shutdown(is_worker=True, stop=stop) as shutdown, contextlib.closing(EventLog(log_file, settings.name)) as log:
-        consumer, report = Consumer(settings, ack_timeout, burst, slows_down=not (burst or max_tasks)), Report(log)
+        consumer = Consumer(settings, shutdown, ack_timeout, burst, slows_down=not (burst or max_tasks))
+        report = Report(log)
         with contextlib.closing(consumer):
             consumer.connection.open()
             if not shutdown.has_begun:
@@ -107,7 +108,7 @@ def handle(task: Task, perform: Perform, consumer: Consumer, report: Report, shu
     except BaseException as error:  # any exception is a failure of the task, except Ctrl+C and WorkerError
         is_interrupted = isinstance(error, KeyboardInterrupt) and shutdown.has_interrupted
         if is_interrupted:
-            shutdown.begin()
+            shutdown.ignore_further_signals()
         if is_interrupted or isinstance(error, WorkerError):
             consumer.hand_back()
             report.handed_back(task, is_interrupted)

@@ -22,6 +22,7 @@ from listening_worker import listen
 from task_queue import Failure
 from task_queue.emitter.message import Message, new_message
 from task_queue.emitter.publisher import Publisher
+from task_queue.process.shutdown import Shutdown
 from task_queue.settings import connection_settings
 
 
@@ -99,7 +100,7 @@ class Emitter(Publisher):
     def __init__(self, url: str, queue: str) -> None:
         self.told: list[Message] = []
         settings = connection_settings(url, queue, "emitter", patience=float("inf"))
-        super().__init__(settings, lambda settled: self.told.extend(message for message, _ in settled))
+        super().__init__(settings, Shutdown(), lambda settled: self.told.extend(message for message, _ in settled))
         self.connection.open()
 
     def send(self, *tasks: object) -> None:

@@ -60,6 +60,7 @@ def test_reconnecting_goes_round_the_nodes(new_server: Callable[[], Server]) -> 
         (EMITTER, ["--file", "no.txt"], "no.txt can't be read: No such file"),
         (EMITTER, ["--file", "/"], "/ can't be read: Is a directory"),
         (EMITTER, [""], "the task is empty"),
+        (EMITTER, ["word", "--from-line", "2"], "--from-line are for --file, or for a pipe"),
         (EMITTER, ["\udcff"], "not text in this terminal's encoding"),  # how Python represents a byte that is not text
         (EMITTER, ["task", "--url", "amqp://u:se/cret@h:x"], "is not a URL like amqp://"),
         (EMITTER, ["task", "--log-file", "/no/log"], "The log file /no/log can't be opened: No such file or directory"),

@@ -106,7 +106,8 @@ def test_the_exit_status_tells_whether_something_was_not_sent(
     server.on("Channel.Close", confirm)
     with Shutdown() as shutdown:
         report = Report(EventLog(None, "emitter"), None, False)
-        publisher = Publisher(connection_settings(server.url, "tasks", "emitter", float("inf")), report.settled)
+        settings = connection_settings(server.url, "tasks", "emitter", float("inf"))
+        publisher = Publisher(settings, shutdown, report.settled)
         assert emitter_of_tasks.emit(tasks(), publisher, report, shutdown, at_prompt) == status
     assert report.refused == texts.count(LARGE)
     assert report.confirmed == len(texts) - report.refused - (brings == "Ctrl+C")

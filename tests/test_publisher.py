@@ -84,7 +84,9 @@ def test_what_was_not_confirmed_is_published_again_in_order_before_anything_newe
     assert len(ids) == len(dict(ids)) == len({each for _, each in ids}) == 15
 
 
-@pytest.mark.parametrize("refusals", [[(3, True)], [(1, False), (2, False), (3, False)]])
+@pytest.mark.parametrize(
+    "refusals", [[(3, True)], [(1, False), (2, False), (3, False)], [(2, False), (1, False), (3, False)]]
+)
 def test_what_was_refused_is_published_again_in_order_before_anything_newer(
     server: Server, emitter: Emitter, said: Callable[[], str], refusals: list[tuple[int, bool]]
 ) -> None:

@@ -10,6 +10,7 @@ import pika
 from pika.channel import Channel
 
 from task_queue.exceptions import QueueError
+from task_queue.process.shutdown import Shutdown
 from task_queue.rabbitmq.connection import Connection
 from task_queue.rabbitmq.queues import dead_letters_of, declare_dead_letters
 from task_queue.settings import ConnectionSettings
@@ -29,12 +30,13 @@ class DeadLetters:
             answers, they are `_answered`, too.
     """
 
-    def __init__(self, settings: ConnectionSettings) -> None:
+    def __init__(self, settings: ConnectionSettings, shutdown: Shutdown) -> None:
         # Passive, because an existing work queue may have other arguments: letters come back to that, too.
-        self.connection = Connection(settings._replace(is_passive=True), self._on_ready, self._on_lost)
+        self.connection = Connection(settings._replace(is_passive=True), shutdown, self._on_ready, self._on_lost)
         self.total: int | None = None
         self.moved = self._answered = 0
         self._queue, self._name = dead_letters_of(settings.queue), settings.name
+        self._shutdown = shutdown
         self._looks = LOOKS
 
     def move(self) -> None:
@@ -47,8 +49,8 @@ class DeadLetters:
         """
         empty_looks = 0
         while self._answered != self.total and empty_looks < self._looks:
-            with self.connection.loop as loop:
-                self.connection.wait(lambda: self.moved == self.total or loop.shutdown.has_begun, LOOK_AFTER)
+            with self.connection.loop:
+                self.connection.wait(lambda: self.moved == self.total or self._shutdown.has_begun, LOOK_AFTER)
                 before = self.moved
                 # RabbitMQ answers after it has processed what we refused.
                 is_empty = self.connection.finds_empty(self._queue)
@@ -60,7 +62,7 @@ class DeadLetters:
     def _on_ready(self, channel: Channel) -> None:
         cancelled = QueueError(f"RabbitMQ cancelled the subscription to {self._queue}. Was that queue deleted?")
         channel.add_on_cancel_callback(lambda _: self.connection.drop(cancelled))
-        declare_dead_letters(channel, self.connection.queue, then=lambda: self._on_declared(channel))
+        declare_dead_letters(channel, self.connection.settings.queue, then=lambda: self._on_declared(channel))
 
     def _on_declared(self, channel: Channel) -> None:
         if self.total is not None:

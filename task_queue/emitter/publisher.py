@@ -15,6 +15,7 @@ from task_queue.emitter.message import Message
 from task_queue.emitter.silent_node import SilentNode
 from task_queue.emitter.window import Settled, Window
 from task_queue.exceptions import QueueError
+from task_queue.process.shutdown import Shutdown
 from task_queue.rabbitmq.connection import Connection
 from task_queue.rabbitmq.error_messages import largest_size
 from task_queue.rabbitmq.pika_internals import send_frames
@@ -37,6 +38,7 @@ class Publisher:
 
     Args:
         settings: where to connect and publish.
+        shutdown: of the program.
         report: called with settled messages, without the loop's lock, in this thread or the background printer's.
 
     Attributes:
@@ -45,15 +47,17 @@ class Publisher:
 
     _encoder: Encoder  # for the current channel
 
-    def __init__(self, settings: ConnectionSettings, report: Callable[[list[Settled]], None]) -> None:
+    def __init__(
+        self, settings: ConnectionSettings, shutdown: Shutdown, report: Callable[[list[Settled]], None]
+    ) -> None:
         self.next_line: int | None = None
         self._window = Window()
-        self._report = report
+        self._shutdown, self._report = shutdown, report
         self._reporting_lock = threading.Lock()
         self._largest = float("inf")  # bytes that RabbitMQ takes in one message, known after the first refusal
         self._is_paused = False  # because the queue is full
         self._pauses = 0  # in a row, since the last confirm
-        self.connection = Connection(settings, self._on_ready, self._on_lost, self._report_in_background)
+        self.connection = Connection(settings, shutdown, self._on_ready, self._on_lost, self._report_in_background)
         self._silent_node = SilentNode(self.connection, len(settings.nodes), self._expects_confirms)
 
     def publish(self, message: Message) -> None:
@@ -77,7 +81,7 @@ class Publisher:
         Raises:
             QueueError: the connection is lost, and reconnecting failed for good.
         """
-        window, shutdown = self._window, self.connection.loop.shutdown
+        window, shutdown = self._window, self._shutdown
 
         def has_news() -> bool:
             return bool(window.settled) or shutdown.is_interrupt_due or not window.exceeds(messages, size)
@@ -94,7 +98,7 @@ class Publisher:
 
     def report_settled(self) -> None:
         """Report the messages that were settled since the last call."""
-        with self.connection.loop.shutdown.held():  # else Ctrl+C could leave the reporting lock taken
+        with self._shutdown.held():  # else Ctrl+C could leave the reporting lock taken
             self._report_settled(SLOW_REPORT)  # the background thread may be at it
 
     def _report_in_background(self) -> None:
@@ -102,7 +106,7 @@ class Publisher:
             do_in_background(self._report_beside_main)
 
     def _report_beside_main(self) -> None:
-        drop_when(lambda: self.connection.loop.shutdown.has_begun)  # else main would wait for a blocked report
+        drop_when(lambda: self._shutdown.has_begun)  # else main would wait for a blocked report
         self._report_settled()
 
     def _report_settled(self, within: float = -1) -> None:  # seconds to wait for the lock; -1 is for ever
@@ -131,10 +135,12 @@ class Publisher:
 
     def _on_ready(self, channel: Channel) -> None:
         again = "; it will be declared again" if self.connection.rules.declared_by_us else ""
-        gone = QueueError(f"Queue {self.connection.queue} is gone{again}.")
+        gone = QueueError(f"Queue {self.connection.settings.queue} is gone{again}.")
         channel.add_on_return_callback(lambda *_: self.connection.drop(gone))
         channel.confirm_delivery(self._on_confirm)
-        self._encoder = Encoder(self.connection.queue, channel.channel_number, channel.connection.params.frame_max)
+        self._encoder = Encoder(
+            self.connection.settings.queue, channel.channel_number, channel.connection.params.frame_max
+        )
         self._window.reset_for_new_channel()
         self._is_paused = False
         self._silent_node.watch(channel)
@@ -161,7 +167,7 @@ class Publisher:
             self.connection.reconnecting.success()
 
     def _pause_publishing(self, messages: list[Message]) -> None:
-        self._window.unsent.extend(messages)
+        self._window.take_back(messages)
         if not self._is_paused:
             self._is_paused = True
             channel = self.connection.channel

@@ -33,12 +33,13 @@ class SilentNode:
     def __init__(self, connection: Connection, nodes: int, expects_confirms: Callable[[], bool]) -> None:
         self._connection, self._nodes, self._expects_confirms = connection, nodes, expects_confirms
         self._silence = SILENCE
+        self._began = 0.0  # when we began to watch this channel, in seconds since 1970
         self._progress_at = 0.0  # on the monotonic clock
         self._is_told = False
 
     def confirmed(self, message: Message) -> None:
         """Note that RabbitMQ has confirmed a message."""
-        age = time.time() - message.timestamp  # a slow queue confirms as slowly at the next node
+        age = time.time() - max(message.timestamp, self._began)  # a slow queue confirms as slowly at the next node
         self._silence = min(max(SILENCE, 2 * age), LONGEST_SILENCE)
         self._progress_at, self._is_told = time.monotonic(), False
 
@@ -46,6 +47,8 @@ class SilentNode:
         """Watch a new channel, every second from now on. `before` is how much was unsent a second ago."""
         if channel is not self._connection.channel:
             return
+        if before is None:
+            self._began = time.time()
         unsent = unsent_bytes(channel)
         # On a slow link, a large message needs longer than SILENCE; but less and less of it is unsent.
         if before is None or unsent < before or not self._expects_confirms():

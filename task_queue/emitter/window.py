@@ -45,8 +45,17 @@ class Window:
 
     def pending(self) -> list[Message]:
         """Return the messages that are neither confirmed nor refused for good, in the order in which to send them."""
-        return [*self.unconfirmed.values(), *self.unsent]
+        return in_order(*self.unconfirmed.values(), *self.unsent)
+
+    def take_back(self, messages: list[Message]) -> None:
+        """Make messages unsent again that RabbitMQ does not take for now."""
+        self.unsent = deque(in_order(*messages, *self.unsent))
 
     def reset_for_new_channel(self) -> None:
         """Make all pending messages unsent, for a new channel, where delivery tags begin at 1."""
         self.unsent, self.unconfirmed, self.next_tag = deque(self.pending()), {}, 1
+
+
+def in_order(*messages: Message) -> list[Message]:
+    """Return messages in the order in which they were made; their ids are numbered."""
+    return sorted(messages, key=lambda message: message.message_id)

@@ -57,7 +57,7 @@ class Shutdown:
 
     def __enter__(self) -> Shutdown:
         self._outer, _this_thread.shutdown = _this_thread.shutdown, self
-        drop_when(lambda: self.has_begun)
+        self._outer_drop_when = drop_when(lambda: self.has_begun)
         if threading.current_thread() is threading.main_thread():
             self.handlers.install()
         return self
@@ -65,6 +65,7 @@ class Shutdown:
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         self.handlers.restore()
         _this_thread.shutdown = self._outer
+        drop_when(self._outer_drop_when)
         # Only after the restore: later signals go to the earlier handlers.
         if self._is_worker and (error is None or isinstance(error, Failure)):
             if self._state != State.RUN and isinstance(error, WorkerError):
@@ -118,7 +119,7 @@ class Shutdown:
         if self._is_pending:
             self._interrupt_if_due()
 
-    def begin(self) -> None:
+    def ignore_further_signals(self) -> None:
         """Note that the program was interrupted, and ends now: no further signal interrupts it."""
         self._state = State.INTERRUPT
         self._is_pending = self._may_interrupt = False

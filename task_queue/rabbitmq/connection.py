@@ -12,6 +12,7 @@ import pika
 from pika.channel import Channel
 
 from task_queue.exceptions import QueueError
+from task_queue.process.shutdown import Shutdown
 from task_queue.rabbitmq.error_messages import in_words
 from task_queue.rabbitmq.loop import Loop
 from task_queue.rabbitmq.pika_internals import PikaConnection
@@ -29,6 +30,7 @@ class Connection:
 
     Args:
         settings: where to connect, and whether the queues are declared on every new connection.
+        shutdown: of the program.
         on_ready: called with the new channel, each time that a connection is open and the queues are declared.
         on_lost: called with the reason when a connection is lost.
         after_keeping: see Loop.
@@ -44,13 +46,14 @@ class Connection:
     def __init__(
         self,
         settings: ConnectionSettings,
+        shutdown: Shutdown,
         on_ready: Callable[[Channel], None],
         on_lost: Callable[[BaseException], None],
         after_keeping: Callable[[], None] = lambda: None,
     ) -> None:
         for node in settings.nodes:
             node.client_properties = {"connection_name": settings.name}
-        self.queue, self._is_from_environment = settings.queue, settings.is_from_environment
+        self.settings = settings
         self.channel: Channel | None = None
         self.rules = Rules(declared_by_us=not settings.is_passive)
         self.is_blocked = False
@@ -61,14 +64,14 @@ class Connection:
         self._why: BaseException | None = None  # why we closed the connection; pika says only that we did
         self._failure: QueueError | None = None  # for the main thread to raise
         try:
-            self.loop = Loop(self._flush, self._on_error, after_keeping)
+            self.loop = Loop(shutdown, self._flush, self._on_error, after_keeping)
         except OSError as error:  # no descriptor is left
             raise QueueError(f"No connection can be made ({error}): is a limit of this machine reached?") from None
 
     @property
     def where(self) -> str:
         """The queue, and where it is if that is not the usual place."""
-        return f"queue {self.queue}{place(self._nodes[-1])}"
+        return f"queue {self.settings.queue}{place(self._nodes[-1])}"
 
     def open(self) -> None:
         """Connect to the first node that accepts us. Returns early after a signal. Raises QueueError if none does."""
@@ -145,7 +148,7 @@ class Connection:
         channel.add_on_close_callback(lambda _channel, why: self.drop(why))
 
     def _on_channel(self, channel: Channel) -> None:
-        declare(channel, self.queue, not self.rules.declared_by_us, then=lambda: self._on_declared(channel))
+        declare(channel, self.settings.queue, not self.rules.declared_by_us, then=lambda: self._on_declared(channel))
 
     def _on_blocked(self, _connection: object, frame: Any) -> None:
         self.is_blocked = True
@@ -178,7 +181,7 @@ class Connection:
         if self.loop.closing.is_set():
             return
         self._on_lost(why)
-        words, is_final = in_words(why, self._nodes[-1], self.queue, self._is_from_environment)
+        words, is_final = in_words(why, self._nodes[-1], self.settings)
         if refusals := self.reconnecting.why_give_up(words, is_final):
             self._give_up(refusals)
         elif not self.reconnecting.had_connection:

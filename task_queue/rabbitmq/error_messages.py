@@ -9,7 +9,7 @@ import pika
 from task_queue.exceptions import QueueError
 from task_queue.platform import WINDOWS
 from task_queue.rabbitmq.queues import LONGEST_TASK
-from task_queue.settings import address
+from task_queue.settings import ConnectionSettings, address
 from task_queue.terminal.text import printable
 
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
@@ -98,16 +98,13 @@ WORDS: list[tuple[str, str, bool]] = [
 ]
 
 
-def in_words(
-    error: BaseException, node: pika.URLParameters, queue: str, is_from_environment: bool = False
-) -> tuple[str, bool]:
+def in_words(error: BaseException, node: pika.URLParameters, settings: ConnectionSettings) -> tuple[str, bool]:
     """Say what went wrong and how to fix it; and whether it is final, so that trying again can't help.
 
     Args:
         error: pika's, or a QueueError.
         node: where we wanted to connect.
-        queue: the work queue's name.
-        is_from_environment: AMQP_URL has said where.
+        settings: the queue's name, and whether AMQP_URL has said where RabbitMQ is.
     """
     error = root_cause(error)
     if isinstance(error, QueueError):
@@ -123,11 +120,11 @@ def in_words(
         "at": address(node),
         "user": user,
         "vhost": node.virtual_host,
-        "queue": named[1] if named else queue,
+        "queue": named[1] if named else settings.queue,
         "why": reply[2].replace("\\'", "'") if reply else str(error) or type(error).__name__,
     }
     start = f"\nStart one with:  {START}" if is_local and node.port == 5672 else ""
-    origin = " (The address is that of AMQP_URL.)" if is_from_environment else ""
+    origin = " (The address is that of AMQP_URL.)" if settings.is_from_environment else ""
     guest = " (guest may log in on the same machine only.)" if user == "guest" and not is_local else ""
     safe = {name: printable(fact) for name, fact in facts.items()}
     return sentence.format(start=start, guest=guest, origin=origin, **safe), is_final

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pika.adapters.select_connection import IOLoop
 
 from task_queue.daemon_thread import DaemonThread
-from task_queue.process import shutdown
+from task_queue.process.shutdown import Shutdown
 
 KEEPER_DELAY = 0.02  # seconds until the keeper drives, if the main thread does not
 STOP_SEEN_WITHIN = 0.1  # seconds between two checks of listen()'s `stop`
@@ -33,6 +33,7 @@ class Loop:
     Call pika only inside `with loop:`.
 
     Args:
+        shutdown: of the program; a signal ends a step early.
         before_step: called before each step, with the lock.
         on_error: called with the exception that a step raised, with the lock. It drops the connection, which is on the
             old I/O loop, and reconnects on the new one.
@@ -45,19 +46,19 @@ class Loop:
         main: the thread that made it.
         keeper: to be started when before_step() may be called.
         ioloop: pika's; a new one after an error.
-        shutdown: the program's; a signal ends a step early.
         closing: set when closing begins.
     """
 
     def __init__(
         self,
+        shutdown: Shutdown,
         before_step: Callable[[], None],
         on_error: Callable[[Exception], None],
         after_keeping: Callable[[], None],
     ) -> None:
         self._before_step, self._on_error, self._after_keeping = before_step, on_error, after_keeping
         self.main = threading.current_thread()
-        self.shutdown = shutdown.current()
+        self.shutdown = shutdown
         self._bell = socket.socketpair()  # a byte wakes the poll, in whichever thread
         for end in self._bell:
             end.setblocking(False)

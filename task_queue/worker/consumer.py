@@ -10,6 +10,7 @@ import pika
 from pika.channel import Channel
 
 from task_queue.exceptions import QueueError
+from task_queue.process.shutdown import Shutdown
 from task_queue.rabbitmq.connection import CLOSE_WITHIN, Connection
 from task_queue.rabbitmq.error_messages import CANCELLED
 from task_queue.settings import ConnectionSettings
@@ -18,7 +19,7 @@ from task_queue.worker.slow_down import SlowDown
 from task_queue.worker.task import Task, earlier_tries
 
 LAST_ANSWER = 1.0  # seconds; a broker that is blocked or frozen never answers
-LATE = 2.0  # seconds by which the next try of a failed task may come late
+RETRY_IS_LATE = 2.0  # seconds that the next try of a failed task may come late
 BURST_PATIENCE = 0.1  # seconds without a task before a --burst worker asks RabbitMQ whether the queue is empty
 
 
@@ -27,16 +28,19 @@ class Consumer:
 
     Args:
         settings: where to connect; the name is also the consumer tag.
+        shutdown: of the program.
         ack_timeout: hours that a task may take before RabbitMQ takes it back. Needs RabbitMQ 4.3; source:
             https://www.rabbitmq.com/docs/consumers#per-consumer-delivery-timeouts-using-a-queue-argument
         burst: next() returns None when the queue is empty and no task that failed here waits for its next try.
-        slows_down: wait before the next task when many in a row have failed: then it is this worker that is wrong.
+        slows_down: wait before the next task when many in a row have failed: see SlowDown.
     """
 
-    def __init__(self, settings: ConnectionSettings, ack_timeout: float, burst: bool, slows_down: bool) -> None:
+    def __init__(
+        self, settings: ConnectionSettings, shutdown: Shutdown, ack_timeout: float, burst: bool, slows_down: bool
+    ) -> None:
         self.in_hand: Task | None = None
-        self.connection = Connection(settings, self._on_ready, self._on_lost)
-        self._shutdown = self.connection.loop.shutdown
+        self.connection = Connection(settings, shutdown, self._on_ready, self._on_lost)
+        self._shutdown = shutdown
         self._tag = settings.name
         self._ack_timeout = ack_timeout * 3600  # seconds
         self._is_burst = burst
@@ -63,12 +67,8 @@ class Consumer:
 
     def acknowledge(self, is_last: bool) -> bool:
         """Acknowledge the task in hand. False if its connection is gone: RabbitMQ will deliver the task again."""
-
-        def answer(task: Task) -> None:
-            task.channel.basic_ack(task.delivery_tag)
-
         in_hand = self.in_hand
-        is_sent = self._settle(answer, is_last)
+        is_sent = self._settle(lambda task: task.channel.basic_ack(task.delivery_tag), is_last)
         if not is_sent:
             self._expect_again(in_hand)
         self._slow_down.done()
@@ -79,17 +79,15 @@ class Consumer:
 
         By basic.reject and not by basic.nack: RabbitMQ 4.3 counts only the first one as a failed try.
         """
-
-        def answer(task: Task) -> None:
-            if self.connection.rules.has_prefetch_bug or self._slow_down.seconds:
-                # Else we may get two tasks at once; or one that would lie here while we wait. next() subscribes again.
-                self._unsubscribe()
-            task.channel.basic_reject(task.delivery_tag, requeue=True)
-
         self._expect_again(self.in_hand)
         if self.in_hand is not None:
             self._slow_down.failed(self.in_hand)
-        return self._settle(answer, is_last)
+        # RabbitMQ before 3.11 may send two tasks after a reject; and while we slow down, no task must wait here. So end
+        # the subscription first. next() subscribes again.
+        unsubscribes = self.connection.rules.has_prefetch_bug or self._slow_down.seconds > 0
+        return self._settle(
+            lambda task: task.channel.basic_reject(task.delivery_tag, requeue=True), is_last, unsubscribes
+        )
 
     def hand_back(self) -> bool:
         """Hand the task in hand back as not done, by basic.nack. Before RabbitMQ 4.3 that counts as a try, too."""
@@ -107,16 +105,17 @@ class Consumer:
             loop.drive(lambda: not self._is_subscribed, LAST_ANSWER)
         self.connection.close(CLOSE_WITHIN - LAST_ANSWER)
 
-    def _settle(self, answer: Callable[[Task], None], is_last: bool) -> bool:
+    def _settle(self, answer: Callable[[Task], None], is_last: bool, unsubscribes: bool = False) -> bool:
         with self.connection.loop as loop:
             task, self.in_hand = self.in_hand, None
             if task is None or task.channel is not self.connection.channel:
                 return False
-            if is_last := is_last or self._shutdown.has_begun:
+            is_last = is_last or self._shutdown.has_begun
+            if is_last or unsubscribes:
                 self._unsubscribe()  # first: the answer makes RabbitMQ deliver the next task
             answer(task)
             loop.step()  # sends it now: RabbitMQ works while we report the result
-            if is_last:  # without an answer to basic.cancel, RabbitMQ has not processed what came behind it, either
+            if is_last:  # RabbitMQ answers in order: if it has not answered basic.cancel, our answer may be lost, too
                 loop.drive(lambda: not self._is_subscribed or task.channel is not self.connection.channel, LAST_ANSWER)
             if task.channel is not self.connection.channel or (is_last and self._is_subscribed):
                 return False
@@ -125,7 +124,7 @@ class Consumer:
 
     def _expect_again(self, task: Task | None) -> None:
         if task is not None and (wait := self.seconds_until_next_try(task)):
-            self._retries_until = max(self._retries_until, time.monotonic() + wait + LATE)
+            self._retries_until = max(self._retries_until, time.monotonic() + wait + RETRY_IS_LATE)
 
     def _wait_until_empty(self) -> None:
         empty_looks = 0
@@ -133,7 +132,7 @@ class Consumer:
         while empty_looks < 2 and not self._has_news():
             # RabbitMQ does not count tasks that wait for their next try.
             self.connection.wait(self._has_news, max(self._retries_until - time.monotonic(), BURST_PATIENCE))
-            empty_looks = empty_looks + 1 if self.connection.finds_empty(self.connection.queue) else 0
+            empty_looks = empty_looks + 1 if self.connection.finds_empty(self.connection.settings.queue) else 0
 
     def _has_news(self) -> bool:
         return bool(self._delivered) or self._shutdown.has_begun
@@ -150,7 +149,7 @@ class Consumer:
             self._is_subscribed = True
             timeout = {"x-consumer-timeout": int(self._ack_timeout * 1000)}  # milliseconds
             channel.basic_consume(
-                self.connection.queue,
+                self.connection.settings.queue,
                 self._on_delivery,
                 consumer_tag=self._tag,
                 arguments=timeout if self.connection.rules.declared_by_us else None,  # classic queues do not support it
@@ -158,7 +157,8 @@ class Consumer:
             )
 
     def _unsubscribe(self) -> None:
-        # A task that arrives after basic.cancel is rejected by pika. This is rare, and counts as a failed try.
+        # A task that arrives after basic.cancel is rejected by pika. This is rare, and counts as a failed try. A second
+        # basic.cancel is ignored by pika.
         self._wants_task = False
         if self.connection.channel is not None and self._is_subscribed:
             self.connection.channel.basic_cancel(self._tag, callback=self._on_unsubscribed)

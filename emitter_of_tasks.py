@@ -28,11 +28,11 @@ import sys
 from collections.abc import Callable, Iterator
 
 from task_queue.emitter.admin_panel import offer_panel
-from task_queue.emitter.dead_letters import DeadLetters
 from task_queue.emitter.message import Message, new_message
 from task_queue.emitter.publisher import Publisher
-from task_queue.emitter.report import Report
+from task_queue.emitter.retry_dead_letters import DeadLetters
 from task_queue.emitter.source import Source, typed_tasks
+from task_queue.emitter.task_report import Report
 from task_queue.event_log import EventLog
 from task_queue.exceptions import Failure, InputError
 from task_queue.process.run import run
@@ -58,7 +58,7 @@ def parsed_flags() -> argparse.Namespace:
     flag("--file", type=not_empty, help="read one task per row (.csv) or per line (other files); - is standard input")
     separator_help = "what separates the cells of a .csv file (default: found in its first row); \\t is a tab"
     flag("--separator", type=one_character, metavar="X", help=separator_help)
-    flag("--from-line", type=int, metavar="N", help="begin with line N of the file or pipe, as behind a header row: 2")
+    flag("--from-line", type=int, metavar="N", help="begin with line N of the file or pipe; 2 skips a header row")
     flag("--retry-dead-letters", action="store_true", help="move every dead letter back to the queue")
     flag("--verbose", action="store_true", help="also print each task of a file or pipe")
     flag("--admin", action=argparse.BooleanOptionalAction, help="open RabbitMQ's admin panel, or not, without asking")
@@ -125,27 +125,24 @@ def emit(
     tasks: Iterator[Message], publisher: Publisher, report: Report, shutdown: Shutdown, wait_for_each: bool
 ) -> int:
     """Send the tasks, report the result, and return the exit status."""
-    status, is_cut_short = 1, True
+    status, is_all_read = 0, False
     try:
         with contextlib.closing(publisher.connection):
-            is_all_read = send(tasks, publisher, shutdown, wait_for_each)
-            is_cut_short = not (is_all_read or report.has_read_all(publisher.next_line))
-        status = 0
+            is_all_read = send(tasks, publisher, shutdown, wait_for_each) or report.has_read_all(publisher.next_line)
     except Failure as failure:
         status = failure.exit_code
         complain_of(failure)
     except MemoryError:
+        status = 1
         complain(" [!] This needs more memory than there is.")
     finish_background()
     publisher.report_settled()  # confirms may still have come while the connection was closed
-    is_cut_short = is_cut_short or bool(publisher.pending())
-    if status == 0:
-        status = 130 if is_cut_short else int(report.refused > 0)
-    if status == 0 or report.confirmed or publisher.pending():
+    is_complete = is_all_read and not publisher.pending()
+    if is_complete or report.confirmed or publisher.pending():
         report.total()
-        if is_cut_short:
+        if not is_complete:
             report.left(publisher)
-    return status
+    return status or (int(report.refused > 0) if is_complete else 130)
 
 
 def send(tasks: Iterator[Message], publisher: Publisher, shutdown: Shutdown, wait_for_each: bool) -> bool:

@@ -35,13 +35,13 @@ from task_queue.settings import PATIENCE, connection_settings, default_name, new
 from task_queue.terminal.console import finish_background, say
 from task_queue.worker.consumer import Consumer
 from task_queue.worker.fake_work import sleeping
-from task_queue.worker.perform import OnlyBegun, Perform, check_function, check_result, reason_of
-from task_queue.worker.report import Report
+from task_queue.worker.function_checks import OnlyBegun, Perform, check_function, check_result
 from task_queue.worker.run_command import running
 from task_queue.worker.task import Task
+from task_queue.worker.task_report import Report
 
 ACK_TIMEOUT_HOURS = 24.0
-# With 0, RabbitMQ would redeliver a task without end. It stores milliseconds in 32 bits.
+# Not 0: RabbitMQ would redeliver each task without end. And not more, because the milliseconds must fit in 32 bits.
 LEAST_HOURS, MOST_HOURS = 0.001, 1000
 
 
@@ -95,7 +95,7 @@ def listen(
                 taken += 1
                 handle(task, perform, consumer, report, shutdown, is_last=taken == max_tasks)
                 del task  # before the next one comes: it may be large
-                shutdown.handlers.reinstall()  # now, because we wait for RabbitMQ anyway
+                shutdown.handlers.reinstall()  # meanwhile RabbitMQ sends the next task
         finish_background()
         say(" [*] Stopped.")
 
@@ -113,9 +113,9 @@ def handle(task: Task, perform: Perform, consumer: Consumer, report: Report, shu
             consumer.hand_back()
             report.handed_back(task, is_interrupted)
         else:
-            why, again = reason_of(error), consumer.seconds_until_next_try(task)
+            again = consumer.seconds_until_next_try(task)
             is_rejected = consumer.reject(is_last or isinstance(error, OnlyBegun))
-            report.failed(task, why, is_rejected, again)
+            report.failed(task, error, is_rejected, again)
         if isinstance(error, (WorkerError, OnlyBegun)):
             raise
     else:
@@ -149,7 +149,7 @@ def parsed_flags() -> argparse.Namespace:
     flag("--seconds-per-dot", type=float, default=1.0, metavar="S", help=dot_help)
     run_help = "the command to run for each task; {} is replaced by the task, which is also on standard input"
     flag("--run", type=not_empty, metavar="COMMAND", help=run_help)
-    burst_help = "stop when no task is ready, and none that failed here waits for its next try"
+    burst_help = "stop when the queue is empty, and no task that failed here is still to be tried again"
     flag("--burst", action="store_true", help=burst_help)
     flag("--max-tasks", type=int, metavar="N", help="stop after N tasks")
     ack_help = (

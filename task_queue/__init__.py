@@ -1,4 +1,4 @@
-"""The machinery under both scripts: emitter/ and worker/, over rabbitmq/, over process/, over terminal/."""
+"""The machinery under both scripts, from the top down: emitter/ and worker/, rabbitmq/, process/, terminal/."""
 
 try:
     import pika  # noqa: F401
@@ -6,7 +6,7 @@ except ModuleNotFoundError:
     import os
     import sys
 
-    from task_queue.platform import WINDOWS
+    from task_queue.windows import WINDOWS
 
     _python = os.path.join(".venv", "Scripts" if WINDOWS else "bin", "python")
     _words = f"It is in .venv, so start this with:  {_python} {sys.argv[0]}"

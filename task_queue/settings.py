@@ -25,7 +25,7 @@ DEFAULT_QUEUE = "tasks"
 LONGEST_HEARTBEAT = 65535  # seconds; AMQP stores it in 16 bits
 LONGEST_NAME = 242  # bytes of a queue's name; RabbitMQ allows 255, and .dead-letters needs 13 of them
 LEAST_FRAME_MAX = 8192  # bytes; with less, RabbitMQ 4.1 and later close the connection without an error
-PATIENCE = 300.0  # seconds, see ConnectionSettings; of runs that end by themselves, as with words, a file or --burst
+PATIENCE = 300.0  # seconds, for runs that end by themselves: words, a file, --burst. See ConnectionSettings
 
 
 class ConnectionSettings(NamedTuple):
@@ -121,7 +121,7 @@ def _node_at(url: str) -> pika.URLParameters:
         "@ is %40), or has an option behind ? that pika does not take."
     )
     before, _, query = url.partition("?")
-    # Nothing that may be a password: neither the key's, nor what is also in front of the ?.
+    # Print no password: leave out the key's, and whatever stands in front of the ?, too.
     named = re.findall(r"(?:ca_certs|cafile|certfile|keyfile)['\"]\s*:\s*['\"](.+?)['\"]", unquote(query))
     files = [file for file in named if file not in before]
     try:

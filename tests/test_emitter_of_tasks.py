@@ -19,7 +19,7 @@ import emitter_of_tasks
 from task_queue import InputError
 from task_queue.emitter.message import Message, new_message
 from task_queue.emitter.publisher import WINDOW, Publisher
-from task_queue.emitter.report import Report
+from task_queue.emitter.task_report import Report
 from task_queue.event_log import EventLog
 from task_queue.process.shutdown import Shutdown
 from task_queue.settings import connection_settings

@@ -19,8 +19,8 @@ FLOORS = [
     {"process"},
     {"settings", "event_log"},
     {"terminal"},
-    {"daemon_thread"},
-    {"exceptions", "platform"},
+    {"signal_free_thread"},
+    {"exceptions", "windows"},
 ]
 PACKAGE = PROJECT / "task_queue"
 # By their names inside the package: `emitter.publisher`; a script by its own.
@@ -112,7 +112,7 @@ def test_only_their_owners_install_signal_handlers_start_threads_and_end_process
     }
     assert callers("set_wakeup_fd") == {"process.signal_handlers"}
     assert callers("_exit") == {"process.run"}
-    assert callers("Thread", "ThreadPoolExecutor") == set()  # but DaemonThread, which gets no signals
+    assert callers("Thread", "ThreadPoolExecutor") == set()  # but SignalFreeThread, which gets no signals
 
 
 def test_only_one_room_reaches_into_pika_and_none_into_python() -> None:

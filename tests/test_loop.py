@@ -72,7 +72,7 @@ def test_ctrl_c_counts_that_comes_before_the_work_has_begun(
     at_server: Scripts, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such as while a paused terminal holds up the line that tells of the task."""
-    interrupt(monkeypatch, "task_queue.worker.report.say", b"Received")
+    interrupt(monkeypatch, "task_queue.worker.task_report.say", b"Received")
     server.put(b"task")
     assert said_by(at_server, WORKER, "--log-file", at_server.log)[0] == 0
     assert [record["event"] for record in at_server.events()] == ["received", "requeued"]

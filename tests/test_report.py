@@ -10,8 +10,8 @@ import pytest
 from harmful import HARM, SHOWN
 from harness import Scripts
 
-from task_queue.emitter.report import Report
 from task_queue.emitter.source import Source
+from task_queue.emitter.task_report import Report
 from task_queue.event_log import EventLog
 
 

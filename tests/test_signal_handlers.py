@@ -19,7 +19,7 @@ from in_process import work, working
 from scripted_server import Server
 
 from task_queue import QueueError
-from task_queue.daemon_thread import DaemonThread
+from task_queue.signal_free_thread import SignalFreeThread
 
 NUMBERS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD
 STOPPED = threading.Event()
@@ -33,7 +33,7 @@ def handlers() -> list[Any]:
 def state() -> list[Any]:
     """Return what a call of listen() may have changed."""
     signal.set_wakeup_fd(wakeup := signal.set_wakeup_fd(-1))
-    threads = [each for each in threading.enumerate() if isinstance(each, DaemonThread) and each.name != "printer"]
+    threads = [each for each in threading.enumerate() if isinstance(each, SignalFreeThread) and each.name != "printer"]
     return [*handlers(), wakeup, signal.pthread_sigmask(signal.SIG_BLOCK, []), threads]
 
 

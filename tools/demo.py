@@ -124,6 +124,7 @@ def events(log: Path, name: str) -> list[dict[str, Any]]:
 def own_queue(url: str) -> Iterator[str]:
     """Print RabbitMQ's version, give the name of a new queue, and delete it after the block."""
     from task_queue import QueueError  # here, because they need pika, which may have had to be installed first
+    from task_queue.process.shutdown import Shutdown
     from task_queue.rabbitmq.connection import Connection
     from task_queue.rabbitmq.queues import dead_letters_of
     from task_queue.settings import connection_settings
@@ -132,7 +133,7 @@ def own_queue(url: str) -> Iterator[str]:
     left: list[int] = []
     try:
         settings = connection_settings(url, queue, "demo", 0.0)
-        with contextlib.closing(Connection(settings, lambda _: None, lambda _: None)) as connection:
+        with contextlib.closing(Connection(settings, Shutdown(), lambda _: None, lambda _: None)) as connection:
             connection.open()
             machine.say(f"RabbitMQ {'.'.join(map(str, connection.rules.version))} is up.")
             try:

@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 
 import pika
 
-from task_queue.platform import WINDOWS
 from task_queue.terminal.console import complain, say
 from task_queue.terminal.prompt import Prompt
 from task_queue.terminal.text import printable
+from task_queue.windows import WINDOWS
 
 GUEST = pika.PlainCredentials("guest", "guest")  # the default user of a new RabbitMQ
 PANEL_ANSWERS_WITHIN = 6.0 if WINDOWS else 2.0  # seconds; Windows needs two to report a refused connection
@@ -36,7 +36,7 @@ def offer_panel(answer: bool | None, url: str | None, node: pika.URLParameters) 
     host = f"[{node.host}]" if ":" in node.host else node.host
     url = url or f"http://{host}:15672/#/queues"
     login = " (user guest, password guest)" if node.credentials == GUEST else ""
-    shown = re.sub("//[^/@]*@", "//", url)  # without a password
+    shown = re.sub("//[^/]*@", "//", url)  # without a password
     say(f" [*] RabbitMQ's admin panel: {printable(shown)}{login}")
     if not answers(url):
         complain(

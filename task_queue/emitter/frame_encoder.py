@@ -15,7 +15,7 @@ from task_queue.emitter.message import Message, properties
 SAMPLE_ID = "00000000-0000-4000-8000-000000000000"  # replaced by each message's own id, which has the same length
 FRAME = struct.Struct(">BHI")  # the beginning of each frame: type, channel, size of the payload
 END = b"\xce"  # the end of each
-# Where a header frame has the size of the body: behind the class and the weight.
+# The place of the body's size in a header frame. The class and the weight come before it.
 SIZE = slice(FRAME.size + 4, FRAME.size + 12)
 
 

@@ -23,7 +23,7 @@ class Message(NamedTuple):
         message_id: a UUID; it stays the same when the message is sent again.
         timestamp: when it was made, in seconds since 1970.
         line: where it begins in a file or a pipe, counted from 1; None for a task that was typed.
-        after: the first line after the previous task; it may be blank. So a log tells which tasks follow each other.
+        after: the previous task's next_line, so that a gap in a log can be seen.
         next_line: the line after this task.
     """
 

@@ -13,7 +13,7 @@ from pika.channel import Channel
 from task_queue.emitter.frame_encoder import Encoder
 from task_queue.emitter.message import Message
 from task_queue.emitter.silent_node import SilentNode
-from task_queue.emitter.window import Settled, Window
+from task_queue.emitter.window import REFILL, WINDOW, WINDOW_BYTES, Settled, Window
 from task_queue.exceptions import QueueError
 from task_queue.process.shutdown import Shutdown
 from task_queue.rabbitmq.connection import Connection
@@ -23,9 +23,6 @@ from task_queue.settings import ConnectionSettings
 from task_queue.terminal.blocked_output import drop_when
 from task_queue.terminal.console import complain_in_background, do_in_background
 
-WINDOW = 1000  # messages; a larger window is hardly faster, and more must be sent again after a lost connection
-REFILL = 250  # confirms until a full window gets new messages; with 500, RabbitMQ would be idle
-WINDOW_BYTES = 16 * 1024 * 1024  # so that large messages do not fill the memory
 SLOW_REPORT = 2.0  # seconds to wait while the background thread reports
 FULL_PAUSE = 1.0  # seconds until we send again what a full queue has refused
 FULL_PAUSES = 5  # such pauses until we reconnect
@@ -34,7 +31,7 @@ FULL_PAUSES = 5  # such pauses until we reconnect
 class Publisher:
     """Publishes messages, and sends again what was not confirmed when the connection was lost: perhaps a second time.
 
-    The window is changed with the loop's lock, but for what is reported: that is taken out with the reporting lock.
+    Change the window only with the loop's lock. One exception: what is reported is removed with the reporting lock.
 
     Args:
         settings: where to connect and publish.
@@ -114,7 +111,7 @@ class Publisher:
             try:
                 if batch := list(self._window.settled):
                     self._report(batch)
-                    # After the report, so that blocked output fills the window, and stops new messages.
+                    # Only after the report: if the output is blocked, the window fills, and takes no new messages.
                     self._window.remove(batch)
             finally:
                 self._reporting_lock.release()
@@ -150,7 +147,7 @@ class Publisher:
         return bool(self._window.unconfirmed) and not (self._is_paused or self.connection.is_blocked)
 
     def _on_confirm(self, frame: pika.frame.Method[pika.spec.Basic.Ack | pika.spec.Basic.Nack]) -> None:
-        if self.connection.channel is None:  # dropped, because a message was returned: this confirms no stored message
+        if self.connection.channel is None:  # we are dropping it, perhaps because this message was returned: not stored
             return
         unconfirmed, last = self._window.unconfirmed, frame.method.delivery_tag or 0
         tags = [last]
@@ -158,7 +155,7 @@ class Publisher:
             tags = list(itertools.takewhile(lambda tag: tag <= last, unconfirmed))
         messages = [unconfirmed.pop(tag) for tag in tags if tag in unconfirmed]
         if messages:
-            self._silent_node.confirmed(messages[-1])
+            self._silent_node.answered(messages[-1])
         if isinstance(frame.method, pika.spec.Basic.Nack):
             self._pause_publishing(messages)
         else:

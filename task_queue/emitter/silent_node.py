@@ -13,8 +13,8 @@ from task_queue.rabbitmq.connection import Connection
 from task_queue.rabbitmq.pika_internals import unsent_bytes
 from task_queue.terminal.console import complain_in_background
 
-# Seconds without a confirm until we go on at the next node. Doubled when that has not helped. If confirms are slow
-# anyway, twice the time that the last one took.
+# Seconds without a confirm until we go on at the next node. If that is silent, too, we wait twice as long there. If
+# confirms are slow anyway, we wait twice the time that the last one took.
 SILENCE, LONGEST_SILENCE = 10.0, 120.0
 WATCH_EVERY = 1.0  # seconds
 
@@ -37,8 +37,8 @@ class SilentNode:
         self._progress_at = 0.0  # on the monotonic clock
         self._is_told = False
 
-    def confirmed(self, message: Message) -> None:
-        """Note that RabbitMQ has confirmed a message."""
+    def answered(self, message: Message) -> None:
+        """Note that RabbitMQ has confirmed a message, or refused it for now."""
         age = time.time() - max(message.timestamp, self._began)  # a slow queue confirms as slowly at the next node
         self._silence = min(max(SILENCE, 2 * age), LONGEST_SILENCE)
         self._progress_at, self._is_told = time.monotonic(), False

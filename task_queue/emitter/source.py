@@ -14,11 +14,11 @@ from typing import BinaryIO
 
 from task_queue.emitter.message import Message, new_message
 from task_queue.exceptions import InputError, SettingsError
-from task_queue.platform import WINDOWS
 from task_queue.rabbitmq.connection import Connection
 from task_queue.terminal.console import complain, say
 from task_queue.terminal.prompt import Prompt
 from task_queue.terminal.text import printable
+from task_queue.windows import WINDOWS
 
 LONGEST_LINE = 128 * 1024 * 1024  # bytes, so that no input fills the memory; RabbitMQ's limit for a message is lower
 PACKED = (b"PK\x03\x04", b"\x1f\x8b")  # the first bytes of a zip file, as of a spreadsheet, and of a gzip file
@@ -119,7 +119,7 @@ class Source:
             raise InputError(f"Line {self._begin} of {self.name} is too long for the memory here.") from None
 
     def ends_before(self, line: int | None) -> bool:
-        """Tell whether it is a file that was read to its end, and `line` comes behind the last one."""
+        """Tell whether it is a file that was read to its end, and `line` is the one after the last."""
         return 0 < self.size <= self.bytes_read and line == self._number + 1
 
     def _rows(self) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""The window: the messages that were given to the publisher, and whose result has not been reported yet."""
+"""The window: how many messages may be unconfirmed, and which ones are unsent, unconfirmed or settled."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from collections import deque
 from typing import Optional
 
 from task_queue.emitter.message import Message
+
+WINDOW = 1000  # messages; a larger window is hardly faster, and more must be sent again after a lost connection
+WINDOW_BYTES = 16 * 1024 * 1024  # so that large messages do not fill the memory
+REFILL = 250  # confirms after which a full window takes new messages; with 500, RabbitMQ would run out of work
 
 # A message, and None if it is confirmed, else why RabbitMQ refuses it.
 Settled = tuple[Message, Optional[str]]
@@ -22,8 +26,8 @@ class Window:
         self.unconfirmed: dict[int, Message] = {}  # by delivery tag, in the order of publishing
         self.settled: deque[Settled] = deque()
         self.next_tag = 1
-        # In: counted by the main thread. Out: by whoever reports, under the publisher's reporting lock. As each has one
-        # writer, exceeds() needs no lock.
+        # Only the main thread changes the two "in" counters; only who holds the publisher's reporting lock changes the
+        # two "out" counters. So exceeds() needs no lock.
         self.messages_in = self.messages_out = self.bytes_in = self.bytes_out = 0
 
     def add(self, message: Message) -> None:

@@ -33,7 +33,7 @@ def run(main: Callable[[], Status]) -> None:
         raise TypeError("run() needs a function, as in  run(lambda: listen(perform))")
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # set by the scripts during their imports
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if not gc.isenabled():  # likewise. freeze() spares what was imported from all collections
+    if not gc.isenabled():  # also done by the scripts. After freeze() no collection looks at what was imported
         gc.freeze()
         gc.enable()
     open_standard_streams()

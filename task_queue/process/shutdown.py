@@ -20,10 +20,10 @@ import time
 from collections.abc import Iterator
 
 from task_queue.exceptions import Failure, WorkerError
-from task_queue.platform import WINDOWS
 from task_queue.process.signal_handlers import FINISHING_SIGNALS, SignalHandlers
 from task_queue.terminal.blocked_output import drop_when
 from task_queue.terminal.console import complain_of
+from task_queue.windows import WINDOWS
 
 ONE_BURST = 0.2  # seconds in which the same signal counts once: a terminal and a supervisor may both send it
 
@@ -50,8 +50,9 @@ class Shutdown:
         self.handlers = SignalHandlers(self._on_signal)
         self._is_worker = is_worker
         self._state = State.RUN
+        # Only the main thread changes these three; the keeper reads them.
         self._may_interrupt = False
-        self._is_pending = False  # a KeyboardInterrupt, until we are in interruptible() and in no held()
+        self._is_pending = False  # a KeyboardInterrupt waits to be raised, inside interruptible() and outside held()
         self._held = 0
         self._last = (0, float("-inf"))  # the signal that counted last, and when it came
 
@@ -66,10 +67,12 @@ class Shutdown:
         self.handlers.restore()
         _this_thread.shutdown = self._outer
         drop_when(self._outer_drop_when)
-        # Only after the restore: later signals go to the earlier handlers.
+        if self._outer is not None and self._state != State.RUN:  # a worker inside a task of another one: both end
+            self._outer._state = self._state
+        # Look at the state only after the restore: from then on, signals go to the earlier handlers. So none is missed.
         if self._is_worker and (error is None or isinstance(error, Failure)):
             if self._state != State.RUN and isinstance(error, WorkerError):
-                complain_of(error)  # it does not come out, because we raise something else
+                complain_of(error)  # the caller never sees it, because we raise something else
             if self._state == State.INTERRUPT:
                 raise KeyboardInterrupt from None
             if self._state == State.FINISH:
@@ -125,9 +128,9 @@ class Shutdown:
         self._is_pending = self._may_interrupt = False
 
     def send_again(self) -> None:
-        """Send the main thread a signal once more that came while it forked: nothing could be raised there.
+        """Send the main thread a signal again that came while it forked, where Python drops exceptions.
 
-        Called by the keeper.
+        Nothing was raised the first time, so it can't interrupt twice. Called by the keeper.
         """
         main = threading.main_thread().ident
         if self.is_interrupt_due and not self._held and not WINDOWS and main is not None:
@@ -157,5 +160,5 @@ _this_thread = _ThisThread()
 
 
 def current() -> Shutdown:
-    """Return the Signals of the program that runs in this thread; inactive ones, if there is none."""
+    """Return the Shutdown of the program that runs in this thread; if there is none, a new one that never begins."""
     return _this_thread.shutdown or Shutdown()

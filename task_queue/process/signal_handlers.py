@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from task_queue.platform import WINDOWS
+from task_queue.windows import WINDOWS
 
 # SIGBREAK is Windows' Ctrl+Break, the only signal that one process can send to another there.
 FINISHING_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGBREAK") if hasattr(signal, name)]
@@ -26,7 +26,7 @@ class SignalHandlers:
     """
 
     def __init__(self, handle: Callable[[int, bool], None]) -> None:
-        self.found: dict[int, Any] = {}  # the earlier handlers
+        self.earlier: dict[int, Any] = {}  # handlers, by signal
         self._handle = handle
         self._bell: socket.socket | None = None
         self._undo = contextlib.ExitStack()
@@ -35,13 +35,13 @@ class SignalHandlers:
         """Install our handlers."""
         self._undo.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(-1))
         for number in ENDING_SIGNALS:
-            # Ignored signals stay ignored (nohup), and a handler that Python can't put back is left alone.
-            if (found := signal.getsignal(number)) not in (signal.SIG_IGN, None):
-                self.found[number] = found
-                self._undo.callback(signal.signal, number, found)
+            # Two kinds stay as they are: ignored signals (nohup), and handlers that were not set by Python (None).
+            if (earlier := signal.getsignal(number)) not in (signal.SIG_IGN, None):
+                self.earlier[number] = earlier
+                self._undo.callback(signal.signal, number, earlier)
                 signal.signal(number, self._on_signal)
-        # Whoever started us may have blocked signals: nothing would end us. Or ignored SIGCHLD: then the exit status of
-        # a --run is lost, and Python reports 0, which means success.
+        # Two bad settings may be inherited. If SIGCHLD is ignored, the exit status of a --run is lost, and Python
+        # reports 0, which means success. If signals are blocked, nothing would end us.
         if not WINDOWS:
             if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
                 self._undo.callback(signal.signal, signal.SIGCHLD, signal.signal(signal.SIGCHLD, signal.SIG_DFL))
@@ -53,15 +53,18 @@ class SignalHandlers:
         self._undo.close()
 
     def reinstall(self) -> None:
-        """Install ours again after a task with asyncio, which replaces our handlers and the wakeup descriptor."""
+        """Install ours again after a task with asyncio, which replaces our handlers and the wakeup descriptor.
+
+        A handler that a task installs itself, without asyncio, stays.
+        """
         bell = self._bell.fileno() if self._bell else -1
-        if self.found and signal.set_wakeup_fd(bell, warn_on_full_buffer=False) != bell:
-            for number in self.found:
+        if self.earlier and signal.set_wakeup_fd(bell, warn_on_full_buffer=False) != bell:
+            for number in self.earlier:
                 signal.signal(number, self._on_signal)
 
     def is_replaced(self, number: int) -> bool:
         """Tell whether a task has put another handler in place of ours."""
-        return number in self.found and signal.getsignal(number) != self._on_signal
+        return number in self.earlier and signal.getsignal(number) != self._on_signal
 
     def wake_through(self, bell: socket.socket | None) -> None:
         """Have Python write a byte into a socket when a signal comes, so that a select() ends; None ends that.
@@ -69,7 +72,7 @@ class SignalHandlers:
         On Windows nothing else ends a select().
         """
         self._bell = bell
-        if self.found:
+        if self.earlier:
             signal.set_wakeup_fd(bell.fileno() if bell else -1, warn_on_full_buffer=False)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -84,9 +87,10 @@ def is_forking(frame: FrameType | None) -> bool:
 
 
 if not WINDOWS:  # which can't fork
-    # Signals are blocked before a fork, and unblocked after it: in the child when the earlier handlers are back, else
-    # Python would forget one that comes before. In these functions a handler must not raise an exception: Python would
-    # print and drop it. is_forking() knows them by the beginning of their names.
+    # Signals are blocked during a fork. The child first puts the earlier handlers back, and only then unblocks: Python
+    # forgets a signal that comes sooner. A handler must not raise an exception in these functions: Python would print
+    # and drop it. is_forking() knows them by the beginning of their names. It is no flag, because a signal may come
+    # before the first line of a function has set it.
     _blocked = threading.local()  # the signals that were blocked before the fork
 
     def _around_fork_before() -> None:
@@ -97,10 +101,10 @@ if not WINDOWS:  # which can't fork
 
     def _in_child() -> None:
         for number in ENDING_SIGNALS:
-            # More than one level, if a task has started a worker of its own.
+            # In a loop, because a task may have started a worker of its own.
             while isinstance(ours := getattr(signal.getsignal(number), "__self__", None), SignalHandlers):
                 signal.set_wakeup_fd(-1)
-                signal.signal(number, ours.found[number])
+                signal.signal(number, ours.earlier[number])
         _around_fork_after()
 
     os.register_at_fork(before=_around_fork_before, after_in_parent=_around_fork_after, after_in_child=_in_child)

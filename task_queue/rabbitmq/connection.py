@@ -13,7 +13,7 @@ from pika.channel import Channel
 
 from task_queue.exceptions import QueueError
 from task_queue.process.shutdown import Shutdown
-from task_queue.rabbitmq.error_messages import in_words
+from task_queue.rabbitmq.error_messages import in_words, limits_in_words
 from task_queue.rabbitmq.loop import Loop
 from task_queue.rabbitmq.pika_internals import PikaConnection
 from task_queue.rabbitmq.queues import Rules, declare, version_of
@@ -32,7 +32,7 @@ class Connection:
         settings: where to connect, and whether the queues are declared on every new connection.
         shutdown: of the program.
         on_ready: called with the new channel, each time that a connection is open and the queues are declared.
-        on_lost: called with the reason when a connection is lost.
+        on_lost: called with the reason when a connection is lost, or can't be made.
         after_keeping: see Loop.
 
     Attributes:
@@ -63,10 +63,8 @@ class Connection:
         self._pika: PikaConnection | None = None
         self._why: BaseException | None = None  # why we closed the connection; pika says only that we did
         self._failure: QueueError | None = None  # for the main thread to raise
-        try:
+        with limits_in_words():
             self.loop = Loop(shutdown, self._flush, self._on_error, after_keeping)
-        except OSError as error:  # no descriptor is left
-            raise QueueError(f"No connection can be made ({error}): is a limit of this machine reached?") from None
 
     @property
     def where(self) -> str:
@@ -75,10 +73,8 @@ class Connection:
 
     def open(self) -> None:
         """Connect to the first node that accepts us. Returns early after a signal. Raises QueueError if none does."""
-        try:
+        with limits_in_words():
             self.loop.keeper.start()
-        except RuntimeError as error:
-            raise QueueError(f"No thread can be started ({error}): is a limit of this machine reached?") from None
         with self.loop:
             self._connect()
             self.wait(lambda: self.channel or self.loop.shutdown.has_begun)
@@ -98,24 +94,23 @@ class Connection:
         if channel is not None:  # RabbitMQ answers after it has processed all that we sent before
             channel.queue_declare(queue, passive=True, callback=lambda frame: answers.append(frame.method))
             self.wait(lambda: answers or self.loop.shutdown.has_begun or self.channel is not channel)
-        # We are a consumer. If RabbitMQ counts none, the queue's leader has not answered within 0.25 s, and messages
-        # are not counted, either.
+        # We consume from this queue, so RabbitMQ must count a consumer. If it counts none, the queue's leader has not
+        # answered within 0.25 s, and then a count of 0 messages means nothing, either.
         return not answers[0].message_count and bool(answers[0].consumer_count) if answers else None
 
     def check(self) -> None:
-        """Raise the QueueError that wait() would raise, if there is one."""
+        """Raise a QueueError if reconnecting has failed for good."""
         if self._failure is not None:
             raise self._failure
 
     def drop(self, why: BaseException) -> None:
-        """Close this connection, for a reason, and reconnect. Call it only inside a callback.
-
-        pika waits for open answers first, which may never come: then we cut the connection.
-        """
+        """Close this connection, for a reason, and reconnect. Call it with the loop's lock."""
         self.channel = None
         if self._pika is not None and self._pika.is_open:
             self._why = why
             self._pika.close()
+            # pika first waits for answers that are still missing, and may never come. If it has closed by then, this
+            # does nothing.
             self.loop.ioloop.call_later(CLOSE_WITHIN, self._pika.abort)
 
     def close(self, within: float = CLOSE_WITHIN) -> None:
@@ -130,8 +125,9 @@ class Connection:
                 self._pika.abort()
         self.loop.close()
 
-    # From here on: called by pika, in the thread that drives the loop. A lost connection goes through all of it:
-    # _on_closed, _reconnect, a pause, _connect, _on_open, _on_channel, _on_declared, on_ready.
+    # From here on: called by pika, in the thread that drives the loop. A connection is lost when pika says so or has
+    # closed it for us (_on_closed), or when a step raised an exception (_on_error). Then come _reconnect, a pause,
+    # _connect, _on_open, _on_channel, _on_declared, on_ready.
 
     def _connect(self) -> None:
         self._nodes.rotate(-1)

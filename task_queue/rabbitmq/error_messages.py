@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 
 import pika
 
 from task_queue.exceptions import QueueError
-from task_queue.platform import WINDOWS
 from task_queue.rabbitmq.queues import LONGEST_TASK
 from task_queue.settings import ConnectionSettings, address
 from task_queue.terminal.text import printable
+from task_queue.windows import WINDOWS
 
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 DOCKER = "docker run -d --name rabbitmq --hostname rabbitmq -p 5672:5672 -p 15672:15672 rabbitmq:4-management"
@@ -19,7 +21,7 @@ CANCELLED = (
     "RabbitMQ cancelled this worker's subscription: its queue was deleted, or its task took longer than --ack-timeout."
 )
 
-# A pattern for the innermost exception, our message, and whether it is final: a refusal that only a person can mend.
+# A pattern for the innermost exception, our message, and whether it is final: a refusal that trying again can't change.
 # The first pattern that fits counts.
 WORDS: list[tuple[str, str, bool]] = [
     ("^gaierror|^Unicode", "No machine named {host} is known: check the host in --url or AMQP_URL.{origin}", False),
@@ -128,6 +130,15 @@ def in_words(error: BaseException, node: pika.URLParameters, settings: Connectio
     guest = " (guest may log in on the same machine only.)" if user == "guest" and not is_local else ""
     safe = {name: printable(fact) for name, fact in facts.items()}
     return sentence.format(start=start, guest=guest, origin=origin, **safe), is_final
+
+
+@contextlib.contextmanager
+def limits_in_words() -> Iterator[None]:
+    """Raise a QueueError if the machine has no descriptor or no thread left for the block."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise QueueError(f"No connection can be made ({error}): is a limit of this machine reached?") from None
 
 
 def root_cause(error: BaseException) -> BaseException:

@@ -1,8 +1,8 @@
 """What we change inside pika: it gathers what is written, accepts headers that it can't decode, and sends our frames.
 
-This is the only file that uses what is private to pika. If a later pika ignores an override, it works, only slower, or
-without odd headers. What send_frames() and unsent_bytes() use must be there. Tested with pika 1.3.2, 1.4.4 and its main
-branch of 2026-11.
+This is the only file that uses what is private to pika. If a later pika does not call our overrides, all works, but
+slower, and a message with a header that pika can't decode ends the connection. What send_frames() and unsent_bytes()
+use must be there. Tested with pika 1.3.2, 1.4.4 and its main branch of 2026-11.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pika.adapters.select_connection import IOLoop
 from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapter
 from pika.exceptions import ChannelWrongStateError
 
-from task_queue.daemon_thread import DaemonThread
-from task_queue.platform import WINDOWS
+from task_queue.signal_free_thread import SignalFreeThread
+from task_queue.windows import WINDOWS
 
 if not WINDOWS:
     import fcntl
@@ -58,7 +58,7 @@ class PikaConnection(pika.SelectConnection):
         """Close the socket of a connection that can't be closed cleanly."""
         with contextlib.suppress(Exception):
             self._transport.abort()  # type: ignore[attr-defined]
-            self.ioloop.process_timeouts()
+            self.ioloop.process_timeouts()  # abort() only plans it, for the next step; there may be none
 
     def _adapter_emit_data(self, data: bytes) -> None:
         if len(data) > GATHERED_BYTES:  # not gathered: a copy would take as much memory again
@@ -74,7 +74,7 @@ class IOServices(SelectorIOServicesAdapter):
     """What pika needs of an I/O loop; but a look-up of a host that hangs does not block the end of the process."""
 
     def getaddrinfo(self, *arguments: Any, **named: Any) -> Any:
-        """Begin a look-up, from a daemon thread: the thread that pika starts for it is a daemon then, too."""
+        """Begin a look-up. pika does it in a thread, which is a daemon if a daemon starts it: so we start one first."""
         begun: Future[Any] = Future()
 
         def begin() -> None:
@@ -83,7 +83,7 @@ class IOServices(SelectorIOServicesAdapter):
             except Exception as error:
                 begun.set_exception(error)
 
-        DaemonThread(begin, "look-up").start()
+        SignalFreeThread(begin, "look-up").start()
         return begun.result()
 
 

@@ -1,4 +1,9 @@
-"""The two queues, which are declared only here, and the differences between versions of RabbitMQ."""
+"""The two queues, which are declared only here, and the differences between versions of RabbitMQ.
+
+Both are quorum queues, which count failed tries: a poison message, which kills each worker, becomes a dead letter, and
+is not redelivered for ever. Source: https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling
+Each is the dead-letter queue of the other: so a dead letter that is rejected goes back.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +29,6 @@ def arguments_of(queue: str) -> dict[str, Any]:
     """Return the arguments of the work queue. RabbitMQ ignores those that it does not know yet.
 
     A queue keeps those that it was declared with: RabbitMQ refuses others (406), so a change needs a new queue.
-
-    Both are quorum queues, which count failed tries: a poison message, which kills each worker, becomes a dead letter,
-    and is not redelivered for ever. Source: https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling
     """
     return {
         **_arguments(DELIVERY_LIMIT, dead_letters_of(queue)),
@@ -41,7 +43,7 @@ def arguments_of(queue: str) -> dict[str, Any]:
 def declare(channel: Channel, queue: str, is_passive: bool, then: Callable[[], None]) -> None:
     """Declare the queue and its dead letters, then call `then`. If passive, only see whether the queue is there."""
 
-    def on_declared(_: object) -> None:  # only now: if the first is refused, the second is not left behind
+    def on_declared(_: object) -> None:  # declare the second only now: if the first is refused, none is left
         if is_passive:
             then()
         else:

@@ -8,7 +8,7 @@ import time
 from task_queue.terminal.console import complain_in_background
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between two attempts; each is twice as long as the one before
-LONG_OUTAGE, LONG_OUTAGE_PAUSE = 120.0, 30.0  # seconds: after so long, pauses grow to this
+LONG_OUTAGE, LONG_OUTAGE_PAUSE = 120.0, 30.0  # seconds: after 120 s without RabbitMQ, pauses may grow to 30 s
 LASTS_AFTER = 5.0  # seconds; a connection that lives so long ends the outage
 NEVER = float("inf")
 
@@ -36,15 +36,16 @@ class Reconnecting:
     def _reset(self) -> None:
         self._began = self._final_since = NEVER
         self._pause = FIRST_PAUSE
-        self._refusals: list[str] = []  # final errors in a row
+        self._refusals: list[str] = []  # the errors in a row that may make us give up
         self._told: set[str] = set()  # reasons that were printed since the last return
         self._is_told_of_return = False
 
     def why_give_up(self, why: str, is_final: bool) -> str | None:
-        """Note an error. Return None to try again; to give up, each node's refusal.
+        """Note an error. Return None to try again; to give up, what each node has said.
 
-        Before the first connection, each node is tried once. Later, an error that may pass is no reason to give up. A
-        final one is, as soon as all nodes have refused us; after the first success, only when the patience is over.
+        the error   before the first connection     before the first success     after it
+        may pass    each node is tried once         we try for ever              we try for ever
+        is final    each node is tried once         until all nodes said so      until the patience is over
         """
         if not is_final and self.had_connection:
             self._refusals.clear()
@@ -89,7 +90,7 @@ class Reconnecting:
             complain_in_background(f" [!] {why}\n [*] Reconnecting ...")
 
     def tell_of_return(self) -> None:
-        """Say that we are connected again: once, and if that does not last, again at the end of the outage."""
+        """Note a connection, and say so after a loss: at once, and if it does not last, again only when one does."""
         if not self.had_connection:
             self.had_connection = True
             self._refusals.clear()

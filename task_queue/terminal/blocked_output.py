@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from task_queue.platform import WINDOWS
+from task_queue.windows import WINDOWS
 
 LOOK_EVERY = 0.1  # seconds between two checks of a blocked stream, such as a paused terminal
 END_WITHIN = 0.5  # seconds that a program which is about to end waits for such a stream
@@ -27,7 +27,7 @@ class Blocked(Exception):
 
 
 class _ThisThread(threading.local):
-    has_dropped = False  # the last text was dropped, so the next one is not waited for
+    has_dropped = False  # the last text was dropped: drop the next one at once, too
     is_ending: Callable[[], bool] = staticmethod(lambda: False)
 
 

@@ -12,8 +12,8 @@ import threading
 from collections.abc import Callable
 from typing import TextIO
 
-from task_queue.daemon_thread import DaemonThread
 from task_queue.exceptions import Failure
+from task_queue.signal_free_thread import SignalFreeThread
 from task_queue.terminal import blocked_output
 
 MOST_WAITING = 100  # lines for a blocked terminal; more are dropped
@@ -70,7 +70,7 @@ def complain_in_background(text: str) -> None:
 
 
 def do_in_background(action: Callable[[], object]) -> None:
-    """Have the background thread call a function, unless that is waiting for it already."""
+    """Put a function into the background thread's queue, unless it waits there already."""
     with contextlib.suppress(queue.Full, RuntimeError):  # no thread can be started: the next call tries again
         if action not in _actions.queue:
             _actions.put_nowait(action)
@@ -93,4 +93,4 @@ def _do_actions() -> None:
 
 
 _actions: queue.Queue[Callable[[], object]] = queue.Queue(MOST_WAITING)
-_printer = DaemonThread(_do_actions, "printer")  # started when there is something to print
+_printer = SignalFreeThread(_do_actions, "printer")  # started when there is something to print

@@ -7,9 +7,9 @@ import threading
 from types import BuiltinFunctionType
 from typing import Any, TextIO
 
-from task_queue.platform import WINDOWS
 from task_queue.terminal.blocked_output import is_terminal, wait_until_writable
 from task_queue.terminal.console import print_now, print_through, say
+from task_queue.windows import WINDOWS
 
 DRAWN_WITHIN = 0.2  # seconds to wait until the question is on the screen
 
@@ -39,7 +39,7 @@ class Prompt:
         print_through(self._print_above)
         try:
             typed = self._input()
-        except UnicodeError:
+        except UnicodeError:  # a ValueError, too, but no end of the input
             raise
         except (OSError, RuntimeError, ValueError) as error:  # standard input or output is closed
             raise EOFError from error

@@ -99,9 +99,12 @@ class Consumer:
         return rules.retry_delay(task.delivery_count + 1) if rules.declared_by_us and not task.is_last_try else 0.0
 
     def close(self) -> None:
-        """End the subscription, and close the connection."""
+        """End the subscription, hand back a task that came too late to be begun, and close the connection."""
         with self.connection.loop as loop:
             self._unsubscribe()
+            for task in self._delivered:  # else RabbitMQ 4.3 counts a failed try when the connection is closed
+                if task.channel is self.connection.channel:
+                    task.channel.basic_nack(task.delivery_tag, requeue=True)
             loop.drive(lambda: not self._is_subscribed, LAST_ANSWER)
         self.connection.close(CLOSE_WITHIN - LAST_ANSWER)
 
@@ -114,7 +117,7 @@ class Consumer:
             if is_last or unsubscribes:
                 self._unsubscribe()  # first: the answer makes RabbitMQ deliver the next task
             answer(task)
-            loop.step()  # sends it now: RabbitMQ works while we report the result
+            loop.step()  # sends it now, and waits for nothing else: RabbitMQ works while we report the result
             if is_last:  # RabbitMQ answers in order: if it has not answered basic.cancel, our answer may be lost, too
                 loop.drive(lambda: not self._is_subscribed or task.channel is not self.connection.channel, LAST_ANSWER)
             if task.channel is not self.connection.channel or (is_last and self._is_subscribed):
@@ -185,6 +188,6 @@ class Consumer:
                 is_limit_known=self.connection.rules.declared_by_us,
                 channel=channel,
                 delivery_tag=method.delivery_tag or 0,
-                received=time.monotonic(),
+                received_at=time.monotonic(),
             )
         )

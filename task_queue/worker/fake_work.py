@@ -6,7 +6,7 @@ import time
 
 from task_queue.exceptions import SettingsError
 from task_queue.terminal.console import say
-from task_queue.worker.perform import Perform
+from task_queue.worker.function_checks import Perform
 from task_queue.worker.task import Task
 
 

@@ -10,13 +10,13 @@ import signal
 import subprocess
 from typing import Any
 
-from task_queue.daemon_thread import DaemonThread
 from task_queue.exceptions import SettingsError, WorkerError
-from task_queue.platform import WINDOWS
 from task_queue.process import shutdown
+from task_queue.signal_free_thread import SignalFreeThread
 from task_queue.terminal.console import complain
 from task_queue.terminal.text import printable
-from task_queue.worker.perform import CommandFailed, Perform
+from task_queue.windows import WINDOWS
+from task_queue.worker.function_checks import Perform
 from task_queue.worker.task import Task
 
 LONG_ARGUMENT = 8 * 1024  # bytes; every system allows arguments of this length, unless the environment is large
@@ -24,6 +24,10 @@ LOOK_AT_COMMAND_EVERY = 0.2  # seconds between two checks whether a command has 
 OF_A_SHELL = (">", "<", "|", "&&", ";")  # words that mean something to a shell only
 SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "fish", "cmd", "powershell", "pwsh")
 COMMAND_GRACE = 5.0  # seconds from SIGTERM to SIGKILL for a command that Ctrl+C ends
+
+
+class CommandFailed(Exception):
+    """A command did not succeed; the text says how it ended."""
 
 
 def running(command: str) -> Perform:
@@ -37,7 +41,7 @@ def running(command: str) -> Perform:
     def perform(task: Task) -> None:
         process = None
         try:
-            with shutdown.current().held():  # else a command that is just starting could not be ended
+            with shutdown.current().held():  # until we have its process, we could not end it
                 process = started(words, task.body)
                 feed(process, task.body)
             wait_for_end(process)
@@ -112,7 +116,7 @@ def started(words: list[str], body: bytes) -> subprocess.Popen[bytes]:
 def feed(process: subprocess.Popen[bytes], body: bytes) -> None:
     """Write a task to the standard input of its command, as far as the command reads it.
 
-    In a thread, because a process that the command leaves behind may hold the pipe open, and we do not wait for that.
+    In a thread: a process that the command leaves behind may keep the pipe open without reading, and we do not wait.
     """
     pipe: Any = process.stdin
 
@@ -122,7 +126,7 @@ def feed(process: subprocess.Popen[bytes], body: bytes) -> None:
             while rest:
                 rest = rest[pipe.write(rest) :]
 
-    DaemonThread(write, "standard input").start()
+    SignalFreeThread(write, "standard input").start()
 
 
 def wait_for_end(process: subprocess.Popen[bytes]) -> None:

@@ -26,8 +26,9 @@ class SlowDown:
 
     def failed(self, task: Task) -> None:
         """Count a task. When there are too many, say so once, and make the break before the next one longer."""
-        self._failed.add(task.message_id or task.body)
-        if not self._is_on or len(self._failed) < MOST_IN_A_ROW:
+        if self._is_on and len(self._failed) < MOST_IN_A_ROW:
+            self._failed.add(task.message_id or task.body)
+        if len(self._failed) < MOST_IN_A_ROW:
             return
         if not self.seconds:
             complain_in_background(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import traceback
+
 from task_queue.event_log import EventLog
 from task_queue.terminal.console import complain, say
 from task_queue.terminal.text import printable, shown
+from task_queue.worker.run_command import CommandFailed
 from task_queue.worker.task import Task
 
 
@@ -34,11 +38,12 @@ class Report:
         self._record("ack-lost", task, seconds=task.seconds())
         complain(" [!] Done, but its acknowledgement is lost: RabbitMQ will hand this task out again.")
 
-    def failed(self, task: Task, why: str, is_rejected: bool, again: float) -> None:
+    def failed(self, task: Task, error: BaseException, is_rejected: bool, again: float) -> None:
         """Tell why a task failed, and in how many seconds it is tried again; 0 if it does not wait."""
+        why = reason_of(error)
         self._record("failed", task, error=why, seconds=task.seconds())
         when = f"; again in about {again:.0f} s" if is_rejected and again else ""
-        say(f" [!] Failed{task.tries}: {printable(why)}{when}")
+        say(f" [!] Failed{task.try_in_words}: {printable(why)}{when}")
         if is_rejected and task.is_last_try:
             say(f" [!] It failed too often, and is a dead letter now: {shown(task.body)}")
             if not self._has_told_way_back:
@@ -54,3 +59,15 @@ class Report:
     def _record(self, event: str, task: Task, **more: object) -> None:
         self._log.note(event, task.message_id, task.body, **more)
         self._log.write()
+
+
+def reason_of(error: BaseException) -> str:
+    """Return in one line why a task failed; for an error in Python code, also where."""
+    if isinstance(error, CommandFailed):
+        return str(error)
+    try:
+        text = str(error)
+    except Exception:
+        text = "and why can't be said"
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {text} ({os.path.basename(place.filename)}, line {place.lineno})"

@@ -26,8 +26,8 @@ class DeadLetters:
 
     Attributes:
         total: how many there were at the start; None before they were counted.
-        moved: how many we have refused, so that they are on their way back. When RabbitMQ has surely processed our
-            answers, they are `_answered`, too.
+        moved: how many we have refused, so that they are on their way back. `_answered` counts those of them that
+            RabbitMQ has surely processed, because it has answered a later request.
     """
 
     def __init__(self, settings: ConnectionSettings, shutdown: Shutdown) -> None:
@@ -40,9 +40,9 @@ class DeadLetters:
         self._looks = LOOKS
 
     def move(self) -> None:
-        """Move at most as many as there are at the start.
+        """Move at most as many as there are at the start. So a task that fails again meanwhile stays.
 
-        A task that fails again meanwhile is not moved again, unless the connection was lost before RabbitMQ answered.
+        After a lost connection, one may be moved twice.
 
         Raises:
             QueueError: the connection is lost, and reconnecting failed for good.
@@ -52,11 +52,10 @@ class DeadLetters:
             with self.connection.loop:
                 self.connection.wait(lambda: self.moved == self.total or self._shutdown.has_begun, LOOK_AFTER)
                 before = self.moved
-                # RabbitMQ answers after it has processed what we refused.
                 is_empty = self.connection.finds_empty(self._queue)
-                if is_empty is not None:
+                if is_empty is not None:  # RabbitMQ answers in order. It says nothing of what we refused meanwhile
                     self._answered = before
-            # Check twice: while a letter is on its way to us, it is counted on neither side.
+            # Check twice: a letter on its way to us is not in the queue any more, and not here yet.
             empty_looks = empty_looks + 1 if is_empty and self.moved == before else 0
 
     def _on_ready(self, channel: Channel) -> None:
@@ -94,5 +93,5 @@ class DeadLetters:
             channel.basic_nack(method.delivery_tag or 0, requeue=False)
 
     def _on_lost(self, _why: BaseException) -> None:
-        self.moved = self._answered  # RabbitMQ redelivers the others, unless it has received our answer
+        self.moved = self._answered  # of the others we can't know: it redelivers those that it has not processed
         self._looks = LOOKS_AFTER_LOSS

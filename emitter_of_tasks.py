@@ -117,7 +117,7 @@ def preceded_by(offer: Callable[[], object], tasks: Iterator[Message]) -> Iterat
     try:
         offer()
         yield from tasks
-    except EOFError:  # end of input, as by Ctrl+D: no answer, and no task
+    except EOFError:  # end of input, for example by Ctrl+D: no answer, and no task
         say("")
 
 

@@ -118,7 +118,7 @@ def nodes_in(urls: str | None) -> list[pika.URLParameters]:
 def _node_at(url: str) -> pika.URLParameters:
     words = (
         "is not a URL like amqp://user:password@host:5672/virtual-host (percent-encode special characters: / is %2F, "
-        "@ is %40), or has an option behind ? that pika does not take."
+        "@ is %40), or has an option after ? that pika does not take."
     )
     before, _, query = url.partition("?")
     # Print no password: leave out the key's, and whatever stands in front of the ?, too.

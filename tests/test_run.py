@@ -43,5 +43,5 @@ def test_a_program_that_multiprocessing_runs_again_by_mistake_takes_no_tasks(
 
 
 def test_what_is_run_at_once_and_not_given_to_run_is_said() -> None:
-    with pytest.raises(TypeError, match=re.escape("run() needs a function, as in  run(lambda: listen(perform))")):
+    with pytest.raises(TypeError, match=re.escape("run() needs a function:  run(lambda: listen(perform))")):
         run(None)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""A node of RabbitMQ that confirms nothing any more, as when it is cut off from the others of its cluster."""
+"""A node of RabbitMQ that confirms nothing any more, for example if it is cut off from its cluster."""
 
 from __future__ import annotations
 

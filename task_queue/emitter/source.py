@@ -21,12 +21,12 @@ from task_queue.terminal.text import printable
 from task_queue.windows import WINDOWS
 
 LONGEST_LINE = 128 * 1024 * 1024  # bytes, so that no input fills the memory; RabbitMQ's limit for a message is lower
-PACKED = (b"PK\x03\x04", b"\x1f\x8b")  # the first bytes of a zip file, as of a spreadsheet, and of a gzip file
+PACKED = (b"PK\x03\x04", b"\x1f\x8b")  # the first bytes of a zip file (a spreadsheet is one) and of a gzip file
 NO_INPUT = (
     "No task is given. Give one as words, or a file with --file, or start this in a terminal and type tasks there."
 )
 SEPARATORS = {"\t": "tabs", ";": "semicolons"}  # of the cells of a row, besides the comma; the first one counts
-AS_TEXT = 'Save it as text in UTF-8 (a spreadsheet as "CSV UTF-8"), or convert it, as with:  iconv -f {} -t utf-8'
+AS_TEXT = 'Save it as text in UTF-8 (a spreadsheet as "CSV UTF-8"), or convert it; on Linux with:  iconv -f {} -t utf-8'
 
 
 def typed_tasks(connection: Connection) -> Iterator[Message]:
@@ -64,7 +64,7 @@ class Source:
     """
 
     def __init__(self, name: str | None, log: int | None, separator: str | None = None, from_line: int = 1) -> None:
-        # Standard input is closed, or /dev/null, as under cron. (Windows can't tell this from a pipe.)
+        # Standard input is closed, or /dev/null (cron does that). (Windows can't tell this from a pipe.)
         if name is None and (sys.stdin is None or (not WINDOWS and os.path.samestat(os.fstat(0), os.stat(os.devnull)))):
             raise SettingsError(NO_INPUT)
         name = name or "-"

@@ -30,7 +30,7 @@ def run(main: Callable[[], Status]) -> None:
         TypeError: it can't be called.
     """
     if not callable(main):
-        raise TypeError("run() needs a function, as in  run(lambda: listen(perform))")
+        raise TypeError("run() needs a function:  run(lambda: listen(perform))")
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # set by the scripts during their imports
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if not gc.isenabled():  # also done by the scripts. After freeze() no collection looks at what was imported

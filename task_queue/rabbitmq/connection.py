@@ -188,7 +188,7 @@ class Connection:
 
     def _give_up(self, why: str) -> None:
         self._failure = QueueError(why)
-        if threading.current_thread() is not self.loop.main:  # which may be busy for long, as at the prompt
+        if threading.current_thread() is not self.loop.main:  # which may be busy for long, at the prompt say
             self._failure.is_told = True
             complain_in_background(f" [!] {self._failure}")
 

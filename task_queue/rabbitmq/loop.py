@@ -1,7 +1,7 @@
 """Driving pika's I/O loop, so that heartbeats go out, and what comes in is read.
 
 pika does this only while somebody runs its loop. While the main thread waits for RabbitMQ, it runs the loop itself.
-While the main thread is busy, as in a task, the keeper thread runs the loop.
+While the main thread is busy, with a task say, the keeper thread runs the loop.
 
 Only the thread that holds the lock may call pika. While the main thread waits for RabbitMQ, it holds the lock, and the
 keeper waits for the lock. When the main thread has not driven for 20 ms, the keeper drives, step by step: not sooner,

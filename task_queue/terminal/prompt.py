@@ -74,12 +74,12 @@ class Prompt:
 
 
 def is_notebook() -> bool:
-    """Tell whether input() asks in another way than at a terminal, as in Jupyter and the consoles of IDEs."""
+    """Tell whether input() asks in another way than at a terminal, like in Jupyter and the consoles of IDEs."""
     return not isinstance(input, BuiltinFunctionType)
 
 
 def line_editor() -> Any:
-    """Return readline, which gives input() line editing; None if Python does not have it, as on Windows."""
+    """Return readline, which gives input() line editing; None if Python does not have it, like on Windows."""
     if WINDOWS:
         return None
     try:

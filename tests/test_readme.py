@@ -320,15 +320,15 @@ def test_the_function_of_the_readme_may_start_processes_as_on_windows(scripts: S
     spawn += 'print(pool.map(len, [task.text]), f"working'
     program = python_block("README.md", "my-worker").replace('print(f"working', spawn)
     scripts.emit(stdin=b"one\nthree\n")
-    lines = scripts.program(program).lines
+    lines = scripts.start_program(program).ends().lines
     assert [line for line in lines if "working" in line] == ["[3] working on 'one'", "[5] working on 'three'"]
 
 
 def test_the_lines_for_a_killed_emitter_find_where_to_continue(scripts: Scripts) -> None:
     scripts.emit("--log-file", scripts.folder / "emitter.jsonl", stdin=b"\none\n\ntwo\n")
     find = python_block("guarantees.md", "next_of")
-    assert scripts.program(find).lines == ["continue from line 5"]
-    assert scripts.program(find.replace("emitter.jsonl", "/dev/null")).lines == ["continue from line 1"]
+    assert scripts.start_program(find).ends().lines == ["continue from line 5"]
+    assert scripts.start_program(find.replace("emitter.jsonl", "/dev/null")).ends().lines == ["continue from line 1"]
 
 
 def test_the_deposits_are_made_once_each_though_workers_die(scripts: Scripts) -> None:

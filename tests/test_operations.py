@@ -67,7 +67,8 @@ def test_the_compose_file_waits_for_rabbitmq_and_lets_workers_finish(broker: Bro
     assert (node.host, node.connection_attempts, node.retry_delay) == ("rabbitmq", 30, 2)
     health = installation.command(*rabbitmq["healthcheck"]["test"].split())
     subprocess.run(health, env=broker.node.environment(), check=True)
-    assert re.findall("COPY (.*) .*", worker["build"]["dockerfile_inline"]) == [" ".join(SCRIPTS), "task_queue"]
+    copied = re.findall("COPY (.*) .*", worker["build"]["dockerfile_inline"])
+    assert copied == ["emitter_of_tasks.py listening_worker.py", "task_queue"]
 
 
 def test_the_addresses_of_the_documents_are_those_of_a_cluster_and_one_with_a_certificate(
@@ -88,7 +89,7 @@ def test_the_addresses_of_the_documents_are_those_of_a_cluster_and_one_with_a_ce
 
 
 def test_systemd_ends_a_worker_of_the_unit_after_its_task(scripts: Scripts) -> None:
-    settings = dict(line.split("=", 1) for line in block("ini").splitlines() if "=" in line and not line.startswith("#"))
+    settings = dict(re.findall(r"^(\w+)=(.*)", block("ini"), re.MULTILINE))
     assert (settings["KillMode"], settings["Restart"]) == ("mixed", "always")
     python, script, *arguments = settings["ExecStart"].replace("%H", "host").replace("%i", "1").split()
     assert (python, script) == (f"{settings['WorkingDirectory']}/.venv/bin/python", "listening_worker.py")

@@ -33,7 +33,7 @@ NOT_RUN = (  # by the test that runs all commands
     r"(py -m venv|\.venv\\Scripts\\python) .*|.* \.\.\.",  # for Windows, and its shells
     r"(sudo|brew|docker|systemctl|journalctl) .*",  # changes the machine
     r"python3? tools/.*|python3 (tests/faults|tests/benchmarks|screenshots)/.*",  # these have tests of their own
-    r"python docs/plain_pika/.*|python my_worker\.py|pgrep .*|rabbitmqctl .*|export .*",  # tested below
+    r"python docs/plain_pika/.*|python my_worker\.py|pgrep .*|rabbitmqctl .*|export .*",  # likewise
 )
 Session = list[tuple[str, list[str]]]
 
@@ -226,12 +226,6 @@ def test_the_queues_are_shown_emptied_and_deleted(scripts: Scripts) -> None:
 # ---- Programs
 
 
-def test_without_rabbitmq_it_says_why_and_ends(scripts: Scripts) -> None:
-    worker = scripts.start_program(python_block("README.md", "my-worker"), env={"AMQP_URL": "amqp://localhost:1"})
-    assert "Nothing listens at localhost:1" in worker.ends(1).err
-    assert worker.err.count("\n") <= 2
-
-
 def test_the_function_of_the_readme_may_start_processes_as_on_windows(scripts: Scripts) -> None:
     """They run the program again: macOS and Windows start all processes like that."""
     spawn = "import multiprocessing\n    with multiprocessing.get_context('spawn').Pool(1) as pool:\n        "
@@ -240,6 +234,8 @@ def test_the_function_of_the_readme_may_start_processes_as_on_windows(scripts: S
     scripts.emit(stdin=b"one\nthree\n")
     lines = scripts.start_program(program).ends().lines
     assert [line for line in lines if "working" in line] == ["[3] working on 'one'", "[5] working on 'three'"]
+    refused = scripts.start_program(program, {"AMQP_URL": "amqp://localhost:1"}).ends(1).err
+    assert "Nothing listens at localhost:1" in refused
 
 
 def test_the_lines_for_a_killed_emitter_find_where_to_continue(scripts: Scripts) -> None:
@@ -271,23 +267,10 @@ def test_the_deposits_are_made_once_each_though_workers_die(scripts: Scripts) ->
         assert account.execute("SELECT balance FROM account").fetchall() == [(400,)]
 
 
-def test_the_idea_in_plain_pika_works(scripts: Scripts) -> None:
-    send, work = (shlex.split(command) for command in commands(README) if "plain_pika" in command)
-    environment = {**stage(scripts), "PYTHONPATH": str(PROJECT / "task_queue" / "none")}  # it needs nothing of ours
-    sent = scripts.start_command(send, environment, cwd=PROJECT).ends()
-    assert (sent.out, sent.err) == (" [x] Sent A task.....\n", "")
-    assert scripts.broker.counts("plain_tasks") == (1, 0)
-    worker = scripts.start_command(work, environment, cwd=PROJECT)
-    worker.shows("Done.")
-    assert worker.lines == [" [x] Received A task.....", " [x] Done."]
-    queue = "queues/%2F/plain_tasks"
-    eventually(lambda: scripts.broker.api("GET", queue).get("messages") == 0, "the task is acknowledged")
-    scripts.broker.drop("plain_tasks")
-
-
 def test_the_table_names_its_lines_and_where_the_gap_is_filled() -> None:
     text = "\n".join(file.read_text() for file in sorted((PROJECT / "docs/plain_pika").glob("*.py")))
     assert len([line for line in text.splitlines() if line.strip()]) <= 30
+    assert "task_queue" not in text
     rows = re.findall(r"^\| (.*) \| .* \| .* \| (`[\w/]+\.py`.*) \|$", README, re.MULTILINE)
     assert len(rows) == 7
     for line, _ in rows:  # the rooms are looked for above, with all files

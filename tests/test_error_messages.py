@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import re
 import signal
 import socket
 import ssl
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -17,8 +19,8 @@ from harness import Scripts, eventually
 from in_process import said_by
 from pika.adapters.utils.connection_workflow import AMQPConnectionWorkflowFailed, AMQPConnectorSocketConnectError
 from pika.exceptions import AMQPConnectionError, ChannelClosedByBroker
+from relay import shut
 from scripted_server import Server, Session
-from tls import tls_server
 
 from task_queue import QueueError
 from task_queue.rabbitmq.error_messages import in_words
@@ -84,6 +86,30 @@ def test_what_rabbitmq_refuses_is_final(scripts: Scripts, refused: Callable[...,
                 refused(scripts, [each.replace("NAME", scripts.queue) for each in words], is_final=True)
     finally:
         change("DELETE", "users/NAME")
+
+
+@contextlib.contextmanager
+def tls_server(
+    certificate: trustme.LeafCert, clients: trustme.CA | None = None, version: ssl.TLSVersion | None = None
+) -> Iterator[int]:
+    """Run a server that speaks TLS, `version` at most, and no AMQP; give its port. `clients` certify who may come."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.maximum_version = version or ssl.TLSVersion.MAXIMUM_SUPPORTED
+    certificate.configure_cert(context)
+    if clients is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        clients.configure_trust(context)
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):  # it is closed
+            while True:
+                with listener.accept()[0] as peer, contextlib.suppress(OSError):  # who does not like it
+                    context.wrap_socket(peer, server_side=True).close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        yield listener.getsockname()[1]
+        shut(listener)
 
 
 NOT_FINAL = {

@@ -57,6 +57,7 @@ def test_reconnecting_goes_round_the_nodes(new_server: Callable[[], Server]) -> 
     ("script", "arguments", "why"),
     [
         (EMITTER, ["--file", "a", "word"], "give either words, or --file"),
+        (EMITTER, ["--retry-dead-letters", "--passive"], "so it can't be --passive"),
         (EMITTER, ["--file", "no.txt"], "no.txt can't be read: No such file"),
         (EMITTER, ["--file", "/"], "/ can't be read: Is a directory"),
         (EMITTER, [""], "the task is empty"),
@@ -67,8 +68,6 @@ def test_reconnecting_goes_round_the_nodes(new_server: Callable[[], Server]) -> 
         (WORKER, ["--name", "x" * 256], "--name"),
         (WORKER, ["--max-tasks", "0"], "max_tasks must be"),
         (WORKER, ["--seconds-per-dot", "-1"], "--seconds-per-dot"),
-        (WORKER, ["--run", "'"], "--run"),
-        (WORKER, ["--run", "no-such-command"], "no-such-command"),
         (WORKER, ["word"], "unrecognized arguments: word"),
     ],
 )

@@ -61,9 +61,7 @@ def test_ctrl_c_within_a_call_of_pika_waits_until_it_is_in_order_again(
     assert len(server.got("Connection.Close")) == 1
 
 
-def test_ctrl_c_within_a_report_tells_of_no_task_twice(
-    at_server: Scripts, server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_within_a_report_tells_of_no_task_twice(at_server: Scripts, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupt(monkeypatch, "task_queue.terminal.blocked_output.write", b"Sent the task")
     assert said_by(at_server, EMITTER, "the task")[1].count("Sent the task") == 1
 

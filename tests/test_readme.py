@@ -1,4 +1,4 @@
-"""Every command, flag, session and program in the README and in docs/ does what it says there."""
+"""Every command, flag, session, program and picture in the README and in docs/ does what it says there, or shows it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from harness import PROJECT, Scripts, eventually, new_queue_name
-from take_screenshots import SCENES
+from take_screenshots import PICTURES, SCENES, UNEVEN
 
 FILES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
 TESTS = PROJECT / "tests" / "README.md"
@@ -35,6 +35,8 @@ NOT_RUN = (  # by the test that runs all commands
     r"python3? tools/.*|python3 (tests/faults|tests/benchmarks|screenshots)/.*",  # these have tests of their own
     r"python docs/plain_pika/.*|python my_worker\.py|pgrep .*|rabbitmqctl .*|export .*",  # likewise
 )
+FIRST_BYTES = {".png": b"\x89PNG\r\n\x1a\n", ".svg": b"<?xml", ".gif": b"GIF89a"}
+LARGEST = {".png": 300_000, ".svg": 300_000, ".gif": 3_000_000}  # bytes
 Session = list[tuple[str, list[str]]]
 
 
@@ -97,9 +99,6 @@ def test_the_files_it_names_are_there() -> None:
     rooms = {name for room in ROOMS for name in (room.name, f"{room.parent.name}/{room.name}")}
     missing = {name for name in named if not any((PROJECT / folder / name).exists() for folder in ("", "tests"))}
     assert missing - rooms == {"my_worker.py", "done.txt"}
-
-
-def test_how_it_works_names_every_package() -> None:
     packages = {room.parent.name for room in ROOMS} - {PROJECT.name}
     assert [package for package in packages if f"{package}/" not in DOCUMENTS["how-it-works.md"]] == []
 
@@ -125,6 +124,15 @@ def test_every_link_leads_somewhere(file: Path) -> None:
 def test_the_readme_leads_to_every_document_and_picture() -> None:
     assert [file.name for file in FILES[1:] if f"](docs/{file.name})" not in README] == []
     assert [name for name in SCENES if not re.search(rf"^!\[.+\]\(screenshots/{name}\)$", README, re.MULTILINE)] == []
+
+
+def test_each_picture_is_there_and_not_too_large_for_a_page() -> None:
+    pictures = [file for file in PICTURES.iterdir() if file.suffix in LARGEST]
+    assert {picture.name for picture in pictures} == set(SCENES)
+    for picture in pictures:
+        content = picture.read_bytes()
+        assert content.startswith(FIRST_BYTES[picture.suffix])
+        assert 10_000 < len(content) < LARGEST[picture.suffix]
 
 
 def test_the_readme_is_short() -> None:
@@ -309,6 +317,13 @@ def test_the_figures_of_the_performance_are_those_of_the_results() -> None:
     into, out = (float(row[2].split()[0]) for row in costs[:3]), (float(row[2].split()[0]) for row in costs[3:])
     for cost in map(sum, zip(into, out)):
         assert f"1 / {cost:.4f} ms = {round(1000 / cost, -2):,.0f} tasks a second" in PLAIN
+
+
+def test_the_uneven_tasks_of_the_picture_are_those_of_the_readme() -> None:
+    in_turn = sum(UNEVEN[::2])
+    told = f"with {', '.join(map(str, UNEVEN[:-1]))} and {UNEVEN[-1]} dots of 0.25 s then take {in_turn / 4:.1f} s"
+    told += f" in place of {sum(UNEVEN) / 8:.1f} s, because one of two workers gets {in_turn} of the {sum(UNEVEN)} dots"
+    assert told in " ".join(README.split())
 
 
 def test_what_differs_between_versions_is_shown_by_the_tests_that_are_named() -> None:

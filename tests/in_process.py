@@ -96,9 +96,9 @@ def put(scripts: Scripts, *bodies: bytes) -> None:
 class Emitter(Publisher):
     """An emitter's publisher in this process, which is connected; `told` is what it has told of."""
 
-    def __init__(self, url: str, queue: str) -> None:
+    def __init__(self, url: str) -> None:
         self.told: list[Message] = []
-        settings = connection_settings(url, queue, "emitter", patience=float("inf"))
+        settings = connection_settings(url, "tasks", "emitter", patience=float("inf"))
         super().__init__(settings, lambda settled: self.told.extend(message for message, _ in settled))
         self.connection.open()
 
@@ -110,3 +110,10 @@ class Emitter(Publisher):
         """Wait until all is confirmed."""
         self.wait_for_confirms(seconds=DEADLINE)
         assert self.pending() == []
+
+
+@contextlib.contextmanager
+def emitting(*urls: str) -> Iterator[Emitter]:
+    emitter = Emitter(",".join(urls))
+    with contextlib.closing(emitter.connection):
+        yield emitter

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import time
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 from harness import Scripts
-from in_process import Emitter, said_by, work
+from in_process import emitting, said_by, work
 from scripted_server import Server, refuse
 
 import emitter_of_tasks
@@ -40,8 +39,7 @@ def test_a_worker_that_reconnects_in_the_middle_of_a_task_holds_no_second_one(
 def test_reconnecting_goes_round_the_nodes(new_server: Callable[[], Server]) -> None:
     first, second, refusing = (new_server() for _ in range(3))
     refusing.on("Connection.StartOk", refuse)  # for good, and it is passed over
-    emitter = Emitter(",".join(each.url for each in (first, second, refusing)), "tasks")
-    with contextlib.closing(emitter.connection):
+    with emitting(*(each.url for each in (first, second, refusing))) as emitter:
         for task, node in enumerate((first, second, first, second, second)):
             emitter.send(task)
             emitter.settle()

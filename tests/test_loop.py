@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import pkgutil
@@ -12,7 +11,7 @@ import time
 
 import pytest
 from harness import Scripts
-from in_process import Emitter, said_by
+from in_process import emitting, said_by
 from pika import spec
 from scripted_server import Server, nothing
 
@@ -81,8 +80,7 @@ def test_tasks_that_come_every_few_milliseconds_are_sent_before_the_window_is_fu
 ) -> None:
     """The main thread is never away for long, and never waits. A loaded machine has it away for 20 ms now and then."""
     monkeypatch.setattr(loop, "KEEPER_DELAY", 0.3)
-    emitter = Emitter(server.url, "tasks")
-    with contextlib.closing(emitter.connection):
+    with emitting(server.url) as emitter:
         for number in itertools.count():
             assert number < WINDOW, "nothing is sent"
             if server.got("Basic.Publish"):

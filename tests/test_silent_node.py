@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
-from in_process import Emitter
+from in_process import emitting
 from pika import spec
 from relay import Relay
 from scripted_server import Got, Server, Session, bodies, nothing
@@ -25,13 +25,6 @@ def servers(new_server: Callable[[], Server], monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(task_queue.emitter.silent_node, "SILENCE", SILENCE)
     monkeypatch.setattr(task_queue.emitter.silent_node, "WATCH_EVERY", 0.05)
     return [new_server() for _ in range(3)]
-
-
-@contextlib.contextmanager
-def emitting(*urls: str) -> Iterator[Emitter]:
-    emitter = Emitter(",".join(urls), "tasks")
-    with contextlib.closing(emitter.connection):
-        yield emitter
 
 
 def test_it_goes_on_at_the_next_node_with_the_same_ids_and_waits_twice_as_long_there(

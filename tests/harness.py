@@ -178,6 +178,12 @@ def copy_project(target: Path) -> None:
         (target / ".rabbitmq" / root.name).symlink_to(root)
 
 
+def write_program(file: Path, text: str) -> None:
+    """Write a shell script that may be executed."""
+    file.write_text(f"#!/bin/sh\n{text}\n")
+    file.chmod(0o755)
+
+
 def fill(pipe: int) -> None:
     """Write into a pipe until it takes no more."""
     os.set_blocking(pipe, False)

@@ -1,7 +1,5 @@
 """Scripts in the process of the test itself, which needs a tenth of the time that a process of its own would take."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

@@ -1,7 +1,5 @@
 """A TCP relay between a script and its broker, for faults of the network."""
 
-from __future__ import annotations
-
 import contextlib
 import socket
 import threading

@@ -1,7 +1,5 @@
 """A connection: where it goes, what is refused before it is made, and that it is made again when it is lost."""
 
-from __future__ import annotations
-
 import signal
 import time
 from collections.abc import Callable

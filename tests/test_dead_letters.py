@@ -1,7 +1,5 @@
 """Tasks that failed too often: how they become dead letters, and how RabbitMQ moves them back, whole."""
 
-from __future__ import annotations
-
 import signal
 
 import pytest

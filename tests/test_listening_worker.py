@@ -1,7 +1,5 @@
 """What a worker shows and costs; what listen() refuses in a program of one's own, and how an event stops it."""
 
-from __future__ import annotations
-
 import os
 import re
 import threading

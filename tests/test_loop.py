@@ -1,7 +1,5 @@
 """Who drives pika: tasks go out though the main thread is busy, and a signal waits until pika is in order again."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import pkgutil

@@ -1,7 +1,5 @@
 """docs/operations.md: its users, its container, its unit of systemd and its addresses do what they are there for."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import signal

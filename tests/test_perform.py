@@ -1,7 +1,5 @@
 """What a function may do and return, and why a task failed: work that is only begun is never taken for done."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import functools

@@ -1,7 +1,5 @@
 """Every command, flag, session, program and picture in the README and in docs/ does what it says there, or shows it."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import re

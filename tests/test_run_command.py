@@ -1,7 +1,5 @@
 """--run: what a command gets, how it ends, and what becomes of the task where it can't even be started."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

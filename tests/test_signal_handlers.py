@@ -1,7 +1,5 @@
 """Signals in a program of one's own: the worker's for the time of a call, and the program's again afterwards."""
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import os

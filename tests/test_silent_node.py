@@ -1,7 +1,5 @@
 """An emitter whose node confirms nothing any more goes on at the next one, if the first really stands still."""
 
-from __future__ import annotations
-
 import contextlib
 import threading
 from collections.abc import Callable

@@ -3,8 +3,6 @@
 The real console, its keys and its processes are not tested here.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import runpy

@@ -1,7 +1,5 @@
 """A real RabbitMQ for the suite, and the scripts on queues of their own."""
 
-from __future__ import annotations
-
 import contextlib
 import runpy
 import signal

@@ -126,10 +126,6 @@ class Scripts:
         file.write_text(text)
         return self.start(str(file), env={"PYTHONPATH": str(PROJECT), **(env or {})}, **popen)
 
-    def program(self, text: str, **environment: str) -> Run:
-        """Run a user's own program to its end."""
-        return self.start_program(text, env=environment).ends()
-
     def work(self, *arguments: object, **popen: Any) -> Run:
         """Run a worker until the queue is empty."""
         return self.start("listening_worker.py", "--burst", "--seconds-per-dot", 0, *arguments, **popen).ends()
@@ -180,6 +176,12 @@ def copy_project(target: Path) -> None:
         (target / ".rabbitmq").mkdir()
         root = debian_root.ensure_root(release)
         (target / ".rabbitmq" / root.name).symlink_to(root)
+
+
+def write_program(file: Path, text: str) -> None:
+    """Write a shell script that may be executed."""
+    file.write_text(f"#!/bin/sh\n{text}\n")
+    file.chmod(0o755)
 
 
 def fill(pipe: int) -> None:

@@ -1,7 +1,5 @@
 """Scripts in the process of the test itself, which needs a tenth of the time that a process of its own would take."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os
@@ -97,9 +95,9 @@ def put(scripts: Scripts, *bodies: bytes) -> None:
 class Emitter(Publisher):
     """An emitter's publisher in this process, which is connected; `told` is what it has told of."""
 
-    def __init__(self, url: str, queue: str) -> None:
+    def __init__(self, url: str) -> None:
         self.told: list[Message] = []
-        settings = connection_settings(url, queue, "emitter", patience=float("inf"))
+        settings = connection_settings(url, "tasks", "emitter", patience=float("inf"))
         super().__init__(settings, Shutdown(), lambda settled: self.told.extend(message for message, _ in settled))
         self.connection.open()
 
@@ -111,3 +109,10 @@ class Emitter(Publisher):
         """Wait until all is confirmed."""
         self.wait_for_confirms(seconds=DEADLINE)
         assert self.pending() == []
+
+
+@contextlib.contextmanager
+def emitting(*urls: str) -> Iterator[Emitter]:
+    emitter = Emitter(",".join(urls))
+    with contextlib.closing(emitter.connection):
+        yield emitter

@@ -1,7 +1,5 @@
 """Which tests run one after the other, in one process, while all others go to whichever process is free."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Messages with headers as other clients write them, also those that pika can neither write nor read."""
 
-from __future__ import annotations
-
 import contextlib
 import struct
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """A TCP relay between a script and its broker, for faults of the network."""
 
-from __future__ import annotations
-
 import contextlib
 import socket
 import threading
@@ -26,7 +24,7 @@ class Relay:
         self.piece = 65536  # bytes that are passed on at a time
         self.pause = 0.0  # seconds after each piece to the broker, as on a slow link
         self.heartbeats = 0  # that the scripts have sent
-        self._requests_pass, self._answers_pass = threading.Event(), threading.Event()
+        self._passes = threading.Event()
         self.thaw()
         self._breaks_frames = False
         threading.Thread(target=self._accept, daemon=True).start()
@@ -44,16 +42,10 @@ class Relay:
 
     def freeze(self) -> None:
         """Pass nothing on in either direction, and close nothing, as a firewall that has forgotten its connections."""
-        self._requests_pass.clear()
-        self._answers_pass.clear()
-
-    def freeze_answers(self) -> None:
-        """Pass on what the scripts send, and nothing of what the broker says to it."""
-        self._answers_pass.clear()
+        self._passes.clear()
 
     def thaw(self) -> None:
-        self._requests_pass.set()
-        self._answers_pass.set()
+        self._passes.set()
 
     def close(self) -> None:
         shut(self._listener)
@@ -77,7 +69,6 @@ class Relay:
                 threading.Thread(target=self._copy, args=(source, target, source is there), daemon=True).start()
 
     def _copy(self, source: socket.socket, target: socket.socket, from_broker: bool) -> None:
-        passes = self._answers_pass if from_broker else self._requests_pass
         with contextlib.suppress(OSError):
             while data := source.recv(self.piece):
                 if from_broker:
@@ -85,13 +76,13 @@ class Relay:
                 else:
                     self.heartbeats += data.count(HEARTBEAT)
                     time.sleep(self.pause)
-                passes.wait()
+                self._passes.wait()
                 if self._breaks_frames:
                     self._breaks_frames = False
                     target.sendall(data[:-3])
                     break
                 target.sendall(data)
-        passes.wait()
+        self._passes.wait()
         shut(source, target)
 
 

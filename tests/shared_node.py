@@ -5,8 +5,6 @@ It is under a process of its own, which is run as this file. That ends with its 
 holds: so the node ends with the run even if pytest is killed.
 """
 
-from __future__ import annotations
-
 import pickle
 import select
 import subprocess

@@ -143,7 +143,7 @@ def test_a_stop_event_ends_a_worker_whose_output_nobody_reads(
         getattr(worker, begin)()
         eventually(lambda: not worker.is_alive(), "it ends", within=10)
     assert len(server.got("Basic.Ack")) == 1
-    assert [body for body, _ in server.tasks] == [b"two"]
+    assert list(server.tasks) == [(b"two", False)]
 
 
 def test_output_and_the_log_go_on_when_the_disk_has_room_again(at_server: Scripts, server: Server) -> None:

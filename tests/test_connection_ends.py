@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from harness import Scripts, eventually
-from in_process import Emitter, work, working
+from in_process import emitting, work, working
 from pika import spec
 from pika.adapters.select_connection import IOLoop
 from scripted_server import Answer, Got, Server, Session
@@ -83,8 +83,7 @@ def busy(side: str, scripts: Scripts, server: Server) -> Iterator[Callable[[], N
         with working(scripts, fail_first, url=server.url + QUICK):
             yield work_is_done
     else:
-        emitter = Emitter(server.url + QUICK, "tasks")
-        with contextlib.closing(emitter.connection):
+        with emitting(server.url + QUICK) as emitter:
             yield task_is_sent
 
 

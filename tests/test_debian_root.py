@@ -7,7 +7,7 @@ import debian_root
 import installation
 import machine
 import pytest
-from harness import Broker
+from harness import Broker, write_program
 from private_node import Node, NodeError
 
 needs_root = pytest.mark.skipif(not machine.is_root(), reason="a Debian root is root's")
@@ -25,21 +25,20 @@ def test_a_root_is_made_once_and_whole(monkeypatch: pytest.MonkeyPatch, tmp_path
         programs["unshare"] = NO_NAMESPACE
     (tmp_path / "bin").mkdir()
     for name, text in programs.items():
-        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
-        (tmp_path / "bin" / name).chmod(0o755)
+        write_program(tmp_path / "bin" / name, text)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setattr(debian_root, "FOLDER", tmp_path / "roots")
     with pytest.raises(machine.SetupError, match="E: it has no room"):
         debian_root.ensure_root("4.3")
     assert list((tmp_path / "roots").iterdir()) == [], "it is not whole"
 
-    (tmp_path / "bin" / "debootstrap").write_text(f"#!/bin/sh\n{MAKES}\n")
+    write_program(tmp_path / "bin" / "debootstrap", MAKES)
     root = debian_root.ensure_root("4.3")
     assert list((tmp_path / "roots").iterdir()) == [root]
     *options, _, mirror = (root / "arguments").read_text().split()[:5]
     assert options == ["--variant=minbase", "--include=rabbitmq-server", "forky"]
     assert mirror == "http://debian/"
-    (tmp_path / "bin" / "debootstrap").write_text("#!/bin/sh\nexit 1\n")
+    write_program(tmp_path / "bin" / "debootstrap", "exit 1")
     assert debian_root.ensure_root("4.3") == root
 
 

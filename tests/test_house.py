@@ -1,7 +1,5 @@
 """How the code is laid out: packages whose imports run down, rooms that stay small, and who may reach where."""
 
-from __future__ import annotations
-
 import ast
 import graphlib
 import re

@@ -47,6 +47,14 @@ def send_three(scripts: Scripts, changes: dict[str, str]) -> None:
         plain(scripts, "send.py", changes, "A", "task.....").ends()
 
 
+def test_the_idea_in_plain_pika_works(scripts: Scripts) -> None:
+    for task in ("task..", "another"):
+        assert plain(scripts, "send.py", {}, "A", task).ends().lines == [f" [x] Sent A {task}"]
+    worker = plain(scripts, "worker.py", {})
+    worker.shows("Received A another")  # which comes when the first one is acknowledged
+    assert worker.lines[:3] == [" [x] Received A task..", " [x] Done.", " [x] Received A another"]
+
+
 @pytest.mark.parametrize(("changes", "left"), [({}, 3), (AUTOMATIC, 0)], ids=["by hand", "automatic"])
 def test_a_killed_worker_leaves_what_it_has_not_acknowledged(
     scripts: Scripts, lesson: Lesson, changes: dict[str, str], left: int

@@ -1,7 +1,5 @@
 """What a worker shows and costs; what listen() refuses in a program of one's own, and how an event stops it."""
 
-from __future__ import annotations
-
 import os
 import re
 import threading
@@ -121,15 +119,6 @@ def test_an_event_ends_a_worker_that_waits(at_server: Scripts, server: Server) -
     threading.Thread(target=lambda: (server.gets("Basic.Consume"), stop.set())).start()
     assert work(at_server, print, stop=stop, burst=False)[-1] == " [*] Stopped."
     assert server.gets("Connection.Close")[0].at - server.got("Basic.Consume")[0].at < 4  # pika looks up every 5 s
-
-
-def test_an_event_lets_the_task_in_hand_finish_and_takes_no_other(at_server: Scripts, server: Server) -> None:
-    server.put(b"one", b"two")
-    stop = threading.Event()
-    lines = work(at_server, lambda _: stop.set(), stop=stop, burst=False)
-    assert lines[1:] == [" [x] Received one", " [x] Done.", " [*] Stopped."]
-    assert len(server.got("Basic.Ack")) == 1
-    assert list(server.tasks) == [(b"two", False)]
 
 
 def test_a_task_that_comes_together_with_the_event_is_not_begun(

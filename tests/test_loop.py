@@ -1,8 +1,5 @@
 """Who drives pika: tasks go out though the main thread is busy, and a signal waits until pika is in order again."""
 
-from __future__ import annotations
-
-import contextlib
 import itertools
 import os
 import pkgutil
@@ -12,7 +9,7 @@ import time
 
 import pytest
 from harness import Scripts
-from in_process import Emitter, said_by
+from in_process import emitting, said_by
 from pika import spec
 from scripted_server import Server, nothing
 
@@ -61,9 +58,7 @@ def test_ctrl_c_within_a_call_of_pika_waits_until_it_is_in_order_again(
     assert len(server.got("Connection.Close")) == 1
 
 
-def test_ctrl_c_within_a_report_tells_of_no_task_twice(
-    at_server: Scripts, server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_within_a_report_tells_of_no_task_twice(at_server: Scripts, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupt(monkeypatch, "task_queue.terminal.blocked_output.write", b"Sent the task")
     assert said_by(at_server, EMITTER, "the task")[1].count("Sent the task") == 1
 
@@ -83,8 +78,7 @@ def test_tasks_that_come_every_few_milliseconds_are_sent_before_the_window_is_fu
 ) -> None:
     """The main thread is never away for long, and never waits. A loaded machine has it away for 20 ms now and then."""
     monkeypatch.setattr(loop, "KEEPER_DELAY", 0.3)
-    emitter = Emitter(server.url, "tasks")
-    with contextlib.closing(emitter.connection):
+    with emitting(server.url) as emitter:
         for number in itertools.count():
             assert number < WINDOW, "nothing is sent"
             if server.got("Basic.Publish"):

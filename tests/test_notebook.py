@@ -1,7 +1,5 @@
 """A notebook, in a real kernel of Jupyter: the scripts ask there, and an interruption ends the cell and no more."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from typing import Any

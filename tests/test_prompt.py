@@ -55,16 +55,21 @@ def test_there_is_a_connection_before_there_is_a_question(at_server: Scripts) ->
     assert said == " [!] Nothing listens at localhost:1: is RabbitMQ running there? (The address is that of AMQP_URL.)"
 
 
-def test_the_answer_to_the_question_is_no_older_task(at_server: Scripts, server: Server) -> None:
+def test_a_task_can_be_edited_and_the_one_before_brought_back(at_server: Scripts, server: Server) -> None:
+    """But not the answer to the question."""
     screen = Screen(at_server)
     screen.ends_with(QUESTION)
     screen.types("No\r")
     screen.ends_with(
         f"{QUESTION} No", f" [*] Sending tasks to queue tasks at {server.at}. To exit press CTRL+C", PROMPT
     )
-    screen.types("\x1b[Aone\r")
-    lines = screen.ends_with(f"{PROMPT} one", " [x] Sent one", PROMPT)
+    assert "\x1b[?2004h" not in screen.raw  # by which a terminal is asked to tell what is pasted
+    screen.types("\x1b[AGrößer\x7f\x1b[D\x1b[D!\r")  # a character too many, and two steps to the left
+    lines = screen.ends_with(f"{PROMPT} Grö!ße", " [x] Sent Grö!ße", PROMPT)
     assert sum("To exit" in line for line in lines) == 1
+    screen.types("\x1b[A.\rtwo\rthree\r")
+    screen.ends_with(" [x] Sent three", PROMPT)
+    assert bodies(server) == ["Grö!ße", "Grö!ße.", "two", "three"]
 
 
 @pytest.mark.parametrize("key", ["\x04", "\x03"])
@@ -82,17 +87,6 @@ def test_no_question_is_asked_where_no_task_is_typed(at_server: Scripts, server:
     (at_server.folder / "tasks.txt").write_text("task\n")
     (line,) = Screen(at_server, *way).ends(0)
     assert line.startswith((" [x] Sent ", " [*] No dead letters"))
-
-
-def test_a_task_can_be_edited_and_the_one_before_brought_back(at_server: Scripts, server: Server) -> None:
-    screen = Screen(at_server, "--no-admin")
-    screen.ends_with(PROMPT)
-    assert "\x1b[?2004h" not in screen.raw  # by which a terminal is asked to tell what is pasted
-    screen.types("Größer\x7f\x1b[D\x1b[D!\r")  # a character too many, and two steps to the left
-    screen.ends_with(f"{PROMPT} Grö!ße", " [x] Sent Grö!ße", PROMPT)
-    screen.types("\x1b[A.\rtwo\rthree\r")
-    screen.ends_with(" [x] Sent three", PROMPT)
-    assert bodies(server) == ["Grö!ße", "Grö!ße.", "two", "three"]
 
 
 @pytest.mark.parametrize("errors", ["strict", "surrogateescape"])  # as Python takes them, depending on the language
@@ -114,9 +108,8 @@ def test_an_emitter_that_waited_at_its_prompt_sends_at_once(scripts: Scripts, re
     assert (message["body"], message["properties"]["delivery_mode"]) == (b"late", 2)
 
 
-@pytest.mark.parametrize("comes_back", [True, False])
 def test_a_task_that_is_typed_while_rabbitmq_is_away_is_told_of_and_sent_later(
-    at_server: Scripts, server: Server, comes_back: bool
+    at_server: Scripts, server: Server
 ) -> None:
     screen = Screen(at_server, "--no-admin")
     screen.ends_with(PROMPT)
@@ -125,12 +118,8 @@ def test_a_task_that_is_typed_while_rabbitmq_is_away_is_told_of_and_sent_later(
     screen.shows("it is lost", lambda lines: " [*] Reconnecting ..." in lines and lines[-1:] == [PROMPT])
     screen.types("task\r")
     screen.shows("it is told", lambda lines: " [*] RabbitMQ is away. The task is sent when it is back." in lines)
-    if comes_back:
-        server.on("Connection.Open", Session.answer)
-        screen.ends_with(" [x] Sent task", PROMPT)
-    else:
-        screen.types("\x03")
-        assert " [!] Not confirmed: task" in screen.ends(130)
+    server.on("Connection.Open", Session.answer)
+    screen.ends_with(" [x] Sent task", PROMPT)
 
 
 @pytest.mark.parametrize(("asked", "has_readline"), [(QUESTION, True), (PROMPT, True), (PROMPT, False)])

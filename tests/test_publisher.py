@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 from harness import Scripts, eventually, waits_in
-from in_process import Emitter
+from in_process import Emitter, emitting
 from pika import spec
 from scripted_server import Got, Server, Session, nothing, refuse
 
@@ -33,8 +32,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
 
 @pytest.fixture
 def emitter(server: Server) -> Iterator[Emitter]:
-    emitter = Emitter(server.url, "tasks")
-    with contextlib.closing(emitter.connection):
+    with emitting(server.url) as emitter:
         yield emitter
 
 

@@ -1,7 +1,5 @@
 """The two queues, and what differs from one RabbitMQ to the next, as docs/versions.md has it."""
 
-from __future__ import annotations
-
 import re
 import signal
 from typing import Any

@@ -1,6 +1,4 @@
-"""Every command, flag, session and program in the README and in docs/ does what it says there."""
-
-from __future__ import annotations
+"""Every command, flag, session, program and picture in the README and in docs/ does what it says there, or shows it."""
 
 import contextlib
 import json
@@ -11,23 +9,17 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
-from urllib.parse import quote
 
-import installation
 import pytest
-import trustme
-import yaml
-from harness import PROJECT, Broker, Scripts, eventually, new_queue_name
-from take_screenshots import SCENES
-
-from task_queue.settings import nodes_in
+from harness import PROJECT, Scripts, eventually, new_queue_name
+from take_screenshots import PICTURES, SCENES, UNEVEN
 
 FILES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
 TESTS = PROJECT / "tests" / "README.md"
 DOCUMENTS = {file.name: file.read_text() for file in FILES}
 ALL = "\n".join(DOCUMENTS.values())
 PLAIN = re.sub(r"\s+", " ", ALL)
-README, VERSIONS, OPERATIONS = (DOCUMENTS[name] for name in ("README.md", "versions.md", "operations.md"))
+README, VERSIONS = DOCUMENTS["README.md"], DOCUMENTS["versions.md"]
 SCRIPTS = ("emitter_of_tasks.py", "listening_worker.py")
 TOOLS = ("tools/demo.py", "tools/rabbitmq.py", "tests/faults/run.py", "tests/benchmarks/run.py")
 PROGRAMS = (*SCRIPTS, *TOOLS, "screenshots/take_screenshots.py")
@@ -39,8 +31,10 @@ NOT_RUN = (  # by the test that runs all commands
     r"(py -m venv|\.venv\\Scripts\\python) .*|.* \.\.\.",  # for Windows, and its shells
     r"(sudo|brew|docker|systemctl|journalctl) .*",  # changes the machine
     r"python3? tools/.*|python3 (tests/faults|tests/benchmarks|screenshots)/.*",  # these have tests of their own
-    r"python docs/plain_pika/.*|python my_worker\.py|pgrep .*|rabbitmqctl .*|export .*",  # tested below
+    r"python docs/plain_pika/.*|python my_worker\.py|pgrep .*|rabbitmqctl .*|export .*",  # likewise
 )
+FIRST_BYTES = {".png": b"\x89PNG\r\n\x1a\n", ".svg": b"<?xml", ".gif": b"GIF89a"}
+LARGEST = {".png": 300_000, ".svg": 300_000, ".gif": 3_000_000}  # bytes
 Session = list[tuple[str, list[str]]]
 
 
@@ -103,9 +97,6 @@ def test_the_files_it_names_are_there() -> None:
     rooms = {name for room in ROOMS for name in (room.name, f"{room.parent.name}/{room.name}")}
     missing = {name for name in named if not any((PROJECT / folder / name).exists() for folder in ("", "tests"))}
     assert missing - rooms == {"my_worker.py", "done.txt"}
-
-
-def test_how_it_works_names_every_package() -> None:
     packages = {room.parent.name for room in ROOMS} - {PROJECT.name}
     assert [package for package in packages if f"{package}/" not in DOCUMENTS["how-it-works.md"]] == []
 
@@ -131,6 +122,15 @@ def test_every_link_leads_somewhere(file: Path) -> None:
 def test_the_readme_leads_to_every_document_and_picture() -> None:
     assert [file.name for file in FILES[1:] if f"](docs/{file.name})" not in README] == []
     assert [name for name in SCENES if not re.search(rf"^!\[.+\]\(screenshots/{name}\)$", README, re.MULTILINE)] == []
+
+
+def test_each_picture_is_there_and_not_too_large_for_a_page() -> None:
+    pictures = [file for file in PICTURES.iterdir() if file.suffix in LARGEST]
+    assert {picture.name for picture in pictures} == set(SCENES)
+    for picture in pictures:
+        content = picture.read_bytes()
+        assert content.startswith(FIRST_BYTES[picture.suffix])
+        assert 10_000 < len(content) < LARGEST[picture.suffix]
 
 
 def test_the_readme_is_short() -> None:
@@ -217,39 +217,6 @@ def test_the_three_terminals_show_what_is_printed(scripts: Scripts) -> None:
         worker.ends(-signal.SIGKILL)
 
 
-def test_the_users_of_the_documents_may_do_what_the_scripts_do(broker: Broker, tmp_path: Path) -> None:
-    scripts, password, users = Scripts(broker, f"tasks-{new_queue_name()}", tmp_path), "se cret", []
-
-    def become(user: str) -> None:
-        scripts.environment["AMQP_URL"] = broker.url.replace("guest:guest", f"{user}:{quote(password)}")
-
-    try:
-        for line in re.findall("^rabbitmqctl ((?:add_user|set_permissions) .*)", OPERATIONS, re.MULTILINE):
-            words = shlex.split(line.replace("tasks", scripts.queue))
-            users += words[1:] if words[0] == "add_user" else []
-            asked = installation.command("rabbitmqctl", *words)
-            subprocess.run(asked, env=broker.node.environment(), input=f"{password}\n", text=True, check=True)
-        worker, sender, taker = users
-        become(worker)
-        broker.set_policy(scripts.queue)
-        scripts.emit("task")
-        assert "is a dead letter now: task" in scripts.work("--run", "false").out
-        scripts.emit("--retry-dead-letters")
-        eventually(lambda: broker.counts(scripts.queue)[0] == 1, "it is back")
-        elsewhere = scripts.emit("task", "--queue", new_queue_name(), status=1)
-        assert f"User {worker} may not do this" in elsewhere.err
-        become(sender)
-        scripts.emit("another", "--passive")
-        scripts.start("listening_worker.py", "--passive", "--burst").ends(1)
-        become(taker)
-        assert "Received another" in scripts.work("--passive").out
-        scripts.emit("a third", "--passive", status=1)
-        broker.drop(scripts.queue, scripts.dead_letters)
-    finally:
-        for user in users:
-            broker.api("DELETE", f"users/{user}")
-
-
 def test_the_queues_are_shown_emptied_and_deleted(scripts: Scripts) -> None:
     scripts.emit("task")
     ctl = scripts.broker.node.ctl
@@ -262,56 +229,7 @@ def test_the_queues_are_shown_emptied_and_deleted(scripts: Scripts) -> None:
     assert f"{scripts.queue}\t" not in ctl("list_queues")
 
 
-def test_the_compose_file_waits_for_rabbitmq_and_lets_workers_finish(broker: Broker) -> None:
-    (text,) = blocks(OPERATIONS, "yaml")
-    rabbitmq, worker = (yaml.safe_load(text)["services"][name] for name in ("rabbitmq", "worker"))
-    assert worker["depends_on"] == {"rabbitmq": {"condition": "service_healthy"}}
-    assert (worker["deploy"]["replicas"], worker["stop_grace_period"], worker["init"]) == (2, "1h", True)
-    (node,) = nodes_in(worker["environment"]["AMQP_URL"].replace("${PASSWORD}", "secret"))
-    assert (node.host, node.connection_attempts, node.retry_delay) == ("rabbitmq", 30, 2)
-    health = installation.command(*rabbitmq["healthcheck"]["test"].split())
-    subprocess.run(health, env=broker.node.environment(), check=True)
-    assert re.findall("COPY (.*) .*", worker["build"]["dockerfile_inline"]) == [" ".join(SCRIPTS), "task_queue"]
-
-
-def test_the_addresses_of_the_documents_are_those_of_a_cluster_and_one_with_a_certificate(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path("ca.pem")
-    ours = authority.issue_cert("us")
-    ours.private_key_pem.write_to_path("client.key")
-    ours.cert_chain_pems[0].write_to_path("client.pem")
-    urls = [line.partition("=")[2].strip("'\"") for line in commands(OPERATIONS) if line.startswith("export AMQP_URL=")]
-    cluster, certified = map(nodes_in, urls)
-    assert all(node.ssl_options for node in cluster + certified)
-    assert [(node.host, node.port, node.virtual_host) for node in cluster + certified] == [
-        (f"{host}.example", 5671, "/") for host in ("one", "two", "three", "one")
-    ]
-
-
-def test_systemd_ends_a_worker_of_the_unit_after_its_task(scripts: Scripts) -> None:
-    (unit,) = blocks(OPERATIONS, "ini")
-    settings = dict(line.split("=", 1) for line in unit.splitlines() if "=" in line and not line.startswith("#"))
-    assert (settings["KillMode"], settings["Restart"]) == ("mixed", "always")
-    python, script, *arguments = settings["ExecStart"].replace("%H", "host").replace("%i", "1").split()
-    assert (python, script) == (f"{settings['WorkingDirectory']}/.venv/bin/python", "listening_worker.py")
-    worker = scripts.worker(*arguments, "--log-file", scripts.log)
-    scripts.emit("one.")
-    worker.shows("Received one.")
-    worker.send(signal.SIGTERM)
-    worker.ends()
-    assert {(record["event"], record["name"]) for record in scripts.events()} >= {("done", "host-1")}
-
-
 # ---- Programs
-
-
-def test_without_rabbitmq_it_says_why_and_ends(scripts: Scripts) -> None:
-    worker = scripts.start_program(python_block("README.md", "my-worker"), env={"AMQP_URL": "amqp://localhost:1"})
-    assert "Nothing listens at localhost:1" in worker.ends(1).err
-    assert worker.err.count("\n") <= 2
 
 
 def test_the_function_of_the_readme_may_start_processes_as_on_windows(scripts: Scripts) -> None:
@@ -320,15 +238,17 @@ def test_the_function_of_the_readme_may_start_processes_as_on_windows(scripts: S
     spawn += 'print(pool.map(len, [task.text]), f"working'
     program = python_block("README.md", "my-worker").replace('print(f"working', spawn)
     scripts.emit(stdin=b"one\nthree\n")
-    lines = scripts.program(program).lines
+    lines = scripts.start_program(program).ends().lines
     assert [line for line in lines if "working" in line] == ["[3] working on 'one'", "[5] working on 'three'"]
+    refused = scripts.start_program(program, {"AMQP_URL": "amqp://localhost:1"}).ends(1).err
+    assert "Nothing listens at localhost:1" in refused
 
 
 def test_the_lines_for_a_killed_emitter_find_where_to_continue(scripts: Scripts) -> None:
     scripts.emit("--log-file", scripts.folder / "emitter.jsonl", stdin=b"\none\n\ntwo\n")
     find = python_block("guarantees.md", "next_of")
-    assert scripts.program(find).lines == ["continue from line 5"]
-    assert scripts.program(find.replace("emitter.jsonl", "/dev/null")).lines == ["continue from line 1"]
+    assert scripts.start_program(find).ends().lines == ["continue from line 5"]
+    assert scripts.start_program(find.replace("emitter.jsonl", "/dev/null")).ends().lines == ["continue from line 1"]
 
 
 def test_the_deposits_are_made_once_each_though_workers_die(scripts: Scripts) -> None:
@@ -353,23 +273,10 @@ def test_the_deposits_are_made_once_each_though_workers_die(scripts: Scripts) ->
         assert account.execute("SELECT balance FROM account").fetchall() == [(400,)]
 
 
-def test_the_idea_in_plain_pika_works(scripts: Scripts) -> None:
-    send, work = (shlex.split(command) for command in commands(README) if "plain_pika" in command)
-    environment = {**stage(scripts), "PYTHONPATH": str(PROJECT / "task_queue" / "none")}  # it needs nothing of ours
-    sent = scripts.start_command(send, environment, cwd=PROJECT).ends()
-    assert (sent.out, sent.err) == (" [x] Sent A task.....\n", "")
-    assert scripts.broker.counts("plain_tasks") == (1, 0)
-    worker = scripts.start_command(work, environment, cwd=PROJECT)
-    worker.shows("Done.")
-    assert worker.lines == [" [x] Received A task.....", " [x] Done."]
-    queue = "queues/%2F/plain_tasks"
-    eventually(lambda: scripts.broker.api("GET", queue).get("messages") == 0, "the task is acknowledged")
-    scripts.broker.drop("plain_tasks")
-
-
 def test_the_table_names_its_lines_and_where_the_gap_is_filled() -> None:
     text = "\n".join(file.read_text() for file in sorted((PROJECT / "docs/plain_pika").glob("*.py")))
     assert len([line for line in text.splitlines() if line.strip()]) <= 30
+    assert "task_queue" not in text
     rows = re.findall(r"^\| (.*) \| .* \| .* \| (`[\w/]+\.py`.*) \|$", README, re.MULTILINE)
     assert len(rows) == 7
     for line, _ in rows:  # the rooms are looked for above, with all files
@@ -408,6 +315,13 @@ def test_the_figures_of_the_performance_are_those_of_the_results() -> None:
     into, out = (float(row[2].split()[0]) for row in costs[:3]), (float(row[2].split()[0]) for row in costs[3:])
     for cost in map(sum, zip(into, out)):
         assert f"1 / {cost:.4f} ms = {round(1000 / cost, -2):,.0f} tasks a second" in PLAIN
+
+
+def test_the_uneven_tasks_of_the_picture_are_those_of_the_readme() -> None:
+    in_turn = sum(UNEVEN[::2])
+    told = f"with {', '.join(map(str, UNEVEN[:-1]))} and {UNEVEN[-1]} dots of 0.25 s then take {in_turn / 4:.1f} s"
+    told += f" in place of {sum(UNEVEN) / 8:.1f} s, because one of two workers gets {in_turn} of the {sum(UNEVEN)} dots"
+    assert told in " ".join(README.split())
 
 
 def test_what_differs_between_versions_is_shown_by_the_tests_that_are_named() -> None:

@@ -1,7 +1,5 @@
 """Connections that do not last, and errors that trying again should not mend: paced, told once, given up in time."""
 
-from __future__ import annotations
-
 import subprocess
 import threading
 import time

@@ -1,7 +1,5 @@
 """How a program starts and ends: standard streams, garbage, second runs, and Ctrl+C before it has begun."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """--run: what a command gets, how it ends, and what becomes of the task where it can't even be started."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re
@@ -14,7 +12,7 @@ from typing import Any
 
 import pytest
 from harmful import HARM, SHOWN
-from harness import Scripts, eventually
+from harness import Scripts, eventually, write_program
 from in_process import work
 from scripted_server import Server
 
@@ -143,11 +141,9 @@ def test_ctrl_c_while_a_command_starts_ends_it_too(
 
 @pytest.fixture
 def program(tmp_path: Path) -> Path:
-    """A program that does nothing."""
     file = tmp_path / "place" / f"pro{HARM}gram"
     file.parent.mkdir()
-    file.write_text("#!/bin/sh\n")
-    file.chmod(0o755)
+    write_program(file, "true")
     return file
 
 
@@ -182,7 +178,7 @@ def test_a_process_that_a_command_leaves_behind_is_not_waited_for(
     server.put(b"x" * 200_000)
     left = at_server.folder / "left"
     # The shell gives a process in the background another standard input, if it is not told so.
-    program.write_text(f"#!/bin/sh\nexec 3<&0\nsleep 60 <&3 >/dev/null 2>&1 &\necho $! > {left}\n")
+    write_program(program, f"exec 3<&0\nsleep 60 <&3 >/dev/null 2>&1 &\necho $! > {left}")
     try:
         assert " [x] Done." in work(at_server, running(str(program)))
         assert Path(f"/proc/{int(left.read_text())}/cmdline").read_bytes(), "it has ended"

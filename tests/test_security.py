@@ -1,7 +1,5 @@
 """What must not get out, and what must not get in."""
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Callable
 from pathlib import Path

@@ -87,9 +87,3 @@ def test_flags_stand_before_or_behind_the_words(
     monkeypatch.setattr("sys.argv", ["emitter_of_tasks.py", *line.split()])
     chosen = emitter_of_tasks.parsed_flags()
     assert (chosen.queue, chosen.task) == then
-
-
-def test_dead_letters_are_not_retried_passively(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["emitter_of_tasks.py", "--retry-dead-letters", "--passive"])
-    with pytest.raises(SystemExit, match="2"):
-        emitter_of_tasks.parsed_flags()

@@ -1,7 +1,5 @@
 """Signals in a program of one's own: the worker's for the time of a call, and the program's again afterwards."""
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import os
@@ -15,7 +13,7 @@ from typing import Any
 
 import pytest
 from harness import Scripts, eventually, start_own
-from in_process import work, working
+from in_process import work
 from scripted_server import Server
 
 from task_queue import QueueError
@@ -81,14 +79,6 @@ def test_listen_leaves_the_signals_as_they_were(at_server: Scripts, server: Serv
         work(at_server, lambda _: os.kill(os.getpid(), number), **options)
     assert state() == before
     eventually(lambda: descriptors() == open_before, "none is left, nor one of the server's")
-
-
-def test_listen_touches_no_handler_from_another_thread(at_server: Scripts, server: Server) -> None:
-    before, found = handlers(), list[list[Any]]()
-    server.put(b"task")
-    with working(at_server, lambda _: found.append(handlers())):
-        server.gets("Basic.Ack")
-    assert found == [before]
 
 
 AGAIN_AND_AGAIN = """

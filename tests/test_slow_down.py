@@ -1,7 +1,5 @@
 """A worker that fails at everything slows down, and leaves the tasks to others."""
 
-from __future__ import annotations
-
 import signal
 
 from harness import Scripts, eventually, start_own

@@ -127,7 +127,6 @@ def test_a_pipe_that_brings_nothing_says_how_to_give_tasks(at_server: Scripts, s
 
 LINES = "\ufeffa,b.\n\n ü \t\r\n\u3000\xa0\n\ufefftwo\nth\ufeffree"  # with marks in the middle, as `cat` keeps them
 CELLS = '\ufeffname,dots\r\n"Smith, J.",..\r\n\r\n"two\nlines",.\n"say ""hi""",\n'
-ROWS = b'one,.\n"two\n\nlines",.\n\nthree,.\r\n"four\r\n",.\r\n,\nfive,.\n"d\ne\xff",3\n'
 LARGE = "x" * 200_000  # more than the csv module takes in a cell by itself
 ENDS = "Line 1 of {} is not CSV: new-line character seen in unquoted field."  # which Excel still writes if asked to
 FILES: dict[str, tuple[bytes, list[tuple[str, int, int]], str]] = {  # tasks with their line and the next one; the end
@@ -138,7 +137,7 @@ FILES: dict[str, tuple[bytes, list[tuple[str, int, int]], str]] = {  # tasks wit
         "",
     ),
     "rows of several lines.csv": (
-        ROWS,
+        b'one,.\n"two\n\nlines",.\n\nthree,.\r\n"four\r\n",.\r\n,\nfive,.\n"d\ne\xff",3\n',
         [("one .", 1, 2), ("two\n\nlines .", 2, 5), ("three .", 6, 7), ("four\r\n .", 7, 9), ("five .", 10, 11)],
         "Line 12 of {} is not UTF-8",
     ),

@@ -1,7 +1,5 @@
 """The two commands and the private RabbitMQ, run as a person runs them, most of them in copies of the project."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

@@ -3,8 +3,6 @@
 The real console, its keys and its processes are not tested here.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import runpy
@@ -17,7 +15,7 @@ import installation
 import machine
 import pexpect
 import pytest
-from harness import PROJECT, Run, Scripts, copy_project, eventually
+from harness import PROJECT, Run, Scripts, copy_project, eventually, write_program
 from in_process import put
 from machine import clean_environment
 from relay import Relay
@@ -81,11 +79,6 @@ def execute_if_short(self, arguments, *more):
 
 SourceFileLoader.get_code, subprocess.Popen._execute_child = code_for_windows, execute_if_short
 """
-
-
-def write_program(file: Path, text: str) -> None:
-    file.write_text(f"#!/bin/sh\n{text}\n")
-    file.chmod(0o755)
 
 
 def write_shim(folder: Path) -> dict[str, str]:

@@ -1,7 +1,5 @@
 """Waiting, in the tests: until something happens, and what a process waits for."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from pathlib import Path

@@ -144,7 +144,7 @@ class Publisher:
         self._send()
 
     def _expects_confirms(self) -> bool:
-        return bool(self._window.unconfirmed) and not (self._is_paused or self.connection.is_blocked)
+        return bool(self._window.unconfirmed) and not self.connection.is_blocked
 
     def _on_confirm(self, frame: pika.frame.Method[pika.spec.Basic.Ack | pika.spec.Basic.Nack]) -> None:
         if self.connection.channel is None:  # we are dropping it, perhaps because this message was returned: not stored

@@ -45,8 +45,8 @@ def play(name: str, seed: int, line: Line) -> None:
     """Run a scenario on a RabbitMQ of its own, and add what came of it to its line of the table."""
     # Only here, because they need what is installed by then.
     from harness import Broker, TlsNode
-    from stage import Skipped, Stage
     from scenarios import SCENARIOS
+    from stage import Skipped, Stage
 
     machine.let_children_hear_signals()
     print(f"{name} --seed {seed} ... ", end="", flush=True)

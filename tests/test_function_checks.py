@@ -1,7 +1,5 @@
 """What a function may do and return, and why a task failed: work that is only begun is never taken for done."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import functools
@@ -95,7 +93,7 @@ def test_ten_lines_of_python_are_a_worker(scripts: Scripts) -> None:
     lines = work(scripts, perform, max_tasks=9, name="mine")
     whys = ["ValueError: no good", "ValueError: no good", "SystemExit: 3", "CancelledError: "]
     for number, why in zip((1, 2, 1, 2, 3), [*whys, "Mute: and why can't be said"]):
-        failed = rf" \[!\] Failed \(try {number} of at most 21\): {why} \(test_perform.py, line \d+\)"
+        failed = rf" \[!\] Failed \(try {number} of at most 21\): {why} \(test_function_checks.py, line \d+\)"
         assert [line for line in lines if re.match(failed, line)], failed
     assert (b"bad", "bad", True, 2, True) in got
     assert " [x] Received Größe" in lines

@@ -1,7 +1,5 @@
 """The threads of our own get no signals: the main thread alone does."""
 
-from __future__ import annotations
-
 import re
 import signal
 

@@ -52,6 +52,6 @@ def test_a_task_that_is_too_large_is_named_and_the_others_are_sent(scripts: Scri
     assert "Line 2 of standard input is not sent: it has 17,000,000 bytes, and RabbitMQ takes 16,777,216" in emitter.err
     assert "Line 5 of standard input is not sent" in emitter.err
     assert "Sent 3 tasks" in emitter.out
-    assert "Go on from" not in emitter.err  # there is no rest
+    assert "Go on with" not in emitter.err  # there is no rest
     sent = scripts.broker.counts(scripts.queue)[0]  # more than three: some were sent again on another channel
     assert {*scripts.broker.take(scripts.queue, sent)} == {"one", "y" * largest, "four"}

@@ -1,7 +1,5 @@
 """Tasks that failed too often: how they become dead letters, and how RabbitMQ moves them back, whole."""
 
-from __future__ import annotations
-
 import signal
 
 import pytest
@@ -82,6 +80,12 @@ def test_no_more_letters_are_moved_than_were_counted(at_server: Scripts, server:
     assert ("RabbitMQ cancelled the subscription to tasks.dead-letters." in mover.err) == is_cancelled
 
 
+def first_of_three(session: Session, _got: Got) -> None:
+    """Hand out one letter of three; the first connection gets no answer to a look from now on."""
+    session.server.on("Queue.Declare", nothing, connection=0)
+    session.gets(b"letter", left=2)
+
+
 @pytest.mark.parametrize("arrive", [0, 2])
 def test_letters_come_again_after_a_lost_connection_and_none_is_left(
     at_server: Scripts, server: Server, arrive: int
@@ -93,10 +97,6 @@ def test_letters_come_again_after_a_lost_connection_and_none_is_left(
         if len(session.got("Queue.Declare")) == 2 + 6:
             for _ in range(3 - arrive):
                 session.deliver(b"letter", redelivered=True)
-
-    def first_of_three(session: Session, _got: Got) -> None:
-        server.on("Queue.Declare", nothing, connection=0)
-        session.gets(b"letter", left=2)
 
     server.on("Basic.Get", first_of_three)
     server.on("Queue.Declare", look, connection=1)
@@ -113,10 +113,6 @@ def test_letters_come_again_after_a_lost_connection_and_none_is_left(
 
 
 def test_ctrl_c_says_how_many_letters_were_moved(at_server: Scripts, server: Server) -> None:
-    def first_of_three(session: Session, _got: Got) -> None:
-        server.on("Queue.Declare", nothing)
-        session.gets(b"letter", left=2)
-
     server.on("Basic.Get", first_of_three)
     mover = at_server.emitter("--retry-dead-letters")
     server.gets("Basic.Nack")

@@ -19,7 +19,7 @@ SAID = {  # of RabbitMQ's address and the panel's
     (GUEST, None): "http://127.0.0.1:15672/#/queues (user guest, password guest)",
     ("amqp://guest:guest@[::1]/%2F", None): "http://[::1]:15672/#/queues (user guest, password guest)",
     (LEARNER, None): "http://127.0.0.1:15672/#/queues",
-    (LEARNER, "http://learner:se-cret@127.0.0.1:1/panel"): "http://127.0.0.1:1/panel",
+    (LEARNER, "http://learner:se-cret@se-cret@127.0.0.1:1/panel"): "http://127.0.0.1:1/panel",
     (LEARNER, f"http://{HARM}"): f"http://{SHOWN}",
 }
 

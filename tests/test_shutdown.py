@@ -98,6 +98,13 @@ def test_after_sigterm_in_a_task(
     assert list(server.tasks) == [(b"task", True)] * (event == "requeued") + [(b"another", False)]
 
 
+def test_ctrl_c_ends_both_workers_if_one_runs_in_a_task_of_the_other(at_server: Scripts, server: Server) -> None:
+    server.put(b"outer", b"inner", b"not begun")
+    with pytest.raises(KeyboardInterrupt):
+        work(at_server, lambda _: work(at_server, lambda _: signal.raise_signal(signal.SIGINT)))
+    assert [record["event"] for record in at_server.events()] == ["received"] * 2 + ["requeued"] * 2
+
+
 def test_a_signal_that_was_ignored_at_the_start_stays_ignored(scripts: Scripts) -> None:
     command = "sh -c 'for name in INT TERM HUP; do kill -$name $$; done; echo the command goes on'"
     with bequeathed(ignored=ENDING):

@@ -101,7 +101,7 @@ def test_after_sigterm_in_a_task(
 def test_ctrl_c_ends_both_workers_if_one_runs_in_a_task_of_the_other(at_server: Scripts, server: Server) -> None:
     server.put(b"outer", b"inner", b"not begun")
     with pytest.raises(KeyboardInterrupt):
-        work(at_server, lambda _: work(at_server, lambda _: signal.raise_signal(signal.SIGINT)))
+        work(at_server, lambda _: work(at_server, lambda _: signal.raise_signal(signal.SIGINT)), max_tasks=1)
     assert [record["event"] for record in at_server.events()] == ["received"] * 2 + ["requeued"] * 2
 
 

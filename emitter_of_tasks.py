@@ -7,7 +7,8 @@
     emitter_of_tasks.py                       asks for one task after another
     emitter_of_tasks.py --retry-dead-letters  moves the tasks that failed too often back to the queue
 
-Exit status: 0 all tasks confirmed; 1 some not; 2 wrong usage; 130 Ctrl+C or SIGTERM before the last confirm.
+Exit status: 0 all tasks confirmed, also after Ctrl+C at the prompt; 1 some not; 2 wrong usage; 130 Ctrl+C or SIGTERM
+before the last confirm.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def main() -> int:
 
 
 def preceded_by(offer: Callable[[], object], tasks: Iterator[Message]) -> Iterator[Message]:
-    """Offer the admin panel when send() has connected and asks for the first task; then yield the tasks."""
+    """Offer the admin panel, then yield the tasks: only when send() asks for the first one, and so is connected."""
     try:
         offer()
         yield from tasks
@@ -148,7 +149,7 @@ def emit(
 def send(tasks: Iterator[Message], publisher: Publisher, shutdown: Shutdown, wait_for_each: bool) -> bool:
     """Connect, read, publish, and wait until each task is confirmed or refused, or a signal comes.
 
-    Return whether all were read. At a prompt, nothing is left unread.
+    Return whether the input was read to its end; at a prompt always True.
     """
     is_all_read = wait_for_each
     try:

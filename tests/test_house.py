@@ -81,6 +81,16 @@ def test_a_room_is_small_and_says_what_it_owns(file: Path) -> None:
     assert lines[lines[0].startswith("#!")].startswith('"""')
 
 
+def test_a_room_has_a_test_file_or_is_said_to_be_tested_elsewhere() -> None:
+    files = {file.stem for file in (PROJECT / "tests").glob("test_*.py")}
+    rooms = {name for room in FILES if f"test_{(name := room.rpartition('.')[2])}" not in files}
+    assert rooms == {*re.findall(r"`(\w+)\.py`\s(?:is tested )?in `", (PROJECT / "tests" / "README.md").read_text())}
+
+
+def test_a_test_file_is_not_too_long_to_read() -> None:
+    assert [file.name for file in (PROJECT / "tests").glob("*.py") if len(file.read_text().splitlines()) > 400] == []
+
+
 def test_a_function_does_one_thing() -> None:
     functions = [(room, node) for room in FILES for node in ast.walk(tree(room)) if isinstance(node, ast.FunctionDef)]
     assert [(room, node.name) for room, node in functions if code_lines(node) > 30] == []

@@ -133,7 +133,7 @@ def test_pauses_for_a_full_queue_reset_after_a_confirm(
         method = spec.Basic.Nack if next(refuses) else spec.Basic.Ack
         session.send(method(len(session.got("Basic.Publish"))))
 
-    monkeypatch.setattr(task_queue.emitter.publisher, "FULL_PAUSE", 0.05)
+    monkeypatch.setattr(task_queue.emitter.publisher, "FULL_QUEUE_PAUSE", 0.05)
     server.on("Basic.Publish", answer)
     for number, refusals in enumerate((4, 4, 5), 1):
         refuses = iter([True] * refusals + [False])

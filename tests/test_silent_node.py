@@ -11,6 +11,7 @@ from relay import Relay
 from scripted_server import Got, Server, Session, bodies, nothing
 
 import task_queue.emitter.silent_node
+from task_queue.emitter.message import new_message
 
 SILENCE = 1.0  # seconds, in place of ten
 SAID = f" [*] RabbitMQ has confirmed nothing for {SILENCE:.0f} s. "
@@ -28,10 +29,14 @@ def servers(new_server: Callable[[], Server], monkeypatch: pytest.MonkeyPatch) -
 def test_it_goes_on_at_the_next_node_with_the_same_ids_and_waits_twice_as_long_there(
     servers: list[Server], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for server in servers[:2]:
-        server.on("Basic.Publish", nothing)
-        server.on("Connection.Close", nothing)
     with emitting(*(server.url for server in servers)) as emitter:
+        emitter.publish(new_message("old")._replace(timestamp=0))  # during a long outage, which does not count
+        emitter.settle()
+        emitter.told.clear()
+        servers[0].received.clear()
+        for server in servers[:2]:
+            server.on("Basic.Publish", nothing)
+            server.on("Connection.Close", nothing)
         emitter.send("one", "two")
         emitter.settle()
         came_at = [server.got("Basic.Publish")[0].at for server in servers]

@@ -1,4 +1,7 @@
-"""Publishing: send messages, and get a publisher confirm for each."""
+"""Publishing: send messages, and get a publisher confirm for each.
+
+RabbitMQ answers each message: with basic.ack when it is stored, or with basic.nack if the queue takes it not now.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +16,19 @@ from pika.channel import Channel
 from task_queue.emitter.frame_encoder import Encoder
 from task_queue.emitter.message import Message
 from task_queue.emitter.silent_node import SilentNode
-from task_queue.emitter.window import REFILL, WINDOW, WINDOW_BYTES, Settled, Window
+from task_queue.emitter.unconfirmed_window import REFILL, WINDOW, WINDOW_BYTES, Settled, Window
 from task_queue.exceptions import QueueError
 from task_queue.process.shutdown import Shutdown
 from task_queue.rabbitmq.connection import Connection
-from task_queue.rabbitmq.error_messages import largest_size
+from task_queue.rabbitmq.error_messages import WITHOUT_A_WORD, largest_size
 from task_queue.rabbitmq.pika_internals import send_frames
 from task_queue.settings import ConnectionSettings
 from task_queue.terminal.blocked_output import drop_when
 from task_queue.terminal.console import complain_in_background, do_in_background
 
 SLOW_REPORT = 2.0  # seconds to wait while the background thread reports
-FULL_PAUSE = 1.0  # seconds until we send again what a full queue has refused
-FULL_PAUSES = 5  # such pauses until we reconnect
+FULL_QUEUE_PAUSE = 1.0  # seconds until we send again what a full queue has refused
+PAUSES_UNTIL_RECONNECT = 5  # such pauses until we reconnect
 
 
 class Publisher:
@@ -42,7 +45,7 @@ class Publisher:
         next_line: the next_line of the last message that was published.
     """
 
-    _encoder: Encoder  # for the current channel
+    _encoder: Encoder  # for the current channel; set in _on_ready()
 
     def __init__(
         self, settings: ConnectionSettings, shutdown: Shutdown, report: Callable[[list[Settled]], None]
@@ -58,7 +61,7 @@ class Publisher:
         self._silent_node = SilentNode(self.connection, len(settings.nodes), self._expects_confirms)
 
     def publish(self, message: Message) -> None:
-        """Send a message. Waits for confirms only when the window is full.
+        """Give pika a message, which is sent in the next step of the loop. Waits only when the window is full.
 
         Raises:
             QueueError: the connection is lost, and reconnecting failed for good.
@@ -96,14 +99,14 @@ class Publisher:
     def report_settled(self) -> None:
         """Report the messages that were settled since the last call."""
         with self._shutdown.held():  # else Ctrl+C could leave the reporting lock taken
-            self._report_settled(SLOW_REPORT)  # the background thread may be at it
+            self._report_settled(SLOW_REPORT)  # the background thread may be at it; meanwhile the keeper drives
 
     def _report_in_background(self) -> None:
         if self._window.settled:
             do_in_background(self._report_beside_main)
 
     def _report_beside_main(self) -> None:
-        drop_when(lambda: self._shutdown.has_begun)  # else main would wait for a blocked report
+        drop_when(lambda: self._shutdown.has_begun)  # else main would wait for the lock of a blocked report
         self._report_settled()
 
     def _report_settled(self, within: float = -1) -> None:  # seconds to wait for the lock; -1 is for ever
@@ -128,7 +131,7 @@ class Publisher:
             window.unsent.popleft()
             window.unconfirmed[window.next_tag] = message
             window.next_tag += 1
-            send_frames(channel, frames)  # in place of channel.basic_publish()
+            send_frames(channel, frames)  # channel.basic_publish() would do, too, but is slower
 
     def _on_ready(self, channel: Channel) -> None:
         again = "; it will be declared again" if self.connection.rules.declared_by_us else ""
@@ -168,7 +171,7 @@ class Publisher:
         if not self._is_paused:
             self._is_paused = True
             channel = self.connection.channel
-            self.connection.loop.ioloop.call_later(FULL_PAUSE, lambda: self._resume_publishing(channel))
+            self.connection.loop.ioloop.call_later(FULL_QUEUE_PAUSE, lambda: self._resume_publishing(channel))
             if self._pauses == 0:
                 complain_in_background(" [*] The queue takes no tasks for now: is it full? Trying again ...")
 
@@ -177,10 +180,10 @@ class Publisher:
             return
         self._is_paused = False
         self._pauses += 1
-        if self._pauses % FULL_PAUSES == 0:
+        if self._pauses % PAUSES_UNTIL_RECONNECT == 0:
             # In a cluster, a channel may be stuck at a dead node, and refuse all. A new one is not. Nothing is printed,
             # because most queues are just full. Source: https://github.com/rabbitmq/rabbitmq-server/pull/9221
-            self.connection.drop(QueueError(""))
+            self.connection.drop(WITHOUT_A_WORD)
         self._send()
 
     def _on_lost(self, why: BaseException) -> None:

@@ -31,7 +31,7 @@ class DeadLetters:
     """
 
     def __init__(self, settings: ConnectionSettings, shutdown: Shutdown) -> None:
-        # Passive, because an existing work queue may have other arguments: letters come back to that, too.
+        # Passive, because the work queue may have been declared with other arguments. Letters come back to it, too.
         self.connection = Connection(settings._replace(is_passive=True), shutdown, self._on_ready, self._on_lost)
         self.total: int | None = None
         self.moved = self._answered = 0
@@ -68,7 +68,7 @@ class DeadLetters:
             self._subscribe(channel)
             return
         # basic.get tells how many there are. queue.declare would say 0 while the queue's leader does not answer.
-        channel.add_callback(lambda _: self._on_counted(channel, 0), [pika.spec.Basic.GetEmpty])
+        channel.add_callback(lambda _: self._on_counted(channel, 0), [pika.spec.Basic.GetEmpty])  # there is none
         channel.basic_get(self._queue, self._on_first)
 
     def _on_first(self, channel: Channel, method: pika.spec.Basic.GetOk, *message: object) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pika.channel import Channel
 
 from task_queue.emitter.message import Message
-from task_queue.exceptions import QueueError
 from task_queue.rabbitmq.connection import Connection
+from task_queue.rabbitmq.error_messages import WITHOUT_A_WORD
 from task_queue.rabbitmq.pika_internals import unsent_bytes
 from task_queue.terminal.console import complain_in_background
 
@@ -64,4 +64,4 @@ class SilentNode:
             complain_in_background(f" [*] RabbitMQ has confirmed nothing for {self._silence:.0f} s. {what} ...")
         self._silence = min(2 * self._silence, LONGEST_SILENCE)
         if self._nodes > 1:
-            self._connection.drop(QueueError(""))
+            self._connection.drop(WITHOUT_A_WORD)

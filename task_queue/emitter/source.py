@@ -130,7 +130,7 @@ class Source:
         row = next(lines, "")
         if told := re.fullmatch("sep=(.)\r?\n?", row):  # as Excel writes it, and reads it
             row = ""
-            yield b""
+            yield b""  # an empty row, so that this line counts as read
         else:
             while row.count('"') % 2 and len(row) < LONGEST_LINE and (more := next(lines, "")):
                 row += more

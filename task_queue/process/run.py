@@ -85,7 +85,8 @@ def refuse_second_run() -> None:
 def end_forked_process() -> None:
     """End a process that a task has forked, and whose work has returned, as Python would.
 
-    It must not go on: it would settle the task, and close the worker's connection.
+    It must not go on: it would settle the task, and close the worker's connection. Nor is it ended by sys.exit(), which
+    would run the worker's `finally` blocks.
     """
     kind, error, trace = sys.exc_info()
     code = error.code if isinstance(error, SystemExit) else int(error is not None)

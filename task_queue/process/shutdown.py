@@ -6,8 +6,8 @@
     INTERRUPT  Ctrl+C, SIGHUP, any signal after FINISH,      leaves at once: KeyboardInterrupt is raised in code
                SIGTERM to an emitter                         that may be interrupted
 
-KeyboardInterrupt is raised inside `interruptible()` only. Inside `held()`, as around calls of pika, it is delayed until
-that block ends. Other code checks `has_begun`.
+KeyboardInterrupt is raised inside `interruptible()` only. Inside `held()`, for example around calls of pika, it is
+delayed until that block ends. Other code checks `has_begun`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from task_queue.terminal.blocked_output import drop_when
 from task_queue.terminal.console import complain_of
 from task_queue.windows import WINDOWS
 
-ONE_BURST = 0.2  # seconds in which the same signal counts once: a terminal and a supervisor may both send it
+SAME_SIGNAL_WITHIN = 0.2  # seconds in which the same signal counts once: a terminal and a supervisor may both send it
 
 
 class State(enum.Enum):
@@ -138,7 +138,7 @@ class Shutdown:
 
     def _on_signal(self, number: int, may_raise: bool) -> None:
         last, came_at = self._last
-        if number != last or time.monotonic() - came_at > ONE_BURST:
+        if number != last or time.monotonic() - came_at > SAME_SIGNAL_WITHIN:
             self._last = number, time.monotonic()
             finishes = self._is_worker and number in FINISHING_SIGNALS and self._state == State.RUN
             self._state = State.FINISH if finishes else State.INTERRUPT

@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 from task_queue.windows import WINDOWS
@@ -26,7 +26,7 @@ class SignalHandlers:
     """
 
     def __init__(self, handle: Callable[[int, bool], None]) -> None:
-        self.earlier: dict[int, Any] = {}  # handlers, by signal
+        self.earlier: dict[int, Any] = {}  # handlers, by signal; none if ours are not installed
         self._handle = handle
         self._bell: socket.socket | None = None
         self._undo = contextlib.ExitStack()
@@ -58,7 +58,8 @@ class SignalHandlers:
         A handler that a task installs itself, without asyncio, stays.
         """
         bell = self._bell.fileno() if self._bell else -1
-        if self.earlier and signal.set_wakeup_fd(bell, warn_on_full_buffer=False) != bell:
+        found = signal.set_wakeup_fd(bell, warn_on_full_buffer=False) if self.earlier else bell
+        if found != bell:
             for number in self.earlier:
                 signal.signal(number, self._on_signal)
 
@@ -79,9 +80,12 @@ class SignalHandlers:
         self._handle(number, not is_forking(frame))
 
 
+_AROUND_FORK: tuple[CodeType, ...] = ()  # the code of the functions that Python calls around a fork
+
+
 def is_forking(frame: FrameType | None) -> bool:
     """Tell whether a signal has come in one of the functions that Python calls around a fork."""
-    while frame is not None and not frame.f_code.co_name.startswith("_around_fork"):
+    while frame is not None and frame.f_code not in _AROUND_FORK:
         frame = frame.f_back
     return frame is not None
 
@@ -89,14 +93,14 @@ def is_forking(frame: FrameType | None) -> bool:
 if not WINDOWS:  # which can't fork
     # Signals are blocked during a fork. The child first puts the earlier handlers back, and only then unblocks: Python
     # forgets a signal that comes sooner. A handler must not raise an exception in these functions: Python would print
-    # and drop it. is_forking() knows them by the beginning of their names. It is no flag, because a signal may come
-    # before the first line of a function has set it.
+    # and drop it. is_forking() looks for them. It is no flag, because a signal may come before the first line of a
+    # function has set it.
     _blocked = threading.local()  # the signals that were blocked before the fork
 
-    def _around_fork_before() -> None:
+    def _before_fork() -> None:
         _blocked.signals = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
 
-    def _around_fork_after() -> None:
+    def _after_fork() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, _blocked.signals)
 
     def _in_child() -> None:
@@ -105,6 +109,7 @@ if not WINDOWS:  # which can't fork
             while isinstance(ours := getattr(signal.getsignal(number), "__self__", None), SignalHandlers):
                 signal.set_wakeup_fd(-1)
                 signal.signal(number, ours.earlier[number])
-        _around_fork_after()
+        _after_fork()
 
-    os.register_at_fork(before=_around_fork_before, after_in_parent=_around_fork_after, after_in_child=_in_child)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child)
+    _AROUND_FORK = (_before_fork.__code__, _after_fork.__code__)

@@ -61,7 +61,7 @@ class Connection:
         self._on_ready, self._on_lost = on_ready, on_lost
         self._nodes = deque(settings.nodes)  # rotated: the current one is at the end
         self._pika: PikaConnection | None = None
-        self._why: BaseException | None = None  # why we closed the connection; pika says only that we did
+        self._why: BaseException | None = None  # our reason for closing; pika would only say that we closed it
         self._failure: QueueError | None = None  # for the main thread to raise
         with limits_in_words():
             self.loop = Loop(shutdown, self._flush, self._on_error, after_keeping)
@@ -115,7 +115,7 @@ class Connection:
 
     def close(self, within: float = CLOSE_WITHIN) -> None:
         """Send what is left, such as the last acknowledgement, and close. Take at most `within` seconds."""
-        self.loop.closing.set()
+        self.loop.closing.set()  # from here on we do not reconnect
         with self.loop:
             if self._pika is not None:
                 with contextlib.suppress(Exception):  # it is closing already, or not open yet
@@ -125,9 +125,9 @@ class Connection:
                 self._pika.abort()
         self.loop.close()
 
-    # From here on: called by pika, in the thread that drives the loop. A connection is lost when pika says so or has
-    # closed it for us (_on_closed), or when a step raised an exception (_on_error). Then come _reconnect, a pause,
-    # _connect, _on_open, _on_channel, _on_declared, on_ready.
+    # From here on: called by pika when RabbitMQ has answered, in the thread that drives the loop. A connection is lost
+    # when pika says so or has closed it for us (_on_closed), or when a step raised an exception (_on_error). Then come
+    # _reconnect, a pause, _connect, _on_open, _on_channel, _on_declared, on_ready.
 
     def _connect(self) -> None:
         self._nodes.rotate(-1)
@@ -181,7 +181,7 @@ class Connection:
         if refusals := self.reconnecting.why_give_up(words, is_final):
             self._give_up(refusals)
         elif not self.reconnecting.had_connection:
-            self._connect()
+            self._connect()  # the next node, until each was tried once
         else:
             self.reconnecting.tell_of_loss(words)
             self.loop.ioloop.call_later(self.reconnecting.pause(), self._connect)

@@ -17,13 +17,14 @@ from task_queue.windows import WINDOWS
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 DOCKER = "docker run -d --name rabbitmq --hostname rabbitmq -p 5672:5672 -p 15672:15672 rabbitmq:4-management"
 START = f"{DOCKER}  (the next time: docker start rabbitmq)" if WINDOWS else "python3 tools/rabbitmq.py"
+WITHOUT_A_WORD = QueueError("")  # a reason to drop a connection that is not told
 CANCELLED = (
     "RabbitMQ cancelled this worker's subscription: its queue was deleted, or its task took longer than --ack-timeout."
 )
 
 # A pattern for the innermost exception, our message, and whether it is final: a refusal that trying again can't change.
 # The first pattern that fits counts.
-WORDS: list[tuple[str, str, bool]] = [
+MESSAGES: list[tuple[str, str, bool]] = [
     ("^gaierror|^Unicode", "No machine named {host} is known: check the host in --url or AMQP_URL.{origin}", False),
     ("Address family", "No IPv6 here, so {at} can't be reached ({why}): write 127.0.0.1, or the like, as host.", False),
     ("^ConnectionRefused", "Nothing listens at {at}: is RabbitMQ running there?{origin}{start}", False),
@@ -112,7 +113,7 @@ def in_words(error: BaseException, node: pika.URLParameters, settings: Connectio
     if isinstance(error, QueueError):
         return str(error), False
     names = f"{type(error).__name__} {error!r} port {node.port}"
-    sentence, is_final = next((words, final) for pattern, words, final in WORDS if re.search(pattern, names))
+    sentence, is_final = next((words, final) for pattern, words, final in MESSAGES if re.search(pattern, names))
     # RabbitMQ's own words, which only some of pika's exceptions have in their text: (403) 'ACCESS_REFUSED - ...'
     reply = re.search(r"\(\d{3}\) (['\"])(.*?)\1['\",)]*$", repr(error))
     named = re.search(r"(?:for|no|to) queue '(.*?)' in vhost", repr(error))

@@ -50,7 +50,7 @@ class Loop:
         main: the thread that made it.
         keeper: its owner starts it, when it is ready for before_step().
         ioloop: pika's; a new one after an error.
-        closing: set when closing begins.
+        closing: the owner sets it before close().
     """
 
     def __init__(
@@ -101,7 +101,10 @@ class Loop:
             ioloop.remove_timeout(alarm)
 
     def step(self) -> None:
-        """Run the loop once: send what is buffered, wait for input or a signal, run callbacks. Only inside `with`."""
+        """Run the loop once, and pika's callbacks. Only inside `with loop`.
+
+        If there is something to send, it ends when that is sent; else when input, a timer, a signal or the bell comes.
+        """
         self._step()
         self._main_drove_at = time.monotonic()
 
@@ -120,7 +123,6 @@ class Loop:
 
     def close(self) -> None:
         """End the keeper, and close everything."""
-        self.closing.set()
         if self.keeper.is_alive():
             self._ring()
             self.keeper.join()

@@ -26,7 +26,7 @@ if not WINDOWS:
     import fcntl
     import termios
 
-GATHERED_BYTES = 64 * 1024  # at most: after each partial write, pika copies the rest
+GATHERED_BYTES = 64 * 1024  # more is slower: when the system takes only a part, pika copies the rest
 
 
 def _decode_table(data: bytes, offset: int, decode: Any = pika.data.decode_table) -> tuple[dict[str, Any], int]:
@@ -42,7 +42,7 @@ pika.data.decode_table = _decode_table  # type: ignore[assignment]
 
 
 class PikaConnection(pika.SelectConnection):
-    """pika's connection, which gathers what is written until flush()."""
+    """pika's connection, which gathers what is written until flush(). What is not sent when it is lost, is gone."""
 
     def __init__(self, ioloop: IOLoop, node: pika.URLParameters, on_open: Any, on_gone: Any) -> None:
         self._gathered = bytearray()
@@ -60,7 +60,7 @@ class PikaConnection(pika.SelectConnection):
             self._transport.abort()  # type: ignore[attr-defined]
             self.ioloop.process_timeouts()  # abort() only plans it, for the next step; there may be none
 
-    def _adapter_emit_data(self, data: bytes) -> None:
+    def _adapter_emit_data(self, data: bytes) -> None:  # pika calls this for all that it writes
         if len(data) > GATHERED_BYTES:  # not gathered: a copy would take as much memory again
             self.flush()
             super()._adapter_emit_data(data)  # type: ignore[misc]

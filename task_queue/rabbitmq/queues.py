@@ -1,7 +1,7 @@
 """The two queues, which are declared only here, and the differences between versions of RabbitMQ.
 
-Both are quorum queues, which count failed tries: a poison message, which kills each worker, becomes a dead letter, and
-is not redelivered for ever. Source: https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling
+Both are quorum queues: these are kept on disk, on several nodes of a cluster, and unlike classic queues they count how
+often a task has failed. So a poison message, which kills each worker, becomes a dead letter in the end. Source: https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling
 Each is the dead-letter queue of the other: so a dead letter that is rejected goes back.
 """
 
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from pika.channel import Channel
 
-DELIVERY_LIMIT = 20  # failed tries; one more makes a dead letter. RabbitMQ 4 has this default, 3.x has none
+DELIVERY_LIMIT = 20  # a task may fail so often; the next time makes it a dead letter. RabbitMQ 4 has this default
 # Not -1: that means "no limit" to RabbitMQ 4 only. RabbitMQ 3.x would drop each message that is requeued.
 NO_DELIVERY_LIMIT = 1_000_000_000
 LONGEST_TASK = 86_400_000  # milliseconds until RabbitMQ takes a task back: 24 hours. On 4.3 --ack-timeout overrides it

@@ -20,7 +20,7 @@ MOST_WAITING = 100  # lines for a blocked terminal; more are dropped
 
 
 class _Shown:
-    above_prompt: Callable[[str, TextIO], None] | None = None  # see print_through()
+    above_prompt: Callable[[str, TextIO], None] | None = None  # see set_prompt_printer()
     has_complained = False  # said that standard output can't be written
 
 
@@ -40,7 +40,7 @@ def complain_of(failure: Failure) -> None:
         complain(f" [!] {failure}")
 
 
-def print_through(prints: Callable[[str, TextIO], None] | None) -> None:
+def set_prompt_printer(prints: Callable[[str, TextIO], None] | None) -> None:
     """Set the function that prints lines of other threads above the prompt; None if there is no prompt."""
     _Shown.above_prompt = prints
 
@@ -58,8 +58,9 @@ def print_now(text: str, stream: TextIO) -> None:
 def _print(text: str, stream: TextIO | None) -> None:
     if stream is None:  # the shell has closed it: >&-
         return
-    if _Shown.above_prompt and threading.current_thread() is not threading.main_thread():
-        _Shown.above_prompt(text, stream)
+    above_prompt = _Shown.above_prompt  # read once: the main thread may take it away
+    if above_prompt and threading.current_thread() is not threading.main_thread():
+        above_prompt(text, stream)
     else:
         print_now(text, stream)
 

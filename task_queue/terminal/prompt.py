@@ -8,7 +8,7 @@ from types import BuiltinFunctionType
 from typing import Any, TextIO
 
 from task_queue.terminal.blocked_output import is_terminal, wait_until_writable
-from task_queue.terminal.console import print_now, print_through, say
+from task_queue.terminal.console import print_now, say, set_prompt_printer
 from task_queue.windows import WINDOWS
 
 DRAWN_WITHIN = 0.2  # seconds to wait until the question is on the screen
@@ -36,7 +36,7 @@ class Prompt:
             UnicodeError: it is not text in the terminal's encoding.
         """
         wait_until_writable(sys.stdout)  # no signal can interrupt input() on a paused terminal
-        print_through(self._print_above)
+        set_prompt_printer(self._print_above)
         try:
             typed = self._input()
         except UnicodeError:  # a ValueError, too, but no end of the input
@@ -44,7 +44,7 @@ class Prompt:
         except (OSError, RuntimeError, ValueError) as error:  # standard input or output is closed
             raise EOFError from error
         finally:
-            print_through(None)
+            set_prompt_printer(None)
             self._is_drawn.clear()
         if typed == "\x04":  # on Windows, Ctrl+D is an ordinary character
             raise EOFError

@@ -14,12 +14,11 @@ from task_queue.process.shutdown import Shutdown
 from task_queue.rabbitmq.connection import CLOSE_WITHIN, Connection
 from task_queue.rabbitmq.error_messages import CANCELLED
 from task_queue.settings import ConnectionSettings
-from task_queue.terminal.text import text_of
 from task_queue.worker.slow_down import SlowDown
-from task_queue.worker.task import Task, earlier_tries
+from task_queue.worker.task import Task, delivered_task
 
 LAST_ANSWER = 1.0  # seconds; a broker that is blocked or frozen never answers
-RETRY_IS_LATE = 2.0  # seconds that the next try of a failed task may come late
+RETRY_MAY_BE_LATE = 2.0  # seconds that the next try of a failed task may come late
 BURST_PATIENCE = 0.1  # seconds without a task before a --burst worker asks RabbitMQ whether the queue is empty
 
 
@@ -47,7 +46,12 @@ class Consumer:
         self._slow_down = SlowDown(slows_down)
         self._retries_until = 0.0  # until then, tasks that failed here may come back
         self._delivered: deque[Task] = deque()  # not in hand yet; at most one, if RabbitMQ respects the prefetch
-        self._wants_task = False  # if so, it is subscribed, or will be when it is connected
+        # wants   subscribed   the worker
+        # yes     no           waits for a connection, or for the answer to basic.cancel, and then subscribes
+        # yes     yes          waits for a task
+        # no      yes          has a task; RabbitMQ sends the next one when this is settled
+        # no      no           has a task and no subscription any more, or ends, or waits because too many have failed
+        self._wants_task = False
         self._is_subscribed = False  # from basic.consume until RabbitMQ has answered basic.cancel
 
     def next(self) -> Task | None:
@@ -66,7 +70,10 @@ class Consumer:
         return self.in_hand
 
     def acknowledge(self, is_last: bool) -> bool:
-        """Acknowledge the task in hand. False if its connection is gone: RabbitMQ will deliver the task again."""
+        """Acknowledge the task in hand. False if its connection is gone: RabbitMQ will deliver the task again.
+
+        True means that the answer was sent; of the last task, that RabbitMQ has it.
+        """
         in_hand = self.in_hand
         is_sent = self._settle(lambda task: task.channel.basic_ack(task.delivery_tag), is_last)
         if not is_sent:
@@ -77,7 +84,8 @@ class Consumer:
     def reject(self, is_last: bool) -> bool:
         """Hand the task in hand back as failed, which counts towards its delivery limit.
 
-        By basic.reject and not by basic.nack: RabbitMQ 4.3 counts only the first one as a failed try.
+        With requeue=True: RabbitMQ itself makes it a dead letter at the limit. By basic.reject and not by basic.nack:
+        RabbitMQ 4.3 counts only the first one as a failed try.
         """
         self._expect_again(self.in_hand)
         if self.in_hand is not None:
@@ -127,7 +135,7 @@ class Consumer:
 
     def _expect_again(self, task: Task | None) -> None:
         if task is not None and (wait := self.seconds_until_next_try(task)):
-            self._retries_until = max(self._retries_until, time.monotonic() + wait + RETRY_IS_LATE)
+            self._retries_until = max(self._retries_until, time.monotonic() + wait + RETRY_MAY_BE_LATE)
 
     def _wait_until_empty(self) -> None:
         empty_looks = 0
@@ -177,17 +185,5 @@ class Consumer:
     def _on_delivery(
         self, channel: Channel, method: pika.spec.Basic.Deliver, properties: pika.BasicProperties, body: bytes
     ) -> None:
-        message_id: str | bytes | None = properties.message_id  # bytes if it is not UTF-8
-        headers = properties.headers or {}
-        self._delivered.append(
-            Task(
-                body=body,
-                message_id=text_of(message_id) if isinstance(message_id, bytes) else message_id,
-                redelivered=bool(method.redelivered),
-                delivery_count=earlier_tries(headers) if method.redelivered else 0,
-                is_limit_known=self.connection.rules.declared_by_us,
-                channel=channel,
-                delivery_tag=method.delivery_tag or 0,
-                received_at=time.monotonic(),
-            )
-        )
+        is_limit_known = self.connection.rules.declared_by_us
+        self._delivered.append(delivered_task(channel, method, properties, body, is_limit_known))

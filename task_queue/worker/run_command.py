@@ -153,7 +153,7 @@ def end_command(process: subprocess.Popen[bytes]) -> None:
             if WINDOWS:  # it has no process groups, and no signals
                 subprocess.run(["taskkill", "/T", "/F", "/PID", str(process.pid)], capture_output=True)
             else:
-                os.killpg(process.pid, getattr(signal, name))
+                os.killpg(process.pid, getattr(signal, name))  # its group, see started()
 
     try:
         signal_all("SIGTERM")

@@ -17,7 +17,7 @@ from harness import Broker, TlsNode, eventually, servers_own_timeout
 from rabbitmq import Node
 from stage import HEARTBEAT, RECOVERY, SOON, Stage, at_work, scenario, scenario_of_the_node, seconds_until, write_lines
 
-from task_queue.emitter.window import WINDOW
+from task_queue.emitter.unconfirmed_window import WINDOW
 
 RUSH = 4 * WINDOW  # tasks that an emitter is still busy with when it is seen to have begun
 

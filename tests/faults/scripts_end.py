@@ -11,7 +11,7 @@ from odd_headers import channel_to
 from pika import BasicProperties
 from stage import RECOVERY, SOON, Stage, at_work, scenario
 
-from task_queue.emitter.window import WINDOW
+from task_queue.emitter.unconfirmed_window import WINDOW
 
 
 @scenario

@@ -114,8 +114,7 @@ def play(url: str, queue: str, file: Path, workers: int, log: Path) -> None:
 
 def events(log: Path, name: str) -> list[dict[str, Any]]:
     """Return the records of an event, in the order of their times."""
-    texts = [file.read_text() for file in log.iterdir()]
-    whole = [text.rpartition("\n")[0] for text in texts]  # the last line may be incomplete
+    whole = [file.read_text().rpartition("\n")[0] for file in log.iterdir()]  # the last line may be incomplete
     records = [json.loads(line) for text in whole for line in text.splitlines()]
     return sorted((record for record in records if record["event"] == name), key=when)
 

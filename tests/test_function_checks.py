@@ -41,6 +41,8 @@ def test_a_function_that_only_begins_its_work_is_refused_before_a_task_is_taken(
 RESULTS = {
     "coroutine": "async def f(): pass\nwork = lambda task: f()",
     "wrapped coroutine": "async def f(task): pass\n@functools.wraps(f)\ndef work(task):\n    return f(task)",
+    "generator": "def f(): yield\nwork = lambda task: f()",
+    "future": "import concurrent.futures\nwork = lambda task: concurrent.futures.Future()",
     "awaitable": "class A:\n    def __await__(self): yield\nwork = lambda task: A()",
 }
 

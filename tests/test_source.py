@@ -67,6 +67,9 @@ ROWS = [
     (b"sep=;\r\na,b;c\r\n", ["a,b c"], "semicolons"),
     (b"sep=|\na;b|c\n", ["a;b c"], "|"),
     (b"task\nwith;semicolon,comma\n", ["task", "with;semicolon comma"], ""),
+    (b'12" screws,3\nwashers,4\n', ['12" screws 3', "washers 4"], ""),  # no cell in quotes begins there
+    (b"\n \nbolt;3,50\n", ["bolt 3,50"], "semicolons"),
+    (b'"never ends' + b"\nx;y" * 200_000, [], "semicolons"),
 ]
 
 

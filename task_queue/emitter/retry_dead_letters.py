@@ -17,7 +17,8 @@ from task_queue.settings import ConnectionSettings
 
 PREFETCH = 20  # unacknowledged letters at a time; more are not faster, and need memory
 LOOK_AFTER = 0.2  # seconds between two checks of the queue
-# Checks in a row that must find the queue empty before we stop; more after a lost connection: requeuing takes a while.
+# Checks in a row that must find the queue empty before we stop; more after a lost connection, when RabbitMQ needs some
+# time to requeue. If that is too short, letters stay, and the next run moves them.
 LOOKS, LOOKS_AFTER_LOSS = 2, 10
 
 
@@ -53,7 +54,9 @@ class DeadLetters:
                 self.connection.wait(lambda: self.moved == self.total or self._shutdown.has_begun, LOOK_AFTER)
                 before = self.moved
                 is_empty = self.connection.finds_empty(self._queue)
-                if is_empty is not None:  # RabbitMQ answers in order. It says nothing of what we refused meanwhile
+                if is_empty is not None:
+                    # RabbitMQ answers in order: so it has processed what we refused before we asked, and perhaps not
+                    # what we refused since.
                     self._answered = before
             # Check twice: a letter on its way to us is not in the queue any more, and not here yet.
             empty_looks = empty_looks + 1 if is_empty and self.moved == before else 0

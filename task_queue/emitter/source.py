@@ -25,6 +25,7 @@ PACKED = (b"PK\x03\x04", b"\x1f\x8b")  # the first bytes of a zip file (a spread
 NO_INPUT = (
     "No task is given. Give one as words, or a file with --file, or start this in a terminal and type tasks there."
 )
+FIRST_ROW = 100  # lines that are read at most to find the separator in it
 SEPARATORS = {"\t": "tabs", ";": "semicolons"}  # of the cells of a row, besides the comma; the first one counts
 AS_TEXT = 'Save it as text in UTF-8 (a spreadsheet as "CSV UTF-8"), or convert it; on Linux with:  iconv -f {} -t utf-8'
 
@@ -127,23 +128,28 @@ class Source:
 
         csv.field_size_limit(LONGEST_LINE)
         lines = map(bytes.decode, self._lines())
-        row = next(lines, "")
-        if told := re.fullmatch("sep=(.)\r?\n?", row):  # as Excel writes it, and reads it
-            row = ""
+        first = [next(lines, "")]  # the lines of the first row
+        if told := re.fullmatch("sep=(.)\r?\n?", first[0]):  # as Excel writes it, and reads it
+            first = []
             yield b""  # an empty row, so that this line counts as read
-        else:
-            while row.count('"') % 2 and len(row) < LONGEST_LINE and (more := next(lines, "")):
-                row += more
-        separator = self._separator or (told[1] if told else separator_of(row))
+        elif not self._separator:
+            while not is_whole_row("".join(first)) and len(first) < FIRST_ROW and (more := next(lines, "")):
+                first.append(more)
+        separator = self._separator or (told[1] if told else separator_of("".join(first)))
         if separator != ",":
             complain(f" [*] In {self.name}, {SEPARATORS.get(separator, separator)} separate the cells of a row.")
         try:
-            for cells in csv.reader(chain([row] * bool(row), lines), delimiter=separator, strict=True):
+            for cells in csv.reader(chain(self._again(first), lines), delimiter=separator, strict=True):
                 yield " ".join(cells).encode()
         except csv.Error as error:
             why = str(error).partition(" - ")[0]  # what follows is advice for programmers
             advice = "Inside a cell in quotes, write each quote twice."
             raise InputError(f"Line {self._begin} of {self.name} is not CSV: {why}. {advice}") from None
+
+    def _again(self, lines: list[str]) -> Iterator[str]:
+        """Yield lines from the beginning of the file that were read before, and count them as if they were read now."""
+        for self._number, line in enumerate(lines, 1):
+            yield line
 
     def _lines(self) -> Iterator[bytes]:
         for raw in iter(functools.partial(self._stream.readline, LONGEST_LINE + 1), b""):
@@ -161,7 +167,17 @@ class Source:
         return InputError(f"Line {self._number} of {self.name} {what}")
 
 
+def without_quoted_cells(text: str) -> str:
+    """Return the text without its cells in quotes. A quote in the middle of a cell begins none."""
+    return re.sub('(?<![^\t;,\n])"(?:[^"]|"")*"(?!")', "", text)
+
+
+def is_whole_row(text: str) -> bool:
+    """Tell whether the text is not blank, and no cell in quotes goes on in the next line."""
+    return bool(text.strip()) and not re.search('(?<![^\t;,\n])"', without_quoted_cells(text))
+
+
 def separator_of(row: str) -> str:
     """Return what separates the cells of a row: what stands outside of quotes, first of all tabs, then semicolons."""
-    outside = re.sub('"[^"]*"', "", row)
+    outside = without_quoted_cells(row)
     return next((each for each in SEPARATORS if each in outside), ",")

@@ -2,12 +2,13 @@
 
     state      how it is reached                             what the program does
     RUN        at the start                                  goes on
-    FINISH     SIGTERM to a worker, or its `stop` event      finishes the task in hand, and takes no more tasks
+    FINISH     SIGTERM to a worker                           finishes the task in hand, and takes no more tasks
     INTERRUPT  Ctrl+C, SIGHUP, any signal after FINISH,      leaves at once: KeyboardInterrupt is raised in code
                SIGTERM to an emitter                         that may be interrupted
 
-KeyboardInterrupt is raised inside `interruptible()` only. Inside `held()`, for example around calls of pika, it is
-delayed until that block ends. Other code checks `has_begun`.
+A worker's `stop` event has the effect of FINISH, and leaves the state as it is. KeyboardInterrupt is raised inside
+`interruptible()` only. Inside `held()`, for example around calls of pika, it is delayed until that block ends. Other
+code checks `has_begun`.
 """
 
 from __future__ import annotations

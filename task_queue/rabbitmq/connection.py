@@ -109,8 +109,8 @@ class Connection:
         if self._pika is not None and self._pika.is_open:
             self._why = why
             self._pika.close()
-            # pika first waits for answers that are still missing, and may never come. If it has closed by then, this
-            # does nothing.
+            # pika closes only when it has all answers that are missing, which may be never. So cut it then; if it is
+            # closed, that does nothing.
             self.loop.ioloop.call_later(CLOSE_WITHIN, self._pika.abort)
 
     def close(self, within: float = CLOSE_WITHIN) -> None:
@@ -127,7 +127,7 @@ class Connection:
 
     # From here on: called by pika when RabbitMQ has answered, in the thread that drives the loop. A connection is lost
     # when pika says so or has closed it for us (_on_closed), or when a step raised an exception (_on_error). Then come
-    # _reconnect, a pause, _connect, _on_open, _on_channel, _on_declared, on_ready.
+    # _reconnect, a pause, _connect, _on_open, _on_channel, _on_declared, on_ready. At most one connection is alive.
 
     def _connect(self) -> None:
         self._nodes.rotate(-1)

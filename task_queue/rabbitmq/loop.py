@@ -13,12 +13,14 @@ the lock already. Why is there not one thread that always drives? Each publish a
 threads: a worker had 0.8 to 0.9 of this speed.
 
 An exception from a step means that the connection is lost. The I/O loop may be broken then, so pika gets a new one. The
-timers of the old one are gone; all of them belong to the connection that is lost.
+timers of the old one are gone: those of the connection are not needed any more, and a drive() that waits may end some
+seconds late. If the exception is a mistake in our own callbacks, its traceback is in Python's logging, at level INFO.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 import threading
 import time
@@ -114,6 +116,7 @@ class Loop:
             self.ioloop.poll()
             self.ioloop.process_timeouts()
         except Exception as error:
+            logging.getLogger(__name__).info("A step of the loop has failed.", exc_info=True)
             broken = self.ioloop
             with contextlib.suppress(Exception):  # no descriptor is left: go on with the old one
                 self.ioloop = self._new_ioloop()
@@ -154,7 +157,8 @@ class Loop:
         away = 0.0  # seconds since the main thread has driven
         while not self.closing.wait(max(0.0, KEEPER_DELAY - away)):
             with self._lock:
-                # If main waits for the lock, release it, and sleep: else we would get it again before main wakes up.
+                # If main waits for the lock, it counts as not away: we release the lock, and sleep. Without the sleep,
+                # we would get it again before main wakes up.
                 away = 0.0 if self._main_knocks else time.monotonic() - self._main_drove_at
                 if away >= KEEPER_DELAY and not self.closing.is_set():
                     # Whatever on_error() raises, go on: without a keeper no heartbeat goes out.

@@ -58,7 +58,9 @@ class PikaConnection(pika.SelectConnection):
         """Close the socket of a connection that can't be closed cleanly."""
         with contextlib.suppress(Exception):
             self._transport.abort()  # type: ignore[attr-defined]
-            self.ioloop.process_timeouts()  # abort() only plans it, for the next step; there may be none
+            # abort() only plans it, for the next step, and there may be none: so do now what is due. A timer may have
+            # called this: pika takes those that are due off its heap first, and so calls none twice.
+            self.ioloop.process_timeouts()
 
     def _adapter_emit_data(self, data: bytes) -> None:  # pika calls this for all that it writes
         if len(data) > GATHERED_BYTES:  # not gathered: a copy would take as much memory again

@@ -20,6 +20,7 @@ MOST_WAITING = 100  # lines for a blocked terminal; more are dropped
 
 
 class _Shown:
+    printer: SignalFreeThread | None = None  # the background thread, which is started when there is something to print
     above_prompt: Callable[[str, TextIO], None] | None = None  # see set_prompt_printer()
     has_complained = False  # said that standard output can't be written
 
@@ -75,8 +76,9 @@ def do_in_background(action: Callable[[], object]) -> None:
     with contextlib.suppress(queue.Full, RuntimeError):  # no thread can be started: the next call tries again
         if action not in _actions.queue:
             _actions.put_nowait(action)
-        if not _printer.is_alive():
-            _printer.start()
+        if not (_Shown.printer and _Shown.printer.is_alive()):  # a forked process has none
+            _Shown.printer = SignalFreeThread(_do_actions, "printer")
+            _Shown.printer.start()
 
 
 def finish_background() -> None:
@@ -94,4 +96,3 @@ def _do_actions() -> None:
 
 
 _actions: queue.Queue[Callable[[], object]] = queue.Queue(MOST_WAITING)
-_printer = SignalFreeThread(_do_actions, "printer")  # started when there is something to print

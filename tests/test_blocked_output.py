@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import Scripts, eventually, feed, fill, limit_files, waits_for_output, waits_in
+from harness import Scripts, eventually, feed, fill, limit_files, start_own, waits_for_output, waits_in
 from relay import Relay
 from scripted_server import Server
 
@@ -172,3 +172,19 @@ def test_output_and_the_log_go_on_when_the_disk_has_room_again(at_server: Script
     whole = [event for event in told(at_server) if event.endswith((" one", " four"))]
     assert whole == ["received one", "done one", "received four", "done four"]
     assert worker.err.count("can't be written") == 2
+
+
+FORKS = """
+from task_queue.terminal.console import complain_in_background, finish_background
+for name in ("parent", "child"):
+    complain_in_background(name)
+    finish_background()
+    if name == "parent" and (pid := os.fork()):
+        os.waitpid(pid, 0)
+        break
+"""
+
+
+def test_a_process_that_was_forked_prints_in_the_background_too(at_server: Scripts) -> None:
+    """It has no background thread of its own at first, and its parent's is not in it."""
+    assert start_own(at_server, FORKS).ends().err == "parent\nchild\n"

@@ -9,7 +9,7 @@ has finished it, or when it has failed too often. If you stop a worker in the mi
 
 From Python: `from listening_worker import listen`, then `listen(perform)` with a function `perform(task)`.
 
-Exit status: 0 stopped normally, also by Ctrl+C or SIGTERM; 1 RabbitMQ can't be used, or the command; 2 wrong usage.
+Exit status: 0 stopped normally, also by Ctrl+C or SIGTERM; 1 RabbitMQ or the command can't be used; 2 wrong usage.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Publishing: send messages, and get a publisher confirm for each.
 
-RabbitMQ answers each message: with basic.ack when it is stored, or with basic.nack if the queue takes it not now.
+RabbitMQ answers each message: with basic.ack when it is stored, or with basic.nack if the queue can't take it now.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ PAUSES_UNTIL_RECONNECT = 5  # such pauses until we reconnect
 class Publisher:
     """Publishes messages, and sends again what was not confirmed when the connection was lost: perhaps a second time.
 
-    Change the window only with the loop's lock. One exception: what is reported is removed with the reporting lock.
+    Change the window only with the loop's lock. Only its remove() is different: call that with the
+    reporting lock.
 
     Args:
         settings: where to connect and publish.
@@ -99,7 +100,9 @@ class Publisher:
     def report_settled(self) -> None:
         """Report the messages that were settled since the last call."""
         with self._shutdown.held():  # else Ctrl+C could leave the reporting lock taken
-            self._report_settled(SLOW_REPORT)  # the background thread may be at it; meanwhile the keeper drives
+            # The background thread may be at it, as long as the output is blocked. Then it reports these, too. While
+            # we wait for it, the keeper drives.
+            self._report_settled(SLOW_REPORT)
 
     def _report_in_background(self) -> None:
         if self._window.settled:
@@ -164,7 +167,7 @@ class Publisher:
         else:
             self._window.settled.extend((message, None) for message in messages)
             self._pauses = 0
-            self.connection.reconnecting.success()
+            self.connection.outage.success()
 
     def _pause_publishing(self, messages: list[Message]) -> None:
         self._window.take_back(messages)

@@ -84,7 +84,7 @@ class DeadLetters:
 
     def _subscribe(self, channel: Channel) -> None:
         channel.basic_qos(prefetch_count=PREFETCH)
-        subscribed = self.connection.reconnecting.subscribed
+        subscribed = self.connection.outage.subscribed
         channel.basic_consume(self._queue, self._on_letter, consumer_tag=self._name, callback=subscribed)
 
     def _on_letter(

@@ -39,7 +39,7 @@ class SilentNode:
 
     def answered(self, message: Message) -> None:
         """Note that RabbitMQ has confirmed a message, or refused it for now."""
-        age = time.time() - max(message.timestamp, self._began)  # a slow queue confirms as slowly at the next node
+        age = time.time() - max(message.timestamp, self._began)  # a queue that is slow here is slow at each node
         self._silence = min(max(SILENCE, 2 * age), LONGEST_SILENCE)
         self._progress_at, self._is_told = time.monotonic(), False
 

@@ -6,9 +6,11 @@
     INTERRUPT  Ctrl+C, SIGHUP, any signal after FINISH,      leaves at once: KeyboardInterrupt is raised in code
                SIGTERM to an emitter                         that may be interrupted
 
-A worker's `stop` event has the effect of FINISH, and leaves the state as it is. KeyboardInterrupt is raised inside
-`interruptible()` only. Inside `held()`, for example around calls of pika, it is delayed until that block ends. Other
-code checks `has_begun`.
+A worker's `stop` event has the effect of FINISH, and leaves the state as it is.
+
+Python calls a signal's handler in the main thread, between two steps of whatever it does. What the handler raises,
+appears there. So KeyboardInterrupt is raised inside `interruptible()` only. Inside `held()`, for example around calls
+of pika, it is delayed until that block ends. Other code checks `has_begun`.
 """
 
 from __future__ import annotations
@@ -129,7 +131,7 @@ class Shutdown:
         self._is_pending = self._may_interrupt = False
 
     def send_again(self) -> None:
-        """Send the main thread a signal again that came while it forked, where Python drops exceptions.
+        """Send a signal again that came while the main thread forked: it could raise nothing there.
 
         Nothing was raised the first time, so it can't interrupt twice. Called by the keeper.
         """

@@ -14,10 +14,10 @@ from pika.channel import Channel
 from task_queue.exceptions import QueueError
 from task_queue.process.shutdown import Shutdown
 from task_queue.rabbitmq.error_messages import in_words, limits_in_words
-from task_queue.rabbitmq.loop import Loop
+from task_queue.rabbitmq.outage import LASTS_AFTER, Outage
 from task_queue.rabbitmq.pika_internals import PikaConnection
 from task_queue.rabbitmq.queues import Rules, declare, version_of
-from task_queue.rabbitmq.reconnecting import LASTS_AFTER, Reconnecting
+from task_queue.rabbitmq.shared_loop import Loop
 from task_queue.settings import ConnectionSettings, place
 from task_queue.terminal.console import complain_in_background
 from task_queue.terminal.text import printable
@@ -40,7 +40,7 @@ class Connection:
         channel: None while there is no connection.
         rules: what RabbitMQ does with the queue, as found on the last connection.
         is_blocked: RabbitMQ has sent connection.blocked, so it takes no tasks for now.
-        reconnecting: call its success() when a task is confirmed or settled.
+        outage: call its success() when a task is confirmed or settled.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Connection:
         self.channel: Channel | None = None
         self.rules = Rules(declared_by_us=not settings.is_passive)
         self.is_blocked = False
-        self.reconnecting = Reconnecting(settings.patience, len(settings.nodes))
+        self.outage = Outage(settings.patience, len(settings.nodes))
         self._on_ready, self._on_lost = on_ready, on_lost
         self._nodes = deque(settings.nodes)  # rotated: the current one is at the end
         self._pika: PikaConnection | None = None
@@ -90,13 +90,16 @@ class Connection:
 
     def finds_empty(self, queue: str) -> bool | None:
         """Tell whether a queue that we consume is empty; None after a loss or a signal. Only inside `with loop`."""
-        channel, answers = self.channel, list[pika.spec.Queue.DeclareOk]()
+        channel = self.channel
+        answers: list[pika.spec.Queue.DeclareOk] = []
         if channel is not None:  # RabbitMQ answers after it has processed all that we sent before
             channel.queue_declare(queue, passive=True, callback=lambda frame: answers.append(frame.method))
             self.wait(lambda: answers or self.loop.shutdown.has_begun or self.channel is not channel)
         # We consume from this queue, so RabbitMQ must count a consumer. If it counts none, the queue's leader has not
         # answered within 0.25 s, and then a count of 0 messages means nothing, either.
-        return not answers[0].message_count and bool(answers[0].consumer_count) if answers else None
+        if not answers or self.channel is not channel:
+            return None
+        return not answers[0].message_count and bool(answers[0].consumer_count)
 
     def check(self) -> None:
         """Raise a QueueError if reconnecting has failed for good."""
@@ -156,8 +159,8 @@ class Connection:
 
     def _on_declared(self, channel: Channel) -> None:
         self.channel = channel
-        self.reconnecting.tell_of_return()
-        self.loop.ioloop.call_later(LASTS_AFTER, lambda: self.reconnecting.end() if self.channel is channel else None)
+        self.outage.connected()
+        self.loop.ioloop.call_later(LASTS_AFTER, lambda: self.outage.end() if self.channel is channel else None)
         self._on_ready(channel)
 
     def _on_closed(self, connection: Any, why: BaseException) -> None:
@@ -178,13 +181,13 @@ class Connection:
             return
         self._on_lost(why)
         words, is_final = in_words(why, self._nodes[-1], self.settings)
-        if refusals := self.reconnecting.why_give_up(words, is_final):
+        if refusals := self.outage.why_give_up(words, is_final):
             self._give_up(refusals)
-        elif not self.reconnecting.had_connection:
+        elif not self.outage.had_connection:
             self._connect()  # the next node, until each was tried once
         else:
-            self.reconnecting.tell_of_loss(words)
-            self.loop.ioloop.call_later(self.reconnecting.pause(), self._connect)
+            self.outage.tell_of_loss(words)
+            self.loop.ioloop.call_later(self.outage.pause(), self._connect)
 
     def _give_up(self, why: str) -> None:
         self._failure = QueueError(why)

@@ -42,7 +42,11 @@ pika.data.decode_table = _decode_table  # type: ignore[assignment]
 
 
 class PikaConnection(pika.SelectConnection):
-    """pika's connection, which gathers what is written until flush(). What is not sent when it is lost, is gone."""
+    """pika's connection, which gathers what is written until flush(). What is not sent when it is lost, is gone.
+
+    Tutorials have a BlockingConnection, which waits for each answer. Calls of a SelectConnection return at once, and
+    pika calls our callbacks when RabbitMQ has answered.
+    """
 
     def __init__(self, ioloop: IOLoop, node: pika.URLParameters, on_open: Any, on_gone: Any) -> None:
         self._gathered = bytearray()
@@ -76,7 +80,7 @@ class IOServices(SelectorIOServicesAdapter):
     """What pika needs of an I/O loop; but a look-up of a host that hangs does not block the end of the process."""
 
     def getaddrinfo(self, *arguments: Any, **named: Any) -> Any:
-        """Begin a look-up. pika does it in a thread, which is a daemon if a daemon starts it: so we start one first."""
+        """Begin a look-up. pika does that in a thread, which holds up no exit if a daemon starts it: so one does."""
         begun: Future[Any] = Future()
 
         def begin() -> None:

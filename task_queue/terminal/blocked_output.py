@@ -58,8 +58,8 @@ def write(text: str, stream: TextIO) -> None:
             print(data.decode(encoding), end="", file=stream, flush=hasattr(stream, "flush"))
             return
         stream.flush()  # what a task has printed comes first
-        # Not through the stream's buffer: it would keep what a full disk refuses, and its lock could block Python's
-        # shutdown.
+        # Not by print(): its buffer would keep what a full disk refuses; and it holds the stream's lock while it waits,
+        # which Python takes when it exits.
         while data:
             with contextlib.suppress(BlockingIOError):  # another process has made a shared pipe non-blocking
                 data = data[os.write(stream.fileno(), data[:AT_ONCE]) :]

@@ -1,6 +1,6 @@
 """Printing lines for the person at the terminal: at once, or in a background thread for callers that must not block.
 
-pika's callbacks and the keeper thread (rabbitmq/loop.py) must not block, because heartbeats depend on them.
+pika's callbacks and the keeper thread (rabbitmq/shared_loop.py) must not block, because heartbeats depend on them.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def complain_in_background(text: str) -> None:
 
 def do_in_background(action: Callable[[], object]) -> None:
     """Put a function into the background thread's queue, unless it waits there already."""
-    with contextlib.suppress(queue.Full, RuntimeError):  # no thread can be started: the next call tries again
+    with contextlib.suppress(queue.Full, RuntimeError):  # no thread can be started now: the next call tries again
         if action not in _actions.queue:
             _actions.put_nowait(action)
         if not (_Shown.printer and _Shown.printer.is_alive()):  # a forked process has none

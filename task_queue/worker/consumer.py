@@ -72,7 +72,7 @@ class Consumer:
     def acknowledge(self, is_last: bool) -> bool:
         """Acknowledge the task in hand. False if its connection is gone: RabbitMQ will deliver the task again.
 
-        True means that the answer was sent; of the last task, that RabbitMQ has it.
+        True means that the answer was sent; for the last task, also that RabbitMQ still answered then.
         """
         in_hand = self.in_hand
         is_sent = self._settle(lambda task: task.channel.basic_ack(task.delivery_tag), is_last)
@@ -126,11 +126,11 @@ class Consumer:
                 self._unsubscribe()  # first: the answer makes RabbitMQ deliver the next task
             answer(task)
             loop.step()  # sends it now, and waits for nothing else: RabbitMQ works while we report the result
-            if is_last:  # RabbitMQ answers in order: if it has not answered basic.cancel, our answer may be lost, too
+            if is_last:  # If RabbitMQ does not even answer basic.cancel, which came before our answer, that may be lost
                 loop.drive(lambda: not self._is_subscribed or task.channel is not self.connection.channel, LAST_ANSWER)
             if task.channel is not self.connection.channel or (is_last and self._is_subscribed):
                 return False
-            self.connection.reconnecting.success()
+            self.connection.outage.success()
             return True
 
     def _expect_again(self, task: Task | None) -> None:
@@ -164,7 +164,7 @@ class Consumer:
                 self._on_delivery,
                 consumer_tag=self._tag,
                 arguments=timeout if self.connection.rules.declared_by_us else None,  # classic queues do not support it
-                callback=self.connection.reconnecting.subscribed,
+                callback=self.connection.outage.subscribed,
             )
 
     def _unsubscribe(self) -> None:

@@ -63,7 +63,7 @@ def words_of(command: str) -> list[str]:
     lexer = shlex.shlex(command, posix=True)
     lexer.whitespace_split, lexer.commenters = True, ""  # # begins no comment: #ff0000 may be a colour
     if WINDOWS:
-        lexer.escape = ""  # C:\\tools\\resize.exe is a program
+        lexer.escape = ""  # C:\tools\resize.exe is a program
     try:
         words = [*lexer]
     except ValueError as error:

@@ -10,7 +10,7 @@ from in_process import said_by, work
 from scripted_server import Got, Server, Session, refuse
 
 from task_queue import QueueError
-from task_queue.rabbitmq import reconnecting
+from task_queue.rabbitmq import outage
 from task_queue.settings import PATIENCE
 
 EMITTER, WORKER = "emitter_of_tasks.py", "listening_worker.py"
@@ -48,13 +48,13 @@ def test_connections_that_do_not_last_are_made_ever_more_slowly_and_told_of_in_f
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time of this process, by which each pause goes by at once."""
     now = [1000.0]
-    monkeypatch.setattr(reconnecting.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(outage.time, "monotonic", lambda: now[0])
     return now
 
 
 def test_pauses_grow_to_five_seconds_and_after_two_minutes_to_thirty(clock: list[float]) -> None:
     """With jitter, a quarter at most."""
-    lost = reconnecting.Reconnecting(PATIENCE, nodes=1)
+    lost = outage.Outage(PATIENCE, nodes=1)
 
     def pauses_for(seconds: float) -> list[float]:
         pauses, end = [], clock[0] + seconds
@@ -77,7 +77,7 @@ def test_pauses_grow_to_five_seconds_and_after_two_minutes_to_thirty(clock: list
 
 def test_a_final_error_is_counted_from_the_last_time_that_it_worked(clock: list[float]) -> None:
     """And not from an earlier outage, which is over: a task was done."""
-    lost = reconnecting.Reconnecting(PATIENCE, nodes=1)
+    lost = outage.Outage(PATIENCE, nodes=1)
     lost.success()
     for seconds, words in ((299, None), (299, None), (301, "gone")):
         assert lost.why_give_up("gone", is_final=True) is None
@@ -88,7 +88,7 @@ def test_a_final_error_is_counted_from_the_last_time_that_it_worked(clock: list[
 
 
 def test_what_is_not_final_is_tried_again_though_the_other_node_refuses_for_good() -> None:
-    lost = reconnecting.Reconnecting(PATIENCE, nodes=2)
+    lost = outage.Outage(PATIENCE, nodes=2)
     lost.had_connection = True
     for _ in range(3):
         assert lost.why_give_up("refused", is_final=True) is None

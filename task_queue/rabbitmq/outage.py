@@ -1,4 +1,4 @@
-"""Reconnecting: the pauses between attempts, when to give up, and what to print meanwhile."""
+"""An outage of RabbitMQ: the pauses between attempts to connect, when to give up, and what to print meanwhile."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LASTS_AFTER = 5.0  # seconds; a connection that lives so long ends the outage
 NEVER = float("inf")
 
 
-class Reconnecting:
+class Outage:
     """Keeps track of an outage. It ends when a task is confirmed or settled, or when a connection has lasted.
 
     A new connection alone does not end it, so pauses go on growing if a server accepts us and drops us again.
@@ -89,8 +89,8 @@ class Reconnecting:
             self._told.add(why)
             complain_in_background(f" [!] {why}\n [*] Reconnecting ...")
 
-    def tell_of_return(self) -> None:
-        """Note a connection, and say so after a loss: at once, and if it does not last, again only when one does."""
+    def connected(self) -> None:
+        """Note a connection. After a loss, say so once; if that connection is lost soon, not again until one lasts."""
         if not self.had_connection:
             self.had_connection = True
             self._refusals.clear()

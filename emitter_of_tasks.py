@@ -69,8 +69,8 @@ def parsed_flags() -> argparse.Namespace:
     is_bulk = not (flags.task or flags.retry_dead_letters)
     flags.asks = is_bulk and not flags.file and (is_terminal(sys.stdin) or is_notebook())
     flags.is_bulk = is_bulk and not flags.asks
-    if not flags.is_bulk and (flags.separator or flags.from_line):
-        parser.error("--separator and --from-line are for --file, or for a pipe")
+    if (flags.from_line and not flags.is_bulk) or (flags.separator and not str(flags.file).lower().endswith(".csv")):
+        parser.error("--from-line is for --file or a pipe, and --separator for a .csv file")
     if flags.admin is None and not (flags.asks and (is_terminal(sys.stdout) or is_notebook())):
         flags.admin = False
     return flags

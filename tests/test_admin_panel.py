@@ -58,3 +58,4 @@ def test_a_panel_may_use_https_and_any_port(monkeypatch: pytest.MonkeyPatch) -> 
         assert answers(url)
     assert asked == [("panel.example", 80), ("panel.example", 443), ("::1", 15671)]
     assert not answers("http://panel.example:port/")
+    assert not answers("http://[x")

@@ -58,7 +58,8 @@ def test_reconnecting_goes_round_the_nodes(new_server: Callable[[], Server]) -> 
         (EMITTER, ["--file", HARM], f"{SHOWN} can't be read: No such file"),
         (EMITTER, ["--file", "/"], "/ can't be read: Is a directory"),
         (EMITTER, [""], "the task is empty"),
-        (EMITTER, ["word", "--from-line", "2"], "--from-line are for --file, or for a pipe"),
+        (EMITTER, ["word", "--from-line", "2"], "--from-line is for --file or a pipe"),
+        (EMITTER, ["--file", "a.txt", "--separator", ";"], "--separator for a .csv file"),
         (EMITTER, ["\udcff"], "not text in this terminal's encoding"),  # how Python represents a byte that is not text
         (EMITTER, ["task", "--url", "amqp://u:se/cret@h:x"], "is not a URL like amqp://"),
         (EMITTER, ["task", "--log-file", f"no/{HARM}"], f"The log file no/{SHOWN} can't be opened: No such file"),

@@ -60,8 +60,8 @@ def wants_panel() -> bool:
 
 def answers(url: str) -> bool:
     """Tell whether anything listens at an address."""
-    parts = urlsplit(url)
     with contextlib.suppress(OSError, ValueError):
+        parts = urlsplit(url)
         port = parts.port or (443 if parts.scheme == "https" else 80)
         socket.create_connection((parts.hostname, port), PANEL_ANSWERS_WITHIN).close()
         return True

@@ -24,7 +24,8 @@ class Window:
     def __init__(self) -> None:
         self.unsent: deque[Message] = deque()  # there is no connection, or the queue is full
         self.unconfirmed: dict[int, Message] = {}  # by delivery tag, in the order of publishing
-        # Added to with the loop's lock, taken from with the reporting lock: each is one step of a deque.
+        # Added to with the loop's lock, copied and taken from with the reporting lock: each is one step of a deque. A
+        # comprehension over it would not be.
         self.settled: deque[Settled] = deque()
         self.next_tag = 1
         # Only the main thread changes the two "in" counters; only who holds the publisher's reporting lock changes the

@@ -92,9 +92,9 @@ def is_forking(frame: FrameType | None) -> bool:
 
 if not WINDOWS:  # which can't fork
     # Signals are blocked during a fork. The child first puts the earlier handlers back, and only then unblocks: Python
-    # forgets a signal that comes sooner. A handler must not raise an exception in these functions: Python would print
-    # and drop it. is_forking() looks for them among the calls. A flag would be set too late: a signal may come
-    # before the function's first line.
+    # forgets a signal that comes before its own code for forks has finished. A handler must not raise an exception in
+    # these functions: Python would print and drop it. is_forking() looks for them among the calls. A flag would be set
+    # too late: a signal may come before the function's first line.
     _blocked = threading.local()  # the signals that were blocked before the fork
 
     def _before_fork() -> None:

@@ -63,7 +63,8 @@ class PikaConnection(pika.SelectConnection):
         with contextlib.suppress(Exception):
             self._transport.abort()  # type: ignore[attr-defined]
             # abort() only plans it, for the next step, and there may be none: so do now what is due. A timer may have
-            # called this: pika takes those that are due off its heap first, and so calls none twice.
+            # called this: pika takes those that are due off its heap first, and so calls none twice. What the others
+            # send is lost, and sent again on the next connection.
             self.ioloop.process_timeouts()
 
     def _adapter_emit_data(self, data: bytes) -> None:  # pika calls this for all that it writes

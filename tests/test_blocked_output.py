@@ -186,5 +186,4 @@ for name in ("parent", "child"):
 
 
 def test_a_process_that_was_forked_prints_in_the_background_too(at_server: Scripts) -> None:
-    """It has no background thread of its own at first, and its parent's is not in it."""
     assert start_own(at_server, FORKS).ends().err == "parent\nchild\n"

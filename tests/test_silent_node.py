@@ -52,7 +52,6 @@ def test_it_goes_on_at_the_next_node_with_the_same_ids_and_waits_twice_as_long_t
 def test_it_stays_where_no_confirm_can_be_expected(
     servers: list[Server], capsys: pytest.CaptureFixture[str], why: str
 ) -> None:
-    """Or where there is no other node, and says so once."""
     server, is_alone = servers[0], why == "there is no other node"
     server.on("Basic.Publish", nothing)
     if why == "the queue is full":  # each time that it is asked

@@ -68,6 +68,7 @@ ROWS = [
     (b"sep=|\na;b|c\n", ["a;b c"], "|"),
     (b"task\nwith;semicolon,comma\n", ["task", "with;semicolon comma"], ""),
     (b'12" screws,3\nwashers,4\n', ['12" screws 3', "washers 4"], ""),  # no cell in quotes begins there
+    (b"", [], ""),
     (b"\n \nbolt;3,50\n", ["bolt 3,50"], "semicolons"),
     (b'"never ends' + b"\nx;y" * 200_000, [], "semicolons"),
 ]

@@ -9,7 +9,7 @@ import re
 import stat
 import sys
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, islice
 from typing import BinaryIO
 
 from task_queue.emitter.message import Message, new_message
@@ -128,8 +128,8 @@ class Source:
 
         csv.field_size_limit(LONGEST_LINE)
         lines = map(bytes.decode, self._lines())
-        first = [next(lines, "")]  # the lines of the first row
-        if told := re.fullmatch("sep=(.)\r?\n?", first[0]):  # as Excel writes it, and reads it
+        first = list(islice(lines, 1))  # the lines of the first row
+        if told := re.fullmatch("sep=(.)\r?\n?", "".join(first)):  # as Excel writes it, and reads it
             first = []
             yield b""  # an empty row, so that this line counts as read
         elif not self._separator:

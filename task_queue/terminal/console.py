@@ -76,9 +76,10 @@ def do_in_background(action: Callable[[], object]) -> None:
     with contextlib.suppress(queue.Full, RuntimeError):  # no thread can be started now: the next call tries again
         if action not in _actions.queue:
             _actions.put_nowait(action)
-        if not (_Shown.printer and _Shown.printer.is_alive()):  # a forked process has none
-            _Shown.printer = SignalFreeThread(_do_actions, "printer")
-            _Shown.printer.start()
+        with _starting:
+            if not (_Shown.printer and _Shown.printer.is_alive()):  # a forked process has none
+                _Shown.printer = SignalFreeThread(_do_actions, "printer")
+                _Shown.printer.start()
 
 
 def finish_background() -> None:
@@ -95,4 +96,5 @@ def _do_actions() -> None:
         _actions.task_done()
 
 
+_starting = threading.Lock()  # else two threads could start one each
 _actions: queue.Queue[Callable[[], object]] = queue.Queue(MOST_WAITING)

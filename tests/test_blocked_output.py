@@ -96,6 +96,15 @@ def test_a_worker_that_can_not_complain_comes_back_and_works(
     worker.ends()
 
 
+def test_ctrl_c_ends_a_program_of_ones_own_though_nobody_reads_what_it_says(
+    at_server: Scripts, server: Server, full_pipe: int
+) -> None:
+    worker = start_own(at_server, "run(lambda: listen(print))", stdout=full_pipe)
+    eventually(lambda: waits_for_output(worker.process.pid), "it can't say that it waits for tasks")
+    worker.send(signal.SIGINT)
+    worker.ends(130, within=10)
+
+
 def test_a_worker_that_can_not_tell_of_a_task_finishes_it_and_does_no_further_one(
     at_server: Scripts, server: Server
 ) -> None:

@@ -61,7 +61,7 @@ class Shutdown:
 
     def __enter__(self) -> Shutdown:
         self._outer, _this_thread.shutdown = _this_thread.shutdown, self
-        self._outer_drop_when = drop_when(lambda: self.has_begun)
+        drop_when(lambda: self.has_begun)  # also after the `with`: run() may still have something to say
         if threading.current_thread() is threading.main_thread():
             self.handlers.install()
         return self
@@ -69,7 +69,6 @@ class Shutdown:
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         self.handlers.restore()
         _this_thread.shutdown = self._outer
-        drop_when(self._outer_drop_when)
         if self._outer is not None and self._state != State.RUN:  # a worker inside a task of another one: both end
             self._outer._state = self._state
         # Look at the state only after the restore: from then on, signals go to the earlier handlers. So none is missed.

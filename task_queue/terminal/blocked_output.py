@@ -34,14 +34,10 @@ class _ThisThread(threading.local):
 _here = _ThisThread()
 
 
-def drop_when(is_ending: Callable[[], bool]) -> Callable[[], bool]:
-    """From now on, while `is_ending()` is true, drop what this thread writes to a blocked stream.
-
-    Return what was given before, to be given back later.
-    """
-    before, _here.is_ending = _here.is_ending, is_ending
+def drop_when(is_ending: Callable[[], bool]) -> None:
+    """From now on, while `is_ending()` is true, drop what this thread writes to a blocked stream."""
+    _here.is_ending = is_ending
     _here.has_dropped = False
-    return before
 
 
 def write(text: str, stream: TextIO) -> None:

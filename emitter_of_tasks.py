@@ -32,7 +32,7 @@ from task_queue.emitter.admin_panel import offer_panel
 from task_queue.emitter.message import Message, new_message
 from task_queue.emitter.publisher import Publisher
 from task_queue.emitter.retry_dead_letters import DeadLetters
-from task_queue.emitter.source import Source, typed_tasks
+from task_queue.emitter.source import Source, is_csv, typed_tasks
 from task_queue.emitter.task_report import Report
 from task_queue.event_log import EventLog
 from task_queue.exceptions import Failure, InputError
@@ -69,7 +69,7 @@ def parsed_flags() -> argparse.Namespace:
     is_bulk = not (flags.task or flags.retry_dead_letters)
     flags.asks = is_bulk and not flags.file and (is_terminal(sys.stdin) or is_notebook())
     flags.is_bulk = is_bulk and not flags.asks
-    if (flags.from_line and not flags.is_bulk) or (flags.separator and not str(flags.file).lower().endswith(".csv")):
+    if (flags.from_line and not flags.is_bulk) or (flags.separator and not is_csv(flags.file)):
         parser.error("--from-line is for --file or a pipe, and --separator for a .csv file")
     if flags.admin is None and not (flags.asks and (is_terminal(sys.stdout) or is_notebook())):
         flags.admin = False

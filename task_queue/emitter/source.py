@@ -70,7 +70,7 @@ class Source:
             raise SettingsError(NO_INPUT)
         name = name or "-"
         self.name = "standard input" if name == "-" else printable(name)
-        self._is_csv = name.lower().endswith(".csv")
+        self._is_csv = is_csv(name)
         self._separator, self._from_line = separator, from_line
         self._number = 0  # of the last line that was read
         self._begin = 1  # the line where the task that is being read begins
@@ -167,9 +167,14 @@ class Source:
         return InputError(f"Line {self._number} of {self.name} {what}")
 
 
+def is_csv(name: str | None) -> bool:
+    """Tell whether a file has rows, and not lines, by its name."""
+    return name is not None and name.lower().endswith(".csv")
+
+
 def without_quoted_cells(text: str) -> str:
     """Return the text without its cells in quotes. A quote in the middle of a cell begins none."""
-    return re.sub('(?<![^\t;,\n])"(?:[^"]|"")*"(?!")', "", text)
+    return re.sub('(?<![^\t;,\n])(?:"[^"]*")+', "", text)
 
 
 def is_whole_row(text: str) -> bool:

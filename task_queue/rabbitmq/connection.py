@@ -169,7 +169,7 @@ class Connection:
             self._reconnect(self._why or why)
 
     def _on_error(self, error: Exception) -> None:
-        broken, self._pika = self._pika, None  # so _on_closed() of this one does nothing
+        broken, self._pika, self.channel = self._pika, None, None  # first: timers and callbacks of this one do nothing
         if broken is not None:
             broken.abort()
         self._reconnect(error)
